@@ -1,0 +1,147 @@
+//! A node's identity: an Ed25519 key pair (RFC 8032), the signatures it makes and how anybody checks them.
+//!
+//! Signing and checking are *effects* (the [`Signer`] and [`Verifier`] traits), so that a simulation may memoise them: at a thousand nodes
+//! everybody checks the same bytes. Key files live with the node (`node::keyfile`); this module never touches a disk.
+
+use std::fmt;
+
+use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
+use serde::{Deserialize, Serialize};
+
+use crate::id::NodeId;
+
+/// An Ed25519 signature.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Signature(#[serde(with = "halves")] [u8; 64]);
+
+impl Signature {
+    /// Wraps bytes that claim to be a signature.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 64]) -> Self {
+        Self(bytes)
+    }
+
+    /// The raw bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 64] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Signature {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Signature({:02x}{:02x}..)", self.0[0], self.0[1])
+    }
+}
+
+/// serde stops at arrays of 32; a signature travels as its two halves, R and s.
+mod halves {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8; 64], serializer: S) -> Result<S::Ok, S::Error> {
+        let (r, s): (&[u8], &[u8]) = bytes.split_at(32);
+        let half = |part: &[u8]| <[u8; 32]>::try_from(part).map_err(serde::ser::Error::custom);
+        (half(r)?, half(s)?).serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 64], D::Error> {
+        let (r, s) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&r);
+        bytes[32..].copy_from_slice(&s);
+        Ok(bytes)
+    }
+}
+
+/// Makes signatures in the name of one node.
+pub trait Signer: Send + Sync {
+    /// Whose signatures these are.
+    fn node(&self) -> NodeId;
+    /// Signs a message. The caller puts a domain in front of it.
+    fn sign(&self, message: &[u8]) -> Signature;
+}
+
+/// Checks signatures.
+pub trait Verifier: Send + Sync {
+    /// Whether `node` signed exactly this message.
+    fn verify(&self, node: NodeId, message: &[u8], signature: &Signature) -> bool;
+}
+
+/// A node's key pair. The secret half is wiped from memory on drop and never printed.
+#[derive(Clone)]
+pub struct Identity {
+    key: SigningKey,
+}
+
+impl Identity {
+    /// The identity that belongs to a 32-byte seed (the private key of RFC 8032). Whoever has the seed *is* the node.
+    #[must_use]
+    pub fn from_seed(seed: [u8; 32]) -> Self {
+        Self { key: SigningKey::from_bytes(&seed) }
+    }
+
+    /// The secret seed, for the key file and for the transport handshake.
+    #[must_use]
+    pub fn seed(&self) -> [u8; 32] {
+        self.key.to_bytes()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({})", self.node().short())
+    }
+}
+
+impl Signer for Identity {
+    fn node(&self) -> NodeId {
+        NodeId::from_bytes(self.key.verifying_key().to_bytes())
+    }
+
+    fn sign(&self, message: &[u8]) -> Signature {
+        Signature(self.key.sign(message).to_bytes())
+    }
+}
+
+/// Real Ed25519 checking, in the strict form that refuses small-order keys and malleable signatures.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Ed25519;
+
+impl Verifier for Ed25519 {
+    fn verify(&self, node: NodeId, message: &[u8], signature: &Signature) -> bool {
+        VerifyingKey::from_bytes(node.as_bytes()).is_ok_and(|key| {
+            key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature.as_bytes())).is_ok()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_holds_for_its_message_and_node_only() {
+        let (alice, bob) = (Identity::from_seed([1; 32]), Identity::from_seed([2; 32]));
+        let signature = alice.sign(b"message");
+        assert!(Ed25519.verify(alice.node(), b"message", &signature));
+        assert!(!Ed25519.verify(alice.node(), b"messagf", &signature));
+        assert!(!Ed25519.verify(bob.node(), b"message", &signature));
+        let mut bytes = *signature.as_bytes();
+        bytes[63] ^= 1;
+        assert!(!Ed25519.verify(alice.node(), b"message", &Signature::from_bytes(bytes)));
+    }
+
+    #[test]
+    fn rfc_8032_test_1() {
+        let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60".parse::<NodeId>().expect("hex");
+        let identity = Identity::from_seed(*seed.as_bytes());
+        assert_eq!(identity.node().to_string(), "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a");
+        assert_eq!(identity.sign(b"").as_bytes()[..4], [0xe5, 0x56, 0x43, 0x00]);
+    }
+
+    #[test]
+    fn a_secret_is_not_printed() {
+        let identity = Identity::from_seed([7; 32]);
+        assert!(!format!("{identity:?}").contains("0707"));
+    }
+}
