@@ -1,6 +1,17 @@
 //! A peer-to-peer, content-addressed eval fabric.
 
+pub mod cassette;
+pub mod error;
+pub mod eval;
+pub mod evaluator;
 pub mod id;
 pub mod identity;
+pub mod ledger;
+pub mod limits;
+pub mod message;
 #[cfg(feature = "net")]
 pub mod net;
+pub mod proof;
+pub mod record;
+pub mod reply;
+pub mod request;

@@ -1,0 +1,132 @@
+//! Evaluators: what turns a question into a reply when nobody holds one.
+//!
+//! The seam is made of completions: [`Evaluator::start`] returns at once and calls back when the reply is there. So an evaluator may run on
+//! threads of its own, on somebody's async runtime, or in a child process that can be killed, and nothing above it changes.
+//! An evaluator knows values only: nothing of ledgers, peers or the fabric.
+
+pub mod host;
+pub mod pool;
+#[cfg(feature = "wasm")]
+pub mod wasm;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_channel::oneshot;
+
+use crate::error::{EvalError, RequestError};
+use crate::eval::{Answer, Eval, Origin};
+use crate::id::ContentId;
+use crate::reply::{Payload, Reply};
+use crate::request::{Code, Engine, Request, Slot, Source};
+
+/// Computes replies.
+pub trait Evaluator: Send + Sync {
+    /// The programs it runs.
+    fn engine(&self) -> Engine;
+
+    /// Its name and version, as records state it.
+    fn version(&self) -> String;
+
+    /// Whether it would run this request: cheap, compiles and runs nothing, needs no bytes.
+    fn admit(&self, request: &Request) -> Result<(), EvalError>;
+
+    /// Starts the evaluation and returns at once; `done` is called exactly once, on any thread. A full queue is `EvalError::Busy`.
+    fn start(&self, job: Job, done: Done);
+}
+
+/// Called with the outcome of an evaluation.
+pub type Done = Box<dyn FnOnce(Result<Reply, EvalError>) + Send>;
+
+/// One evaluation: a resolved request with all its bytes at hand.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The question.
+    pub id: ContentId,
+    /// The request as it was asked; its sources name bytes that `code` and `inputs` hold.
+    pub request: Arc<Request>,
+    /// The program's bytes; empty for an opaque program.
+    pub code: Bytes,
+    /// The inputs' bytes, in the order of the request's slots.
+    pub inputs: Vec<(Slot, Bytes)>,
+    /// Wall time after which the evaluation is ended as a limit; `None` leaves it to the evaluator's own bound.
+    pub budget: Option<Duration>,
+    /// Raised when nobody waits any more.
+    pub cancel: Cancel,
+}
+
+impl Job {
+    /// The job of a request whose bytes are all inline.
+    pub fn inline(request: Request) -> Result<Self, EvalError> {
+        let id = request.id()?;
+        let bytes = |payload: &Payload| match payload {
+            Payload::Inline(bytes) => Ok(bytes.clone()),
+            Payload::Stored(blob) => Err(EvalError::InputMissing(*blob)),
+        };
+        let code = match &request.program.code {
+            Code::Bytes(payload) => bytes(payload)?,
+            Code::Opaque { .. } => Bytes::new(),
+        };
+        let mut inputs = Vec::with_capacity(request.inputs.len());
+        for (slot, source) in &request.inputs {
+            match source {
+                Source::Payload(payload) => inputs.push((slot.clone(), bytes(payload)?)),
+                Source::Output(..) => return Err(RequestError::Unresolved.into()),
+            }
+        }
+        let budget = request.options.timeout;
+        Ok(Self { id, request: Arc::new(request), code, inputs, budget, cancel: Cancel::default() })
+    }
+
+    /// The bytes of standard input, if it was given.
+    #[must_use]
+    pub fn stdin(&self) -> Option<&Bytes> {
+        self.inputs.iter().find(|(slot, _)| *slot == Slot::Stdin).map(|(_, bytes)| bytes)
+    }
+}
+
+/// A flag that an evaluation looks at while it runs.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Asks the evaluation to end.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the evaluation should end.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Cancels on drop unless disarmed: an abandoned future must not leave work behind.
+struct CancelOnDrop(Cancel);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+/// Every evaluator answers through the public door, without memory.
+impl<E: Evaluator> Eval for E {
+    fn admit(&self, request: &Request) -> Result<(), EvalError> {
+        Evaluator::admit(self, request)
+    }
+
+    async fn eval(&self, request: Request) -> Result<Answer, EvalError> {
+        Evaluator::admit(self, &request)?;
+        let job = Job::inline(request)?;
+        let id = job.id;
+        let _cancel = CancelOnDrop(job.cancel.clone());
+        let (done, outcome) = oneshot::channel();
+        self.start(job, Box::new(move |result| drop(done.send(result))));
+        let reply = outcome.await.unwrap_or(Err(EvalError::Closed))?;
+        Ok(Answer { id, reply, origin: Origin::Computed, recorded: false })
+    }
+}

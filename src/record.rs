@@ -1,0 +1,237 @@
+//! A record: who observed which reply to which question, when and how. Position-free, so it means the same in everybody's ledger.
+//!
+//! Invariant: a record has exactly one byte form (version byte, then postcard), and its producer's signature covers that form through the
+//! Merkle tree of the epoch it was appended in (see `proof`). Payloads are named by digest, so evicting one breaks no proof.
+//! The field order is frozen by golden bytes: append under a new version byte, never reorder.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ContentId, Digest, NodeId};
+use crate::limits::{MAX_OUTPUT_FILES, MAX_RECORD};
+use crate::reply::{BlobRef, Facts, OutputFile, Payload, Reply, Status, answer_digest};
+use crate::request::{Class, Name, RelPath};
+
+/// Version byte of the canonical form.
+const RECORD_V1: u8 = 1;
+
+/// A file output, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileRef {
+    /// Where.
+    pub path: RelPath,
+    /// Whether it is executable.
+    pub executable: bool,
+    /// What.
+    pub data: BlobRef,
+}
+
+/// What kind of root an evaluation observed. Append-only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum RootKind {
+    /// The bytes of a file.
+    Content,
+    /// That nothing is there.
+    Absent,
+    /// A directory's sorted names and types.
+    Directory,
+    /// A glob's sorted matches.
+    Glob,
+    /// A Merkle tree of a directory.
+    Tree,
+    /// The text of a symbolic link.
+    LinkText,
+    /// An upstream request and the answer it had.
+    Reply,
+    /// Something outside the workspace that the host function fingerprinted itself.
+    External,
+}
+
+/// One thing that an evaluation observed, with its fingerprint at that time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// What kind of thing.
+    pub kind: RootKind,
+    /// Its path within the workspace, its glob, or its name.
+    pub name: String,
+    /// Its fingerprint.
+    pub fingerprint: Digest,
+}
+
+/// The roots that an evaluation observed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Trace {
+    /// In order of observation.
+    pub roots: Vec<Root>,
+}
+
+/// A request that this evaluation asked on its way, and the answer it got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upstream {
+    /// The question.
+    pub request: ContentId,
+    /// The answer digest.
+    pub answer: Digest,
+}
+
+/// Who observed which reply to which question, when and how.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// The question.
+    pub request: ContentId,
+    /// What kind of evaluation this was: the engine, or the kind of an opaque program.
+    pub kind: Name,
+    /// The class that the request declared.
+    pub class: Class,
+    /// How it ended.
+    pub status: Status,
+    /// Standard output; absent is not empty.
+    pub stdout: Option<BlobRef>,
+    /// Log; absent is not empty.
+    pub stderr: Option<BlobRef>,
+    /// Files, in order of their paths.
+    pub files: Vec<FileRef>,
+    /// How long it ran.
+    pub duration: Duration,
+    /// Wasm fuel used.
+    pub fuel: Option<u64>,
+    /// When it ended, by the producer's clock: microseconds since 1970.
+    pub observed_at: u64,
+    /// Who observed it.
+    pub producer: NodeId,
+    /// Where it ran: architecture and system.
+    pub host: String,
+    /// What ran it, with its version.
+    pub evaluator: String,
+    /// What it depended on in the workspace, for host functions.
+    pub trace: Option<Trace>,
+    /// Requests it asked on its way.
+    pub upstream: Vec<Upstream>,
+}
+
+/// What a record is about, apart from the reply itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observation {
+    /// The question.
+    pub request: ContentId,
+    /// See [`Record::kind`].
+    pub kind: Name,
+    /// The class that the request declared.
+    pub class: Class,
+    /// Microseconds since 1970.
+    pub observed_at: u64,
+    /// See [`Record::trace`].
+    pub trace: Option<Trace>,
+    /// See [`Record::upstream`].
+    pub upstream: Vec<Upstream>,
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// A format that this version does not read.
+    #[error("record version {0} is not known here")]
+    Version(u8),
+    /// Too long.
+    #[error("a record of {0} bytes, the bound is {MAX_RECORD}")]
+    TooLarge(usize),
+    /// Not the one canonical form.
+    #[error("not a canonical record: {0}")]
+    Encoding(String),
+}
+
+impl Record {
+    /// The record of this reply, observed by `producer`. Inline payloads are hashed here; files are put in order.
+    #[must_use]
+    pub fn observe(about: Observation, reply: &Reply, producer: NodeId) -> Self {
+        let mut files: Vec<_> = reply
+            .files
+            .iter()
+            .map(|file| FileRef { path: file.path.clone(), executable: file.executable, data: file.data.blob_ref() })
+            .collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let Observation { request, kind, class, observed_at, trace, upstream } = about;
+        Self {
+            request,
+            kind,
+            class,
+            status: reply.status,
+            stdout: reply.stdout.as_ref().map(Payload::blob_ref),
+            stderr: reply.stderr.as_ref().map(Payload::blob_ref),
+            files,
+            duration: reply.facts.duration,
+            fuel: reply.facts.fuel,
+            observed_at,
+            producer,
+            host: reply.facts.host.clone(),
+            evaluator: reply.facts.evaluator.clone(),
+            trace,
+            upstream,
+        }
+    }
+
+    /// The digest of what two honest nodes must agree on; equal to [`Reply::answer`] of the reply it records.
+    #[must_use]
+    pub fn answer(&self) -> Digest {
+        let files = self.files.iter().map(|file| (&file.path, file.executable, file.data));
+        answer_digest(self.status, self.stdout, files)
+    }
+
+    /// The payloads that this record names, in a fixed order: stdout, stderr, files.
+    pub fn blobs(&self) -> impl Iterator<Item = BlobRef> {
+        self.stdout.into_iter().chain(self.stderr).chain(self.files.iter().map(|file| file.data))
+    }
+
+    /// The reply that this record names, with every payload by reference.
+    #[must_use]
+    pub fn reply(&self) -> Reply {
+        Reply {
+            status: self.status,
+            stdout: self.stdout.map(Payload::Stored),
+            stderr: self.stderr.map(Payload::Stored),
+            files: self
+                .files
+                .iter()
+                .map(|file| OutputFile {
+                    path: file.path.clone(),
+                    executable: file.executable,
+                    data: Payload::Stored(file.data),
+                })
+                .collect(),
+            facts: Facts {
+                duration: self.duration,
+                fuel: self.fuel,
+                host: self.host.clone(),
+                evaluator: self.evaluator.clone(),
+            },
+        }
+    }
+
+    /// The one byte form.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        postcard::to_extend(self, vec![RECORD_V1]).expect("plain values into memory always encode")
+    }
+
+    /// Reads the one byte form; anything else that would decode to the same values is refused, so that equal records have equal bytes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, RecordError> {
+        if bytes.len() > MAX_RECORD {
+            return Err(RecordError::TooLarge(bytes.len()));
+        }
+        let (&version, body) = bytes.split_first().ok_or_else(|| RecordError::Encoding("no bytes".to_owned()))?;
+        if version != RECORD_V1 {
+            return Err(RecordError::Version(version));
+        }
+        let record: Self = postcard::from_bytes(body).map_err(|error| RecordError::Encoding(error.to_string()))?;
+        let in_order = record.files.windows(2).all(|pair| pair[0].path < pair[1].path);
+        if record.files.len() > MAX_OUTPUT_FILES || !in_order {
+            return Err(RecordError::Encoding("files out of order or too many".to_owned()));
+        }
+        if record.encode() != bytes {
+            return Err(RecordError::Encoding("another form of the same values".to_owned()));
+        }
+        Ok(record)
+    }
+}
