@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ContentId, Digest, EpochId};
 use crate::proof::{Evidence, SignedHead};
 
+/// The newest protocol version spoken here.
+pub const PROTOCOL: u16 = 1;
+/// The oldest protocol version still spoken here.
+pub const OLDEST_PROTOCOL: u16 = 1;
+
 /// Names an ask between two peers; chosen by the asker, unique while it is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct AskId(pub u64);

@@ -1,0 +1,212 @@
+//! Asking holders: the best one first, one hedge, each with a bound; never a chain of timeouts.
+//!
+//! Invariant: `Fabric::asks` names every ask of every flight, so an answer that nobody waits for finds nothing and is dropped.
+
+use bytes::Bytes;
+
+use super::time::TimerKey;
+use super::transfer::Transfer;
+use super::{Delivery, Fabric, FlightId, Output, Step, Time, Timer};
+use crate::eval::Origin;
+use crate::id::NodeId;
+use crate::limits::{ASK_TIMEOUT, MAX_ASKED, MAX_ASKED_CACHED_ONLY, MAX_HOLDERS, MAX_PAYLOAD};
+use crate::message::{AskId, Message};
+use crate::proof::Evidence;
+use crate::request::AnswerFrom;
+use crate::verified::{Checked, VerifiedReply};
+
+/// One ask to one holder.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) peer: NodeId,
+    pub(super) sent_at: Time,
+    /// Ends the ask, or a transfer that stalled.
+    pub(super) timeout: TimerKey,
+    /// What the holder answered, while it is checked and its payloads are fetched.
+    pub(super) evidence: Option<Evidence>,
+    pub(super) transfer: Option<Transfer>,
+}
+
+impl Asking {
+    pub(super) fn chunks_in_flight(&self) -> usize {
+        self.transfer.as_ref().map_or(0, Transfer::in_flight)
+    }
+}
+
+impl Fabric {
+    /// Looks for holders once, as soon as somebody would take a held answer.
+    pub(super) fn search(&mut self, step: &mut Step<'_>, flight_id: FlightId) {
+        let Some(flight) = self.flights.get(&flight_id) else { return };
+        if flight.searched || !flight.wants_held() {
+            return;
+        }
+        let question = flight.id.fingerprint();
+        let held_only = flight.waiters.values().all(|waiter| waiter.accepts() == AnswerFrom::HeldOnly);
+        let mut known: Vec<_> = self.holders.holders(question).iter().copied().filter(|p| self.is_live(*p)).collect();
+        known.sort_by_key(|peer| (self.round_trip(*peer), *peer));
+        known.truncate(MAX_ASKED);
+        let broad = known.is_empty() && held_only;
+        if broad {
+            // The index may lag; whoever wants a held answer or nothing gets one round of asking.
+            known = self.live_peers().collect();
+            known.sort_by_key(|peer| (self.round_trip(*peer), *peer));
+            known.truncate(MAX_ASKED_CACHED_ONLY);
+        }
+        let first = known.first().copied();
+        let beside = first.map(|peer| self.timers.set(step.now + self.patience(peer), Timer::ComputeBeside(flight_id)));
+        let flight = self.flights.get_mut(&flight_id).expect("looked up above");
+        flight.searched = true;
+        flight.beside = beside;
+        flight.candidates = known.into();
+        let at_once = if broad { MAX_ASKED_CACHED_ONLY } else { 1 };
+        for _ in 0..at_once {
+            self.ask_next(step, flight_id);
+        }
+    }
+
+    /// Asks the next candidate, if there is one, and sets the hedge for the one after it.
+    fn ask_next(&mut self, step: &mut Step<'_>, flight_id: FlightId) {
+        let ask = AskId(self.fresh_id());
+        let Some(flight) = self.flights.get_mut(&flight_id) else { return };
+        let live = |peer: &NodeId| self.peers.get(peer).is_some_and(super::Peer::is_greeted);
+        let Some(peer) = std::iter::from_fn(|| flight.candidates.pop_front()).find(live) else { return };
+        let timeout = self.timers.set(step.now + ASK_TIMEOUT, Timer::AskTimeout(ask));
+        let asking = Asking { peer, sent_at: step.now, timeout, evidence: None, transfer: None };
+        flight.asks.insert(ask, asking);
+        self.asks.insert(ask, flight_id);
+        step.out.push(Output::Send(peer, Message::Ask { ask, id: flight.id }));
+        self.counters.asks_sent += 1;
+        if !flight.candidates.is_empty() && flight.hedge.is_none() {
+            let after = self.hedge_delay(peer);
+            let key = self.timers.set(step.now + after, Timer::Hedge(flight_id));
+            self.flights.get_mut(&flight_id).expect("looked up above").hedge = Some(key);
+        }
+    }
+
+    pub(super) fn on_hedge(&mut self, step: &mut Step<'_>, flight_id: FlightId) {
+        let Some(flight) = self.flights.get_mut(&flight_id) else { return };
+        flight.hedge = None;
+        let before = self.counters.asks_sent;
+        self.ask_next(step, flight_id);
+        self.counters.hedged += self.counters.asks_sent - before;
+    }
+
+    pub(super) fn on_held(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        ask: AskId,
+        evidence: Evidence,
+        payloads: Vec<Bytes>,
+    ) {
+        let Some((flight_id, asking)) = self.asking(from, ask) else { return };
+        if asking.evidence.is_some() {
+            return;
+        }
+        asking.evidence = Some(evidence.clone());
+        let took = step.now - asking.sent_at;
+        let id = self.flights[&flight_id].id;
+        step.out.push(Output::Check(from, ask, id, evidence, payloads));
+        self.measured(from, took);
+    }
+
+    pub(super) fn on_checked(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        ask: AskId,
+        result: Result<Checked, String>,
+    ) {
+        let Some((flight_id, _)) = self.asking(from, ask) else { return };
+        match result {
+            Ok(Checked::Complete(verified)) => self.on_believed(step, flight_id, from, verified),
+            Ok(Checked::RecordOnly(record)) => {
+                if record.blobs().map(|blob| blob.len).fold(0, u64::saturating_add) > MAX_PAYLOAD {
+                    return self.fail_ask(step, ask, false);
+                }
+                // The bytes are on their way: computing beside them would be waste, unless they stall.
+                let flight = self.flights.get_mut(&flight_id).expect("asking found it");
+                if let Some(key) = flight.beside.take() {
+                    self.timers.clear(key);
+                }
+                self.start_transfer(step, flight_id, ask, &record);
+            }
+            Err(why) => {
+                self.fail_ask(step, ask, true);
+                self.disbelieve(step, from, why);
+            }
+        }
+    }
+
+    fn on_believed(&mut self, step: &mut Step<'_>, flight_id: FlightId, from: NodeId, verified: Box<VerifiedReply>) {
+        self.counters.fetched += 1;
+        let question = verified.record().request.fingerprint();
+        let delivery = Delivery { reply: verified.reply().clone(), origin: Origin::Peer(from), recorded: true };
+        let announce = self.holders.holders(question).len() < MAX_HOLDERS;
+        // The append comes first, so that whoever asks again after the delivery finds the reply here.
+        step.out.push(Output::Adopt(verified, announce));
+        let takes = |accepts| accepts != AnswerFrom::ComputedOnly;
+        let asks: Vec<_> = self.flights.get(&flight_id).into_iter().flat_map(|f| f.asks.keys().copied()).collect();
+        for ask in asks {
+            self.drop_ask(step, ask, true);
+        }
+        self.deliver_where(step, flight_id, takes, &Ok(delivery));
+        self.settle(step, flight_id);
+    }
+
+    pub(super) fn on_not_held(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId) {
+        let Some((flight_id, parent)) = self.parent_of(from, ask) else { return };
+        if parent == ask {
+            let took = step.now - self.flights[&flight_id].asks[&ask].sent_at;
+            self.measured(from, took);
+        }
+        self.fail_ask(step, parent, true);
+    }
+
+    pub(super) fn on_ask_timeout(&mut self, step: &mut Step<'_>, ask: AskId) {
+        self.fail_ask(step, ask, false);
+    }
+
+    /// Ends an ask without an answer, corrects the index if the holder said no, and goes on.
+    pub(super) fn fail_ask(&mut self, step: &mut Step<'_>, ask: AskId, correct: bool) {
+        let Some(&flight_id) = self.asks.get(&ask) else { return };
+        let flight = &self.flights[&flight_id];
+        let question = flight.id.fingerprint();
+        let peer = flight.asks.get(&ask).map(|asking| asking.peer);
+        self.drop_ask(step, ask, !correct);
+        if let Some(peer) = peer.filter(|_| correct) {
+            self.holders.forget(peer, question);
+        }
+        self.ask_next(step, flight_id);
+        self.settle(step, flight_id);
+    }
+
+    /// Forgets an ask with its chunks; tells the peer if it may still be working on it.
+    pub(super) fn drop_ask(&mut self, step: &mut Step<'_>, ask: AskId, tell: bool) {
+        let Some(flight_id) = self.asks.remove(&ask) else { return };
+        let Some(asking) = self.flights.get_mut(&flight_id).and_then(|flight| flight.asks.remove(&ask)) else { return };
+        self.timers.clear(asking.timeout);
+        for chunk in asking.transfer.iter().flat_map(Transfer::asks) {
+            self.asks.remove(&chunk);
+        }
+        if tell && asking.evidence.is_none() && self.is_live(asking.peer) {
+            step.out.push(Output::Send(asking.peer, Message::Cancel { ask }));
+        }
+    }
+
+    /// The flight and the ask that this ask (for a reply, or for a chunk of one) to this peer belongs to.
+    pub(super) fn parent_of(&self, from: NodeId, ask: AskId) -> Option<(FlightId, AskId)> {
+        let flight_id = *self.asks.get(&ask)?;
+        let mut asks = self.flights.get(&flight_id)?.asks.iter();
+        let belongs = |id: &AskId, asking: &Asking| {
+            asking.peer == from && (*id == ask || asking.transfer.as_ref().is_some_and(|transfer| transfer.awaits(ask)))
+        };
+        asks.find(|(id, asking)| belongs(id, asking)).map(|(parent, _)| (flight_id, *parent))
+    }
+
+    fn asking(&mut self, from: NodeId, ask: AskId) -> Option<(FlightId, &mut Asking)> {
+        let flight_id = *self.asks.get(&ask)?;
+        let asking = self.flights.get_mut(&flight_id)?.asks.get_mut(&ask)?;
+        (asking.peer == from).then_some((flight_id, asking))
+    }
+}

@@ -1,0 +1,305 @@
+//! The decision-maker: a state machine without I/O, clock or randomness.
+//!
+//! Hand in one [`Input`] and the time with [`Fabric::handle`], get [`Output`]s back, let [`perform`] carry them out; completions come back as
+//! inputs. The same inputs in the same order give the same outputs, so a simulation of it *is* it. It never touches bytes of programs or
+//! ledgers, and it knows neither sockets nor threads.
+//!
+//! The walk of one eval here (a cassette hit never gets this far): join the flight of the same question, or start one; ask the best known
+//! holder, hedged to a second; compute when nobody holds it, or beside the asks when they take longer than one round trip; record; deliver;
+//! announce. Files: `flight` (one question in flight), `ask` (its asks), `transfer` (large replies), `peers` (lanes, logs and serving),
+//! `holders` (the index).
+
+mod ask;
+mod effects;
+mod flight;
+mod holders;
+mod peers;
+#[cfg(test)]
+mod tests;
+mod time;
+mod transfer;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+pub use self::effects::{Delivery, Disconnect, Effects, Output, perform};
+use self::flight::Flight;
+pub use self::holders::{HolderIndex, Merge};
+use self::peers::{OwnLog, Peer};
+pub use self::time::Time;
+use self::time::Timers;
+use crate::error::EvalError;
+use crate::id::{ContentId, NodeId};
+use crate::limits::HEARTBEAT;
+use crate::message::{AskId, Batch, EpochStart, Message};
+use crate::proof::Evidence;
+use crate::reply::Reply;
+use crate::request::{AnswerFrom, Request};
+use crate::verified::Checked;
+
+/// Names one caller's wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct JobId(pub u64);
+
+/// Names one question in flight on this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FlightId(pub u64);
+
+/// What the fabric is told at its start.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This node.
+    pub me: NodeId,
+    /// The epochs of this node's log, oldest first, the current one last.
+    pub lineage: Vec<EpochStart>,
+    /// The durable length of this node's log.
+    pub length: u64,
+    /// How long to wait for a known holder before computing beside it; `None` means one measured round trip plus 2 ms.
+    pub patience: Option<Duration>,
+}
+
+/// One caller's question, after a miss in the cassette.
+#[derive(Debug, Clone)]
+pub struct Ask {
+    /// The caller.
+    pub job: JobId,
+    /// The question.
+    pub id: ContentId,
+    /// What to compute if nobody holds it; `None` when only the id is known.
+    pub request: Option<Arc<Request>>,
+    /// Where the answer may come from.
+    pub answer_from: AnswerFrom,
+    /// How long the caller waits.
+    pub timeout: Option<Duration>,
+}
+
+/// What happens to the fabric.
+#[derive(Debug)]
+pub enum Input {
+    /// A caller asks.
+    Eval(Ask),
+    /// A caller went away.
+    Abandon(JobId),
+    /// A lane to a peer opened.
+    PeerUp(NodeId),
+    /// A lane to a peer closed.
+    PeerDown(NodeId),
+    /// A message came in.
+    Message(NodeId, Message),
+    /// What came in from a peer was no message.
+    Garbage(NodeId, String),
+    /// An evaluation ended.
+    Computed(FlightId, Result<Reply, EvalError>),
+    /// A computed reply was appended, or could not be.
+    Recorded(FlightId, Result<(), String>),
+    /// An answer was checked; the error says why it is not believed.
+    Checked(NodeId, AskId, Result<Checked, String>),
+    /// The head of a batch was checked.
+    HeadChecked(NodeId, Batch, bool),
+    /// A look-up for a peer ended: evidence and all payloads, or none of the payloads if they are too large.
+    Found(NodeId, AskId, Option<(Evidence, Vec<Bytes>)>),
+    /// A read of a payload for a peer ended.
+    FoundChunk(NodeId, AskId, Option<Bytes>),
+    /// A read of this node's log ended.
+    LogRead(Option<NodeId>, Option<Batch>),
+    /// This node's log is durable up to this length.
+    Durable(u64),
+    /// The time asked for with `WakeAt` has come.
+    Wake,
+}
+
+/// Counts since the start, for `status`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Callers' questions that reached the fabric.
+    pub asked: u64,
+    /// Of these, those that joined a question in flight.
+    pub joined: u64,
+    /// Evaluations started.
+    pub computed: u64,
+    /// Questions answered by a peer.
+    pub fetched: u64,
+    /// Asks sent to peers.
+    pub asks_sent: u64,
+    /// Asks that a second holder got because the first was slow.
+    pub hedged: u64,
+    /// Asks answered for peers.
+    pub served: u64,
+    /// Peers caught with something that does not verify.
+    pub disbelieved: u64,
+    /// Announcement batches sent.
+    pub batches: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Timer {
+    Heartbeat,
+    Announce,
+    Deadline(JobId),
+    ComputeBeside(FlightId),
+    Hedge(FlightId),
+    AskTimeout(AskId),
+}
+
+/// The decision-maker; see the module's front page.
+#[derive(Debug)]
+pub struct Fabric {
+    config: Config,
+    peers: BTreeMap<NodeId, Peer>,
+    shunned: BTreeMap<NodeId, Time>,
+    holders: HolderIndex,
+    own_log: OwnLog,
+    flights: BTreeMap<FlightId, Flight>,
+    /// Invariant: names exactly the flights that may be joined.
+    by_id: BTreeMap<ContentId, FlightId>,
+    /// Invariant: names exactly the waiters of all flights.
+    jobs: BTreeMap<JobId, FlightId>,
+    /// Invariant: names exactly the asks (for replies and for chunks) of all flights.
+    asks: BTreeMap<AskId, FlightId>,
+    timers: Timers<Timer>,
+    woken_at: Option<Time>,
+    next_id: u64,
+    counters: Counters,
+}
+
+/// The moment of one call and where its outputs go.
+struct Step<'a> {
+    now: Time,
+    out: &'a mut Vec<Output>,
+}
+
+impl Fabric {
+    /// A fabric without peers. The first heartbeat is due one interval after `Time::default()`.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        let mut timers = Timers::default();
+        timers.set(Time::default() + HEARTBEAT, Timer::Heartbeat);
+        Self {
+            own_log: OwnLog::new(config.length),
+            config,
+            peers: BTreeMap::new(),
+            shunned: BTreeMap::new(),
+            holders: HolderIndex::default(),
+            flights: BTreeMap::new(),
+            by_id: BTreeMap::new(),
+            jobs: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            timers,
+            woken_at: None,
+            next_id: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Takes one input. `now` never goes back. Outputs are appended in the order in which they are to be performed.
+    pub fn handle(&mut self, now: Time, input: Input, out: &mut Vec<Output>) {
+        let step = &mut Step { now, out };
+        match input {
+            Input::Eval(ask) => self.on_eval(step, ask),
+            Input::Abandon(job) => self.on_abandon(step, job),
+            Input::PeerUp(peer) => self.on_peer_up(step, peer),
+            Input::PeerDown(peer) => self.on_peer_down(step, peer),
+            Input::Message(from, message) => self.on_message(step, from, message),
+            Input::Garbage(from, what) => self.end_lane(step, from, Disconnect::Garbage(what)),
+            Input::Computed(flight, result) => self.on_computed(step, flight, result),
+            Input::Recorded(flight, result) => self.on_recorded(step, flight, result),
+            Input::Checked(from, ask, result) => self.on_checked(step, from, ask, result),
+            Input::HeadChecked(from, batch, holds) => self.on_head_checked(step, from, &batch, holds),
+            Input::Found(to, ask, found) => self.on_found(step, to, ask, found),
+            Input::FoundChunk(to, ask, bytes) => self.on_found_chunk(step, to, ask, bytes),
+            Input::LogRead(to, batch) => self.on_log_read(step, to, batch),
+            Input::Durable(length) => self.on_durable(step, length),
+            Input::Wake => {}
+        }
+        self.fire_due(step);
+        let next = self.timers.next_at();
+        if next != self.woken_at || step.now >= self.woken_at.unwrap_or_default() {
+            self.woken_at = next;
+            step.out.extend(next.map(Output::WakeAt));
+        }
+        self.assert_invariants();
+    }
+
+    fn fire_due(&mut self, step: &mut Step<'_>) {
+        while let Some(timer) = self.timers.pop_due(step.now) {
+            match timer {
+                Timer::Heartbeat => self.on_heartbeat(step),
+                Timer::Announce => self.on_announce(step),
+                Timer::Deadline(job) => self.on_deadline(step, job),
+                Timer::ComputeBeside(flight) => self.on_compute_beside(step, flight),
+                Timer::Hedge(flight) => self.on_hedge(step, flight),
+                Timer::AskTimeout(ask) => self.on_ask_timeout(step, ask),
+            }
+        }
+    }
+
+    fn on_message(&mut self, step: &mut Step<'_>, from: NodeId, message: Message) {
+        let Some(peer) = self.peers.get(&from) else { return };
+        if let Message::Hello { newest, oldest, lineage, length } = message {
+            return self.on_hello(step, from, (oldest, newest), lineage, length);
+        }
+        if !peer.is_greeted() {
+            return self.end_lane(step, from, Disconnect::NoHello);
+        }
+        match message {
+            Message::Heads { epoch, length, nonce } => self.on_heads(step, from, epoch, length, nonce),
+            Message::Pong { nonce } => self.on_pong(step, from, nonce),
+            Message::Pull { from: position } => self.on_pull(step, from, position),
+            Message::Batch(batch) => step.out.push(Output::CheckHead(from, batch)),
+            Message::Ask { ask, id } => self.on_ask(step, from, ask, id),
+            Message::GetChunk { ask, id, blob, offset, len } => {
+                self.on_get_chunk(step, from, ask, (id, blob), (offset, len));
+            }
+            Message::Held { ask, evidence, payloads } => self.on_held(step, from, ask, evidence, payloads),
+            Message::NotHeld { ask } => self.on_not_held(step, from, ask),
+            Message::Chunk { ask, bytes } => self.on_chunk(step, from, ask, bytes),
+            // Hello was taken above. Look-ups are short: by the time a cancel comes, the answer is on its way.
+            Message::Hello { .. } | Message::Cancel { .. } => {}
+        }
+    }
+
+    fn fresh_id(&mut self) -> u64 {
+        self.next_id += 1;
+        self.next_id
+    }
+
+    /// Peers whose lane is open and greeted.
+    pub fn live_peers(&self) -> impl Iterator<Item = NodeId> {
+        self.peers.iter().filter(|(_, peer)| peer.is_greeted()).map(|(node, _)| *node)
+    }
+
+    /// The smoothed round trip to a peer, once measured.
+    #[must_use]
+    pub fn round_trip(&self, peer: NodeId) -> Option<Duration> {
+        self.peers.get(&peer).and_then(Peer::round_trip)
+    }
+
+    /// Who holds what, as far as this node knows.
+    #[must_use]
+    pub fn holders(&self) -> &HolderIndex {
+        &self.holders
+    }
+
+    /// Counts since the start.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Questions in flight.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// The cross-references between maps, checked after every input in builds with debug assertions.
+    fn assert_invariants(&self) {
+        debug_assert!(self.by_id.iter().all(|(id, flight)| self.flights.get(flight).is_some_and(|f| f.id == *id)));
+        debug_assert_eq!(self.jobs.len(), self.flights.values().map(|flight| flight.waiters.len()).sum::<usize>());
+        debug_assert!(self.flights.values().all(|flight| !flight.waiters.is_empty()), "a flight without waiters");
+        debug_assert_eq!(self.asks.len(), self.flights.values().map(Flight::asks_in_flight).sum::<usize>());
+    }
+}

@@ -1,0 +1,136 @@
+//! How messages become bytes between nodes, and back with every bound checked.
+//!
+//! A frame is a version byte and the postcard form of a [`Message`]. Invariant: nothing that crosses a bound leaves this folder; whatever
+//! decodes is still a *claim*, believed only after `VerifiedReply::check`. This module knows nothing of sockets or decisions.
+
+use bytes::Bytes;
+
+use crate::limits::{BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_PROOF, MAX_RECORD};
+use crate::message::Message;
+
+/// The first byte of every frame.
+const FRAME_V1: u8 = 1;
+/// Room for everything in a frame that is not a payload or a record.
+const OVERHEAD: usize = 256 * 1024;
+/// The largest frame that is written or read.
+pub const MAX_FRAME: usize = MAX_RECORD + INLINE_REPLY + OVERHEAD;
+
+/// Why a frame is not a message. The sender is at fault, and its connection ends.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WireError {
+    /// Longer than any message.
+    #[error("a frame of {0} bytes, the bound is {MAX_FRAME}")]
+    TooLarge(usize),
+    /// A frame format that is not known here.
+    #[error("frame version {0} is not known here")]
+    Version(u8),
+    /// Not a message.
+    #[error("not a message: {0}")]
+    Encoding(String),
+    /// A list or payload inside is longer than allowed.
+    #[error("{what} of {found}, the bound is {bound}")]
+    Bound {
+        /// What is too long.
+        what: &'static str,
+        /// How long it is.
+        found: usize,
+        /// Its bound.
+        bound: usize,
+    },
+}
+
+/// The frame of a message.
+pub fn encode(message: &Message) -> Result<Bytes, WireError> {
+    let bytes = postcard::to_extend(message, vec![FRAME_V1]).map_err(|error| WireError::Encoding(error.to_string()))?;
+    if bytes.len() > MAX_FRAME {
+        return Err(WireError::TooLarge(bytes.len()));
+    }
+    Ok(bytes.into())
+}
+
+/// The message in a frame, all bounds checked.
+pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
+    if frame.len() > MAX_FRAME {
+        return Err(WireError::TooLarge(frame.len()));
+    }
+    let (&version, body) = frame.split_first().ok_or_else(|| WireError::Encoding("an empty frame".to_owned()))?;
+    if version != FRAME_V1 {
+        return Err(WireError::Version(version));
+    }
+    let (message, rest) = postcard::take_from_bytes(body).map_err(|error| WireError::Encoding(error.to_string()))?;
+    if !rest.is_empty() {
+        return Err(WireError::Encoding(format!("{} bytes too many", rest.len())));
+    }
+    match bounds(&message).into_iter().find(|(_, found, bound)| found > bound) {
+        Some((what, found, bound)) => Err(WireError::Bound { what, found, bound }),
+        None => Ok(message),
+    }
+}
+
+/// What is bounded in a message, how long it is, and its bound.
+fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
+    match message {
+        Message::Hello { lineage, .. } => vec![("lineage", lineage.len(), MAX_LINEAGE)],
+        Message::Batch(batch) => vec![("batch", batch.items.len(), BATCH_FACTS)],
+        Message::Held { evidence, payloads, .. } => vec![
+            ("record", evidence.record.len(), MAX_RECORD),
+            ("proof", evidence.path.len(), MAX_PROOF),
+            ("inline reply", payloads.iter().map(Bytes::len).sum(), INLINE_REPLY),
+        ],
+        Message::GetChunk { len, .. } => vec![("chunk", *len as usize, CHUNK as usize)],
+        Message::Chunk { bytes, .. } => vec![("chunk", bytes.len(), CHUNK as usize)],
+        Message::Heads { .. }
+        | Message::Pong { .. }
+        | Message::Pull { .. }
+        | Message::Ask { .. }
+        | Message::NotHeld { .. }
+        | Message::Cancel { .. } => Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::id::{ContentId, Digest};
+    use crate::message::AskId;
+
+    #[test]
+    fn messages_round_trip_and_tails_are_refused() {
+        let message = Message::GetChunk {
+            ask: AskId(7),
+            id: ContentId::of(b"q"),
+            blob: Digest::of(b"b"),
+            offset: 1 << 40,
+            len: CHUNK,
+        };
+        let frame = encode(&message).expect("in bounds");
+        assert_eq!(decode(&frame), Ok(message));
+        let longer = [&frame[..], &[0]].concat();
+        assert!(matches!(decode(&longer), Err(WireError::Encoding(_))));
+        assert!(matches!(decode(&frame[..frame.len() - 1]), Err(WireError::Encoding(_))));
+        assert_eq!(decode(&[9, 9]), Err(WireError::Version(9)));
+    }
+
+    #[test]
+    fn a_chunk_beyond_the_bound_is_refused() {
+        let message = Message::Chunk { ask: AskId(1), bytes: vec![0; CHUNK as usize + 1].into() };
+        let frame = encode(&message).expect("fits a frame");
+        assert!(matches!(decode(&frame), Err(WireError::Bound { what: "chunk", .. })));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = decode(&bytes);
+            if let Some(first) = bytes.first_mut() {
+                *first = FRAME_V1;
+            }
+            if let Ok(message) = decode(&bytes) {
+                prop_assert_eq!(decode(&encode(&message).expect("was in bounds")), Ok(message));
+            }
+        }
+    }
+}
