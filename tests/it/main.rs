@@ -1,0 +1,4 @@
+//! Integration tests, one binary with a module per topic: linking wasmtime and libp2p once is enough.
+
+mod formats;
+mod request_id;
