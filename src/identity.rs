@@ -3,12 +3,17 @@
 //! Signing and checking are *effects* (the [`Signer`] and [`Verifier`] traits), so that a simulation may memoise them: at a thousand nodes
 //! everybody checks the same bytes. Key files live with the node (`node::keyfile`); this module never touches a disk.
 
+use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
+
+/// Checks that a [`MemoVerifier`] remembers before it starts over: about 4 MiB.
+const MAX_REMEMBERED_CHECKS: usize = 64 * 1024;
 
 /// An Ed25519 signature.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -112,6 +117,30 @@ impl Verifier for Ed25519 {
         VerifyingKey::from_bytes(node.as_bytes()).is_ok_and(|key| {
             key.verify_strict(message, &ed25519_dalek::Signature::from_bytes(signature.as_bytes())).is_ok()
         })
+    }
+}
+
+/// Remembers what was checked before: one signed head vouches for many records and comes with each of them.
+#[derive(Debug, Default)]
+pub struct MemoVerifier<V> {
+    inner: V,
+    seen: Mutex<BTreeMap<[u8; 32], bool>>,
+}
+
+impl<V: Verifier> Verifier for MemoVerifier<V> {
+    fn verify(&self, node: NodeId, message: &[u8], signature: &Signature) -> bool {
+        let key = blake3::Hasher::new().update(node.as_bytes()).update(signature.as_bytes()).update(message).finalize();
+        let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(holds) = seen().get(key.as_bytes()) {
+            return *holds;
+        }
+        let holds = self.inner.verify(node, message, signature);
+        let mut seen = seen();
+        if seen.len() >= MAX_REMEMBERED_CHECKS {
+            seen.clear();
+        }
+        seen.insert(*key.as_bytes(), holds);
+        holds
     }
 }
 

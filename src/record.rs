@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::limits::{MAX_OUTPUT_FILES, MAX_RECORD};
 use crate::reply::{BlobRef, Facts, OutputFile, Payload, Reply, Status, answer_digest};
-use crate::request::{Class, Name, RelPath};
+use crate::request::{Class, Name, RelPath, Request};
 
 /// Version byte of the canonical form.
 const RECORD_V1: u8 = 1;
@@ -73,6 +73,15 @@ pub struct Upstream {
     pub request: ContentId,
     /// The answer digest.
     pub answer: Digest,
+}
+
+/// A request whose inputs are all bytes or digests, with the requests that some of them came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resolved {
+    /// The request; its inputs are payloads.
+    pub request: Request,
+    /// What was asked to get them.
+    pub upstream: Vec<Upstream>,
 }
 
 /// Who observed which reply to which question, when and how.

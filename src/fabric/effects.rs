@@ -13,8 +13,8 @@ use crate::fabric::{FlightId, JobId, Time};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::message::{AskId, Batch, Message};
 use crate::proof::Evidence;
+use crate::record::Resolved;
 use crate::reply::Reply;
-use crate::request::Request;
 use crate::verified::VerifiedReply;
 
 /// A reply on its way to a caller.
@@ -66,7 +66,7 @@ pub enum Output {
     /// End the connection to a peer.
     Disconnect(NodeId, Disconnect),
     /// Start an evaluation; comes back as `Computed`.
-    Compute(FlightId, ContentId, Arc<Request>),
+    Compute(FlightId, ContentId, Arc<Resolved>),
     /// Nobody waits for this evaluation any more.
     CancelCompute(FlightId),
     /// Check an answer; comes back as `Checked`.
@@ -74,7 +74,7 @@ pub enum Output {
     /// Check a batch's head; comes back as `HeadChecked`.
     CheckHead(NodeId, Batch),
     /// Append a computed reply; comes back as `Recorded`.
-    Record(FlightId, ContentId, Arc<Request>, Reply),
+    Record(FlightId, ContentId, Arc<Resolved>, Reply),
     /// Append a believed reply of somebody else in the background; announce it or not.
     Adopt(Box<VerifiedReply>, bool),
     /// Look an answer up for a peer; comes back as `Found`.
@@ -96,7 +96,7 @@ pub trait Effects {
     /// See [`Output::Disconnect`].
     fn disconnect(&mut self, peer: NodeId, reason: Disconnect);
     /// See [`Output::Compute`].
-    fn compute(&mut self, flight: FlightId, id: ContentId, request: Arc<Request>);
+    fn compute(&mut self, flight: FlightId, id: ContentId, request: Arc<Resolved>);
     /// See [`Output::CancelCompute`].
     fn cancel_compute(&mut self, flight: FlightId);
     /// See [`Output::Check`].
@@ -104,7 +104,7 @@ pub trait Effects {
     /// See [`Output::CheckHead`].
     fn check_head(&mut self, from: NodeId, batch: Batch);
     /// See [`Output::Record`].
-    fn record(&mut self, flight: FlightId, id: ContentId, request: Arc<Request>, reply: Reply);
+    fn record(&mut self, flight: FlightId, id: ContentId, request: Arc<Resolved>, reply: Reply);
     /// See [`Output::Adopt`].
     fn adopt(&mut self, reply: Box<VerifiedReply>, announce: bool);
     /// See [`Output::LookUp`].

@@ -15,8 +15,9 @@ use crate::eval::Origin;
 use crate::id::{ContentId, NodeId};
 use crate::limits::{MAX_FLIGHTS, MAX_WAITERS};
 use crate::message::AskId;
+use crate::record::Resolved;
 use crate::reply::Reply;
-use crate::request::{AnswerFrom, Class, Request};
+use crate::request::{AnswerFrom, Class};
 
 /// A caller that waits.
 #[derive(Debug)]
@@ -44,7 +45,7 @@ pub(super) enum Computing {
 #[derive(Debug)]
 pub(super) struct Flight {
     pub(super) id: ContentId,
-    pub(super) request: Option<Arc<Request>>,
+    pub(super) request: Option<Arc<Resolved>>,
     pub(super) waiters: BTreeMap<JobId, Waiter>,
     pub(super) asks: BTreeMap<AskId, Asking>,
     /// Holders still to be asked, the best first.
@@ -91,14 +92,14 @@ impl Flight {
     }
 
     fn class(&self) -> Option<&Class> {
-        self.request.as_ref().map(|request| &request.class)
+        self.request.as_ref().map(|resolved| &resolved.request.class)
     }
 }
 
 impl Fabric {
     pub(super) fn on_eval(&mut self, step: &mut Step<'_>, ask: Ask) {
         self.counters.asked += 1;
-        let joinable = ask.request.as_ref().is_none_or(|request| request.class.is_memoised());
+        let joinable = ask.request.as_ref().is_none_or(|resolved| resolved.request.class.is_memoised());
         let running = joinable.then(|| self.by_id.get(&ask.id).copied()).flatten();
         let full = [
             ("waiting callers", self.jobs.len(), MAX_WAITERS),

@@ -36,8 +36,9 @@ use crate::id::{ContentId, NodeId};
 use crate::limits::HEARTBEAT;
 use crate::message::{AskId, Batch, EpochStart, Message};
 use crate::proof::Evidence;
+use crate::record::Resolved;
 use crate::reply::Reply;
-use crate::request::{AnswerFrom, Request};
+use crate::request::AnswerFrom;
 use crate::verified::Checked;
 
 /// Names one caller's wait.
@@ -69,7 +70,7 @@ pub struct Ask {
     /// The question.
     pub id: ContentId,
     /// What to compute if nobody holds it; `None` when only the id is known.
-    pub request: Option<Arc<Request>>,
+    pub request: Option<Arc<Resolved>>,
     /// Where the answer may come from.
     pub answer_from: AnswerFrom,
     /// How long the caller waits.
