@@ -94,19 +94,20 @@ impl Behaviour {
         };
         self.heard.extend(list.iter().filter_map(|(peer, addr)| Some(heard(node_id(*peer)?, socket_addr(addr)?))));
     }
+}
 
-    fn carry_out(&mut self, verdict: Verdict) -> Option<ToSwarm<Heard, Take>> {
-        match verdict {
-            Verdict::Take(node, conn) => {
-                let (peer_id, handler) = (peer_id(node)?, NotifyHandler::One(conn));
-                Some(ToSwarm::NotifyHandler { peer_id, handler, event: Take })
-            }
-            Verdict::Close(node, conn) => {
-                let (peer_id, connection) = (peer_id(node)?, CloseConnection::One(conn));
-                Some(ToSwarm::CloseConnection { peer_id, connection })
-            }
-            other => Some(ToSwarm::GenerateEvent(Heard::Lane(other))),
+/// The swarm's form of a verdict.
+fn action(verdict: Verdict) -> Option<ToSwarm<Heard, Take>> {
+    match verdict {
+        Verdict::Take(node, conn) => {
+            let (peer_id, handler) = (peer_id(node)?, NotifyHandler::One(conn));
+            Some(ToSwarm::NotifyHandler { peer_id, handler, event: Take })
         }
+        Verdict::Close(node, conn) => {
+            let (peer_id, connection) = (peer_id(node)?, CloseConnection::One(conn));
+            Some(ToSwarm::CloseConnection { peer_id, connection })
+        }
+        other => Some(ToSwarm::GenerateEvent(Heard::Lane(other))),
     }
 }
 
@@ -200,7 +201,7 @@ impl NetworkBehaviour for Behaviour {
                 return Poll::Ready(ToSwarm::GenerateEvent(heard));
             }
             if let Some(verdict) = self.arbiter.next() {
-                match self.carry_out(verdict) {
+                match action(verdict) {
                     Some(action) => return Poll::Ready(action),
                     None => continue,
                 }

@@ -373,7 +373,8 @@ fn handshake_error(error: &std::io::Error) -> Option<&HandshakeError> {
 /// A failed dial in our words.
 fn refusal(error: &DialError, expected: Option<NodeId>) -> Refusal {
     match error {
-        DialError::LocalPeerId { .. } => Refusal::Itself,
+        // The swarm takes the addresses that it listens on out of a dial, and there was only one.
+        DialError::LocalPeerId { .. } | DialError::NoAddresses => Refusal::Itself,
         DialError::WrongPeerId { obtained, .. } => match (expected, node_id(*obtained)) {
             (Some(expected), Some(found)) => Refusal::OtherNode { expected, found },
             _ => Refusal::NotEvalmesh,

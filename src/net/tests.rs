@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const QUICK: Timings = Timings {
     handshake: Duration::from_millis(600),
     open_lane: Duration::from_millis(600),
-    silent: Duration::from_secs(60),
+    silent: Duration::from_mins(1),
     stalled: Duration::from_millis(600),
     close: Duration::from_millis(300),
     redial_first: Duration::from_millis(50),
@@ -223,7 +223,10 @@ async fn what_is_no_evalmesh_node_is_told_apart() {
     let other = TcpListener::bind(local()).await.unwrap();
     let mut node = Node::start(3, local(), &[other.local_addr().unwrap()]);
     let (mut stream, _) = other.accept().await.unwrap();
-    stream.write_all(b"220 mail.example ESMTP ready; in this protocol the server is the one who speaks first\r\n").await.unwrap();
+    stream
+        .write_all(b"220 mail.example ESMTP ready; in this protocol the server is the one who speaks first\r\n")
+        .await
+        .unwrap();
     assert_eq!(node.refused().await, Refusal::NotEvalmesh);
     // Somebody who hangs up, every time.
     let rude = TcpListener::bind(local()).await.unwrap();
@@ -266,10 +269,10 @@ async fn send_by_hand(seed: u8, to: SocketAddr, raw: &[u8]) {
     let mut stream = std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await.unwrap();
     let run = std::future::poll_fn(|cx| muxer.poll_unpin(cx).map(drop));
     let talk = async {
-        stream.write_all(b"\x13/multistream/1.0.0\n\x12/evalmesh/lane/1\n").await.unwrap();
-        let mut answer = [0; 20 + 19 + 1];
+        stream.write_all(b"\x13/multistream/1.0.0\n\x11/evalmesh/lane/1\n").await.unwrap();
+        let mut answer = [0; 20 + 18 + 1];
         stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer[20..], b"\x12/evalmesh/lane/1\n\x06");
+        assert_eq!(&answer[20..], b"\x11/evalmesh/lane/1\n\x06");
         stream.write_all(raw).await.unwrap();
         // Until the other side closes.
         drop(stream.read(&mut [0]).await);
@@ -363,7 +366,7 @@ async fn a_silent_peer_is_cut_off() {
 
 #[tokio::test]
 async fn a_peer_that_restarts_is_found_again() {
-    let mut a = Node::start(1, local(), &[]);
+    let a = Node::start(1, local(), &[]);
     let mut b = Node::start(2, local(), &[a.addr]);
     b.up(a.id).await;
     let (id, addr) = (a.id, a.addr);

@@ -58,7 +58,9 @@ impl HandshakeError {
     fn in_negotiation(error: &NegotiationError) -> Self {
         match error {
             NegotiationError::ProtocolError(ProtocolError::IoError(error)) => Self::in_io(error),
-            NegotiationError::ProtocolError(_) | NegotiationError::Failed => Self::OtherProtocol,
+            NegotiationError::ProtocolError(_) => Self::OtherProtocol,
+            // An answer that speaks libp2p but not noise, or none at all before the end: the latter is far more common.
+            NegotiationError::Failed => Self::HungUp,
         }
     }
 
