@@ -1,1 +1,198 @@
-//! libp2p lanes.
+//! Lanes: frames of bytes between this node and its peers, over libp2p.
+//!
+//! A [`Net`] runs a swarm on its own thread and runtime, because a lane on a shared runtime costs twice the CPU. It keeps one *lane* - a
+//! persistent stream over TCP, noise and yamux - with each peer that it was told of ([`NetConfig::peers`]), that it discovered on the
+//! local network or that dialed it. [`Net::send`] queues a frame and never waits; what comes in goes to a channel of [`NetEvent`]s.
+//!
+//! Invariants:
+//! 1. Only nodes with the same [`FleetSecret`] complete a handshake, and a [`NodeId`] in an event is a key that the peer proved to have.
+//! 2. For each peer, events come as `Up`, any number of `Frame`s in the order sent, `Down`, and again. There is one lane per pair of nodes.
+//! 3. Nothing waits without a bound; see [`limits`]. A slow peer or a slow consumer of events holds up its own lanes and nobody else's.
+//!
+//! On the wire a lane is a stream of protocol `/evalmesh/lane/1` that the dialer opens. The listener takes it with the byte `0x06`; from
+//! then on both sides send frames, each a length as `u32` little-endian and that many bytes.
+//!
+//! It does not know what a frame means, keeps nothing across a lane's end, and acknowledges nothing: a frame that was queued when the
+//! lane went down may or may not have arrived. Heartbeats are the business of the layer above; a peer that sends nothing is cut off.
+
+mod addr;
+mod arbiter;
+mod behaviour;
+mod book;
+mod driver;
+mod error;
+mod frame;
+mod handler;
+mod lane;
+pub mod limits;
+mod outbox;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod transport;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use libp2p::StreamProtocol;
+use tokio::sync::mpsc::Sender;
+use tokio::sync::oneshot;
+
+pub use self::addr::{ParsePeerError, PeerAddr};
+use self::driver::{Driver, Routes};
+pub use self::error::{DownReason, NetError, Refusal, SendError};
+pub use self::frame::FrameError;
+use self::limits::{SHUTDOWN_WAIT, Timings};
+pub use self::secret::{FleetSecret, SecretError};
+use crate::id::NodeId;
+use crate::identity::Identity;
+
+/// The lane's protocol. Its version is also part of the handshake.
+const LANE_PROTOCOL: StreamProtocol = StreamProtocol::new("/evalmesh/lane/1");
+
+/// What a [`Net`] is started with.
+#[derive(Debug, Clone)]
+pub struct NetConfig {
+    /// This node's key.
+    pub identity: Identity,
+    /// What makes this node a member of its fleet.
+    pub secret: FleetSecret,
+    /// Where to listen; port 0 takes a free one. Without any address this node only dials.
+    pub listen: Vec<SocketAddr>,
+    /// Peers that are dialed for ever.
+    pub peers: Vec<PeerAddr>,
+    /// Whether to announce this node on the local network and to look for others. Addresses on the loopback interface are not announced.
+    pub mdns: bool,
+}
+
+/// What happens on the network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NetEvent {
+    /// This node listens here. A wildcard address gives one of these per interface.
+    Listening {
+        /// The address.
+        addr: SocketAddr,
+    },
+    /// There is a lane to this node, in both directions.
+    Up {
+        /// The node.
+        peer: NodeId,
+        /// The other end of the connection; a port to dial only if `outbound`.
+        addr: SocketAddr,
+        /// Whether this node dialed.
+        outbound: bool,
+    },
+    /// The lane is gone. A peer with a known address is dialed again.
+    Down {
+        /// The node.
+        peer: NodeId,
+        /// Why.
+        reason: DownReason,
+    },
+    /// A frame arrived.
+    Frame {
+        /// Who sent it.
+        from: NodeId,
+        /// What it holds: at least one byte and at most `MAX_FRAME`.
+        bytes: Bytes,
+    },
+    /// An address was dialed and gave no lane. One for each attempt.
+    Refused {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        reason: Refusal,
+    },
+}
+
+/// A running network. Dropping it shuts it down.
+#[derive(Debug)]
+pub struct Net {
+    routes: Arc<Routes>,
+    local: Vec<SocketAddr>,
+    /// Dropped to stop the thread.
+    stop: Option<oneshot::Sender<()>>,
+    /// The thread, and a channel that closes when it is done.
+    thread: Option<(JoinHandle<()>, Receiver<()>)>,
+}
+
+impl Net {
+    /// Starts the network thread. Every listener is bound when this returns; dialing begins.
+    ///
+    /// When `events` is full, lanes stop reading until there is room; when its receiver is dropped, the network shuts down.
+    pub fn start(config: NetConfig, events: Sender<NetEvent>) -> Result<Self, NetError> {
+        Self::start_with(config, Timings::DEFAULT, events)
+    }
+
+    fn start_with(config: NetConfig, timings: Timings, events: Sender<NetEvent>) -> Result<Self, NetError> {
+        let routes = Arc::new(Routes::default());
+        let (stop, stopped) = oneshot::channel();
+        let (ready, started) = sync_channel(1);
+        let (done, finished) = sync_channel(1);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NetError::Thread)?;
+        let thread_routes = Arc::clone(&routes);
+        let body = move || {
+            // Owned by this thread: it goes last, when everything else is dropped.
+            let _done: std::sync::mpsc::SyncSender<()> = done;
+            runtime.block_on(async move {
+                match Driver::start(&config, timings, thread_routes, events).await {
+                    Ok((driver, local)) => {
+                        drop(ready.send(Ok(local)));
+                        drop(config);
+                        driver.run(stopped).await;
+                    }
+                    Err(error) => drop(ready.send(Err(error))),
+                }
+            });
+            runtime.shutdown_background();
+        };
+        let thread =
+            std::thread::Builder::new().name("evalmesh-net".to_owned()).spawn(body).map_err(NetError::Thread)?;
+        let died = |_| NetError::Thread(std::io::Error::other("the network thread died"));
+        let local = started.recv().map_err(died)??;
+        Ok(Self { routes, local, stop: Some(stop), thread: Some((thread, finished)) })
+    }
+
+    /// The addresses that are listened on, in the order of [`NetConfig::listen`], with the ports that were free. A wildcard stays one.
+    #[must_use]
+    pub fn local_addrs(&self) -> Vec<SocketAddr> {
+        self.local.clone()
+    }
+
+    /// Queues a frame for a peer whose lane is up. Never waits, and tells at once if the frame has no place.
+    pub fn send(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
+        self.routes.send(to, frame)
+    }
+
+    /// Closes the lane to a peer, if there is one; its `Down` carries this reason. Frames still queued for it may be lost. A peer with a
+    /// known address is dialed again.
+    pub fn disconnect(&self, peer: NodeId, reason: impl Into<String>) {
+        self.routes.hang_up(peer, DownReason::Disconnected(reason.into()));
+    }
+
+    /// Closes every lane in order and ends the thread. Blocks for at most [`SHUTDOWN_WAIT`]; a thread that is not done then is left to
+    /// finish by itself.
+    pub fn shutdown(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        drop(self.stop.take());
+        let Some((thread, done)) = self.thread.take() else { return };
+        // The channel only ever closes.
+        if done.recv_timeout(SHUTDOWN_WAIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            tracing::warn!("the network thread takes its time to end");
+        } else if thread.join().is_err() {
+            tracing::error!("the network thread panicked");
+        }
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

@@ -1,0 +1,287 @@
+//! One lane per pair of nodes: which of the connections between them gets it.
+//!
+//! The node with the lower id is the arbiter of a pair. It opens a lane on the first connection that it dialed or takes the lane on the
+//! first one that it is offered, and turns down every other; the node with the higher id goes along with what it gets. So dials that
+//! cross end with the same single connection on both sides, and the survivor never goes down on the way.
+//!
+//! A newer lane wins over an older one where only a dead older one explains it: at the higher node always (the arbiter would not have
+//! opened another), at the arbiter if the same peer dialed both (it would not have dialed again).
+//!
+//! Invariants, for each peer:
+//! 1. `chosen` and `lane` name connections in `conns`, and the lane is on the chosen one.
+//! 2. At most one of `conns` was dialed by this node.
+//!
+//! It has no I/O and no clock: it decides, and `behaviour` carries out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use libp2p::swarm::ConnectionId;
+
+use super::error::{DownReason, Refusal};
+use super::handler::Report;
+use super::lane::Lane;
+use crate::id::NodeId;
+
+/// What is to be done about a connection, or told to the driver.
+#[derive(Debug)]
+pub(super) enum Verdict {
+    /// Take the lane that was offered on it.
+    Take(NodeId, ConnectionId),
+    /// Close it.
+    Close(NodeId, ConnectionId),
+    /// A lane is open.
+    Up { lane: Arc<Lane>, addr: SocketAddr, outbound: bool },
+    /// A lane is gone.
+    Down { lane: Arc<Lane>, reason: DownReason },
+    /// A connection that this node dialed came to nothing.
+    Failed { conn: ConnectionId, refusal: Refusal },
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Conn {
+    dialed: bool,
+    addr: SocketAddr,
+    /// Its end was decided or reported, so what it still says does not count.
+    over: bool,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    conns: BTreeMap<ConnectionId, Conn>,
+    chosen: Option<ConnectionId>,
+    lane: Option<Arc<Lane>>,
+}
+
+impl Peer {
+    fn chosen_was_dialed(&self) -> bool {
+        self.chosen.and_then(|chosen| self.conns.get(&chosen)).is_some_and(|conn| conn.dialed)
+    }
+}
+
+/// Every connection, and which of them have the lanes.
+#[derive(Debug)]
+pub(super) struct Arbiter {
+    me: NodeId,
+    peers: BTreeMap<NodeId, Peer>,
+    verdicts: VecDeque<Verdict>,
+}
+
+impl Arbiter {
+    pub(super) fn new(me: NodeId) -> Self {
+        Self { me, peers: BTreeMap::new(), verdicts: VecDeque::new() }
+    }
+
+    /// The next thing to do.
+    pub(super) fn next(&mut self) -> Option<Verdict> {
+        self.verdicts.pop_front()
+    }
+
+    /// Whether a connection that was just authenticated is of any use.
+    pub(super) fn wants(&self, node: NodeId, dialed: bool) -> bool {
+        let Some(peer) = self.peers.get(&node) else { return true };
+        if dialed {
+            peer.lane.is_none() && peer.chosen.is_none() && !peer.conns.values().any(|conn| conn.dialed && !conn.over)
+        } else {
+            self.me > node || !peer.chosen_was_dialed()
+        }
+    }
+
+    /// A connection exists.
+    pub(super) fn connected(&mut self, node: NodeId, id: ConnectionId, dialed: bool, addr: SocketAddr) {
+        let arbiter = self.me < node;
+        let peer = self.peers.entry(node).or_default();
+        peer.conns.insert(id, Conn { dialed, addr, over: false });
+        if arbiter && dialed && peer.chosen.is_none() {
+            peer.chosen = Some(id);
+        }
+    }
+
+    /// A connection exists no longer.
+    pub(super) fn disconnected(&mut self, node: NodeId, id: ConnectionId, reason: DownReason) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let conn = peer.conns.remove(&id);
+        if peer.chosen == Some(id) {
+            peer.chosen = None;
+            if let Some(lane) = peer.lane.take() {
+                self.verdicts.push_back(Verdict::Down { lane, reason });
+            }
+        } else if conn.is_some_and(|conn| conn.dialed && !conn.over) && peer.lane.is_none() {
+            self.verdicts.push_back(Verdict::Failed { conn: id, refusal: Refusal::HungUp });
+        }
+        if peer.conns.is_empty() {
+            self.peers.remove(&node);
+        }
+    }
+
+    /// A connection said something.
+    pub(super) fn reported(&mut self, node: NodeId, id: ConnectionId, report: Report) {
+        if self.peers.get(&node).and_then(|peer| peer.conns.get(&id)).is_none_or(|conn| conn.over) {
+            return;
+        }
+        match report {
+            Report::Offered => self.offered(node, id),
+            Report::Open(lane) => self.opened(node, id, lane),
+            Report::Over(reason) => self.end(node, id, Some(reason)),
+            Report::Failed(refusal) => {
+                if self.peers[&node].conns[&id].dialed {
+                    self.verdicts.push_back(Verdict::Failed { conn: id, refusal });
+                }
+                self.end(node, id, None);
+            }
+        }
+    }
+
+    fn offered(&mut self, node: NodeId, id: ConnectionId) {
+        if self.me < node && self.peers[&node].chosen_was_dialed() {
+            self.end(node, id, None);
+            return;
+        }
+        self.choose(node, id);
+        self.verdicts.push_back(Verdict::Take(node, id));
+    }
+
+    fn opened(&mut self, node: NodeId, id: ConnectionId, lane: Arc<Lane>) {
+        self.choose(node, id);
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let conn = peer.conns[&id];
+        peer.lane = Some(Arc::clone(&lane));
+        self.verdicts.push_back(Verdict::Up { lane, addr: conn.addr, outbound: conn.dialed });
+        let others: Vec<ConnectionId> = peer.conns.keys().copied().filter(|other| *other != id).collect();
+        for other in others {
+            self.end(node, other, None);
+        }
+    }
+
+    /// The lane is on this connection from now on; whatever was there before is dead.
+    fn choose(&mut self, node: NodeId, id: ConnectionId) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        match peer.chosen {
+            Some(chosen) if chosen == id => return,
+            Some(chosen) => self.end(node, chosen, Some(DownReason::Replaced)),
+            None => {}
+        }
+        if let Some(peer) = self.peers.get_mut(&node) {
+            peer.chosen = Some(id);
+        }
+    }
+
+    /// Closes a connection and reports its lane, if it had one, as down.
+    fn end(&mut self, node: NodeId, id: ConnectionId, reason: Option<DownReason>) {
+        let Some(peer) = self.peers.get_mut(&node) else { return };
+        let Some(conn) = peer.conns.get_mut(&id) else { return };
+        if std::mem::replace(&mut conn.over, true) {
+            return;
+        }
+        if peer.chosen == Some(id) {
+            peer.chosen = None;
+            if let Some(lane) = peer.lane.take() {
+                self.verdicts.push_back(Verdict::Down { lane, reason: reason.unwrap_or(DownReason::Closed) });
+            }
+        }
+        self.verdicts.push_back(Verdict::Close(node, id));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOW: NodeId = NodeId::from_bytes([1; 32]);
+    const HIGH: NodeId = NodeId::from_bytes([2; 32]);
+
+    fn conn(id: usize) -> ConnectionId {
+        ConnectionId::new_unchecked(id)
+    }
+
+    /// An arbiter with these connections to `peer`, as (number, dialed).
+    fn arbiter(me: NodeId, peer: NodeId, conns: &[(usize, bool)]) -> Arbiter {
+        let mut arbiter = Arbiter::new(me);
+        for (id, dialed) in conns {
+            arbiter.connected(peer, conn(*id), *dialed, "127.0.0.1:1".parse().unwrap());
+        }
+        arbiter
+    }
+
+    fn open(arbiter: &mut Arbiter, peer: NodeId, id: usize) {
+        arbiter.reported(peer, conn(id), Report::Open(Arc::new(Lane::new(peer))));
+    }
+
+    /// What it decided, in short.
+    fn verdicts(arbiter: &mut Arbiter) -> Vec<String> {
+        std::iter::from_fn(|| arbiter.next())
+            .map(|verdict| match verdict {
+                Verdict::Take(_, id) => format!("take {id}"),
+                Verdict::Close(_, id) => format!("close {id}"),
+                Verdict::Up { outbound, .. } => format!("up {}", if outbound { "out" } else { "in" }),
+                Verdict::Down { reason, .. } => format!("down {reason:?}"),
+                Verdict::Failed { conn, refusal } => format!("failed {conn} {refusal:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_lower_node_stays_with_its_own_dial() {
+        let mut low = arbiter(LOW, HIGH, &[(1, true), (2, false)]);
+        low.reported(HIGH, conn(2), Report::Offered);
+        assert_eq!(verdicts(&mut low), ["close 2"]);
+        open(&mut low, HIGH, 1);
+        assert_eq!(verdicts(&mut low), ["up out"]);
+        assert!(!low.wants(HIGH, true) && !low.wants(HIGH, false));
+    }
+
+    #[test]
+    fn the_lower_node_takes_what_it_is_offered_first() {
+        let mut low = arbiter(LOW, HIGH, &[(1, false)]);
+        low.reported(HIGH, conn(1), Report::Offered);
+        open(&mut low, HIGH, 1);
+        assert_eq!(verdicts(&mut low), ["take 1", "up in"]);
+        assert!(!low.wants(HIGH, true));
+    }
+
+    #[test]
+    fn the_higher_node_goes_along() {
+        let mut high = arbiter(HIGH, LOW, &[(1, true), (2, false)]);
+        high.reported(LOW, conn(2), Report::Offered);
+        open(&mut high, LOW, 2);
+        assert_eq!(verdicts(&mut high), ["take 2", "up in", "close 1"]);
+        high.disconnected(LOW, conn(1), DownReason::Closed);
+        assert_eq!(verdicts(&mut high), [""; 0]);
+    }
+
+    #[test]
+    fn a_newer_lane_replaces_a_dead_one() {
+        for (me, peer) in [(HIGH, LOW), (LOW, HIGH)] {
+            let mut arbiter = arbiter(me, peer, &[(1, false)]);
+            arbiter.reported(peer, conn(1), Report::Offered);
+            open(&mut arbiter, peer, 1);
+            assert!(arbiter.wants(peer, false));
+            arbiter.connected(peer, conn(2), false, "127.0.0.1:2".parse().unwrap());
+            arbiter.reported(peer, conn(2), Report::Offered);
+            open(&mut arbiter, peer, 2);
+            assert_eq!(verdicts(&mut arbiter), ["take 1", "up in", "down Replaced", "close 1", "take 2", "up in"]);
+        }
+    }
+
+    #[test]
+    fn the_end_is_reported_once() {
+        let mut low = arbiter(LOW, HIGH, &[(1, true)]);
+        open(&mut low, HIGH, 1);
+        low.reported(HIGH, conn(1), Report::Over(DownReason::Silent));
+        low.disconnected(HIGH, conn(1), DownReason::Closed);
+        assert_eq!(verdicts(&mut low), ["up out", "down Silent", "close 1"]);
+        assert!(low.wants(HIGH, true) && low.peers.is_empty());
+    }
+
+    #[test]
+    fn a_dial_without_a_lane_is_reported_once() {
+        let mut low = arbiter(LOW, HIGH, &[(1, true)]);
+        low.reported(HIGH, conn(1), Report::Failed(Refusal::NotEvalmesh));
+        low.disconnected(HIGH, conn(1), DownReason::Closed);
+        assert_eq!(verdicts(&mut low), ["failed 1 NotEvalmesh", "close 1"]);
+        let mut high = arbiter(HIGH, LOW, &[(1, true)]);
+        high.disconnected(LOW, conn(1), DownReason::Closed);
+        assert_eq!(verdicts(&mut high), ["failed 1 HungUp"]);
+    }
+}

@@ -1,0 +1,181 @@
+//! The lane's side of one connection: opening it, taking it, running it, reporting its end.
+//!
+//! The dialer opens a stream and waits for one byte; the listener asks the behaviour, which may take the lane or close the connection.
+//! Invariant: at most one stream is used per connection, and a connection that has no lane when `open_lane` is over is reported as failed.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::{AsyncRead, FutureExt};
+use libp2p::core::upgrade::ReadyUpgrade;
+use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
+use libp2p::swarm::{
+    ConnectionHandler, ConnectionHandlerEvent, Stream, StreamProtocol, StreamUpgradeError, SubstreamProtocol,
+};
+use tokio::sync::mpsc::Sender;
+use tokio::time::Sleep;
+
+use super::error::{DownReason, Refusal};
+use super::lane::{ACCEPTED, Lane, LaneIo};
+use super::limits::Timings;
+use super::{LANE_PROTOCOL, NetEvent};
+use crate::id::NodeId;
+
+/// The behaviour takes the lane that was offered.
+#[derive(Debug)]
+pub(super) struct Take;
+
+/// What a connection reports.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// The peer, which dialed, offers a lane.
+    Offered,
+    /// The lane works in both directions.
+    Open(Arc<Lane>),
+    /// The lane is over.
+    Over(DownReason),
+    /// There will be no lane.
+    Failed(Refusal),
+}
+
+enum State {
+    /// Dialer: nothing asked yet.
+    Fresh,
+    /// Dialer: the stream is being negotiated. Listener: no stream has come yet.
+    Idle,
+    /// Dialer: waiting for the peer to take the lane.
+    Offering(Stream),
+    /// Listener: waiting for the behaviour to take the lane.
+    Offered(Stream),
+    Running(Box<LaneIo<Stream>>),
+    Done,
+}
+
+/// One connection.
+pub(super) struct Handler {
+    peer: NodeId,
+    events: Sender<NetEvent>,
+    timings: Timings,
+    dialer: bool,
+    state: State,
+    reports: VecDeque<Report>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl Handler {
+    pub(super) fn new(peer: NodeId, dialer: bool, events: Sender<NetEvent>, timings: Timings) -> Self {
+        Self {
+            peer,
+            events,
+            timings,
+            dialer,
+            state: if dialer { State::Fresh } else { State::Idle },
+            reports: VecDeque::new(),
+            deadline: Box::pin(tokio::time::sleep(timings.open_lane)),
+        }
+    }
+
+    fn run(&mut self, stream: Stream, first: &[u8]) {
+        let lane = Arc::new(Lane::new(self.peer));
+        self.reports.push_back(Report::Open(Arc::clone(&lane)));
+        let io = LaneIo::new(stream, lane, self.events.clone(), &self.timings, first);
+        self.state = State::Running(Box::new(io));
+    }
+
+    fn fail(&mut self, refusal: Refusal) {
+        self.state = State::Done;
+        self.reports.push_back(Report::Failed(refusal));
+    }
+
+    /// Reads the byte that says the lane is taken.
+    fn poll_answer(&mut self, cx: &mut Context<'_>) {
+        let State::Offering(stream) = &mut self.state else { return };
+        let mut answer = [0];
+        let Poll::Ready(read) = Pin::new(stream).poll_read(cx, &mut answer) else { return };
+        match (read, std::mem::replace(&mut self.state, State::Done)) {
+            (Ok(1), State::Offering(stream)) if answer == [ACCEPTED] => self.run(stream, &[]),
+            (Ok(1), _) => self.fail(Refusal::NotEvalmesh),
+            _ => self.fail(Refusal::HungUp),
+        }
+    }
+}
+
+impl ConnectionHandler for Handler {
+    type FromBehaviour = Take;
+    type ToBehaviour = Report;
+    type InboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type OutboundProtocol = ReadyUpgrade<StreamProtocol>;
+    type InboundOpenInfo = ();
+    type OutboundOpenInfo = ();
+
+    fn listen_protocol(&self) -> SubstreamProtocol<Self::InboundProtocol> {
+        SubstreamProtocol::new(ReadyUpgrade::new(LANE_PROTOCOL), ()).with_timeout(self.timings.open_lane)
+    }
+
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<ConnectionHandlerEvent<Self::OutboundProtocol, (), Self::ToBehaviour>> {
+        if let State::Fresh = self.state {
+            self.state = State::Idle;
+            return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: self.listen_protocol() });
+        }
+        self.poll_answer(cx);
+        if let State::Running(io) = &mut self.state {
+            // The report that it is open goes first.
+            if self.reports.is_empty()
+                && let Poll::Ready(reason) = io.poll(cx)
+            {
+                self.state = State::Done;
+                self.reports.push_back(Report::Over(reason));
+            }
+        } else if !matches!(self.state, State::Done) && self.deadline.poll_unpin(cx).is_ready() {
+            self.fail(Refusal::TimedOut);
+        }
+        match self.reports.pop_front() {
+            Some(report) => Poll::Ready(ConnectionHandlerEvent::NotifyBehaviour(report)),
+            None => Poll::Pending,
+        }
+    }
+
+    fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Option<Self::ToBehaviour>> {
+        if let State::Running(io) = &mut self.state {
+            io.finish(cx);
+        }
+        self.state = State::Done;
+        Poll::Ready(None)
+    }
+
+    fn on_behaviour_event(&mut self, Take: Take) {
+        match std::mem::replace(&mut self.state, State::Done) {
+            State::Offered(stream) => self.run(stream, &[ACCEPTED]),
+            other => self.state = other,
+        }
+    }
+
+    fn on_connection_event(&mut self, event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>) {
+        match event {
+            ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
+                if let State::Idle = self.state {
+                    self.state = State::Offering(protocol);
+                }
+            }
+            // Only the dialer opens a lane, and only one; any further stream is dropped, which resets it.
+            ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => {
+                if let (State::Idle, false) = (&self.state, self.dialer) {
+                    self.state = State::Offered(protocol);
+                    self.reports.push_back(Report::Offered);
+                }
+            }
+            ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => self.fail(match error {
+                StreamUpgradeError::Timeout => Refusal::TimedOut,
+                StreamUpgradeError::NegotiationFailed => Refusal::NotEvalmesh,
+                StreamUpgradeError::Io(_) => Refusal::HungUp,
+                StreamUpgradeError::Apply(never) => match never {},
+            }),
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The stack below a lane: TCP without Nagle's delay, noise with the fleet secret in its prologue, yamux.
+//!
+//! Invariant: whatever goes wrong before a connection is authenticated ends, in bounded time, as one [`HandshakeError`]. The secret costs
+//! nothing per byte: it is hashed into the handshake, and with another one the first encrypted message cannot be read.
+
+use std::error::Error;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::FutureExt;
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox, StreamMuxerEvent};
+use libp2p::core::transport::Boxed;
+use libp2p::core::transport::timeout::TransportTimeoutError;
+use libp2p::core::upgrade::{NegotiationError, ProtocolError, Version};
+use libp2p::identity::Keypair;
+use libp2p::swarm::derive_prelude::Either;
+use libp2p::{PeerId, Transport, noise, tcp, yamux};
+
+use super::LANE_PROTOCOL;
+use super::limits::{MAX_STREAMS, Timings};
+use super::secret::FleetSecret;
+use crate::identity::Identity;
+
+/// What the secret is used for here; changing it is a new fleet.
+const PROLOGUE_CONTEXT: &str = "evalmesh 2026-11-21 noise prologue v1";
+
+/// Why there is no authenticated connection.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum HandshakeError {
+    #[error("no answer in time")]
+    TimedOut,
+    #[error("no connection")]
+    Tcp(#[source] io::Error),
+    #[error("another fleet secret")]
+    OtherSecret,
+    #[error("no common protocol")]
+    OtherProtocol,
+    #[error("hung up during the handshake")]
+    HungUp,
+    #[error("the handshake failed: {0}")]
+    Failed(String),
+}
+
+impl HandshakeError {
+    /// libp2p does not let us name the error of an upgrade, but its source is one of these.
+    fn in_upgrade(error: &dyn Error) -> Self {
+        let Some(source) = error.source() else { return Self::Failed(error.to_string()) };
+        match (source.downcast_ref(), source.downcast_ref(), source.downcast_ref()) {
+            (Some(error), _, _) => Self::in_negotiation(error),
+            (_, Some(error), _) => Self::in_noise(error),
+            (_, _, Some(error)) => Self::in_io(error),
+            _ => Self::Failed(source.to_string()),
+        }
+    }
+
+    fn in_negotiation(error: &NegotiationError) -> Self {
+        match error {
+            NegotiationError::ProtocolError(ProtocolError::IoError(error)) => Self::in_io(error),
+            NegotiationError::ProtocolError(_) => Self::OtherProtocol,
+            // An answer that speaks libp2p but not noise, or none at all before the end: the latter is far more common.
+            NegotiationError::Failed => Self::HungUp,
+        }
+    }
+
+    fn in_noise(error: &noise::Error) -> Self {
+        match error {
+            // The prologue is part of what the first encrypted message authenticates, so a decrypt error is how it shows.
+            noise::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => Self::OtherSecret,
+            noise::Error::Io(error) => Self::in_io(error),
+            error => Self::Failed(error.to_string()),
+        }
+    }
+
+    fn in_io(error: &io::Error) -> Self {
+        use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof, WriteZero};
+        match error.kind() {
+            BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof | WriteZero => Self::HungUp,
+            _ => Self::Failed(error.to_string()),
+        }
+    }
+}
+
+/// The libp2p form of the node's key.
+pub(super) fn keypair(identity: &Identity) -> Result<Keypair, String> {
+    Keypair::ed25519_from_bytes(identity.seed()).map_err(|error| error.to_string())
+}
+
+/// The whole stack. Its errors hold a [`HandshakeError`].
+pub(super) fn build(
+    key: &Keypair,
+    secret: &FleetSecret,
+    timings: &Timings,
+) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
+    let mut prologue = secret.derive(PROLOGUE_CONTEXT).to_vec();
+    prologue.extend_from_slice(LANE_PROTOCOL.as_ref().as_bytes());
+    let noise = noise::Config::new(key).map_err(|error| error.to_string())?.with_prologue(prologue);
+    let mut yamux = yamux::Config::default();
+    yamux.set_max_num_streams(MAX_STREAMS);
+    let close = timings.close;
+    Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        // Not the lazy version: with that, an answer in another protocol would show up as a failure of noise.
+        .upgrade(Version::V1)
+        .authenticate(noise)
+        .multiplex(yamux)
+        .timeout(timings.handshake)
+        .map_err(|error| match error {
+            TransportTimeoutError::Timeout => HandshakeError::TimedOut,
+            TransportTimeoutError::TimerError(error) => HandshakeError::Failed(error.to_string()),
+            TransportTimeoutError::Other(Either::Left(Either::Left(error))) => HandshakeError::Tcp(error),
+            TransportTimeoutError::Other(Either::Left(Either::Right(error))) => HandshakeError::in_upgrade(&error),
+            TransportTimeoutError::Other(Either::Right(error)) => HandshakeError::in_upgrade(&error),
+        })
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(BoundedClose::new(muxer, close))))
+        .boxed())
+}
+
+/// A multiplexer whose orderly close gives up after a while. Without it a peer that reads nothing keeps our half alive for ever.
+struct BoundedClose<M> {
+    inner: M,
+    limit: Duration,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<M> BoundedClose<M> {
+    fn new(inner: M, limit: Duration) -> Self {
+        Self { inner, limit, timer: None }
+    }
+}
+
+impl<M> StreamMuxer for BoundedClose<M>
+where
+    M: StreamMuxer + Unpin,
+    M::Error: Into<io::Error>,
+{
+    type Substream = M::Substream;
+    type Error = io::Error;
+
+    fn poll_inbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Self::Substream>> {
+        Pin::new(&mut self.inner).poll_inbound(cx).map_err(Into::into)
+    }
+
+    fn poll_outbound(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<Self::Substream>> {
+        Pin::new(&mut self.inner).poll_outbound(cx).map_err(Into::into)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Poll::Ready(closed) = Pin::new(&mut self.inner).poll_close(cx) {
+            return Poll::Ready(closed.map_err(Into::into));
+        }
+        let limit = self.limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        timer.poll_unpin(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<StreamMuxerEvent>> {
+        Pin::new(&mut self.inner).poll(cx).map_err(Into::into)
+    }
+}
