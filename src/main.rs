@@ -1,1 +1,3 @@
+//! The `evalmesh` command.
+
 fn main() {}

@@ -116,7 +116,7 @@ fn crate_paths(line: &str) -> Vec<String> {
     for rest in line.split("crate::").skip(1) {
         match rest.strip_prefix('{') {
             Some(group) => {
-                names.extend(group.split([',', '}']).map(|part| word(part.trim())).filter(|w| !w.is_empty()))
+                names.extend(group.split([',', '}']).map(|part| word(part.trim())).filter(|w| !w.is_empty()));
             }
             None => names.push(word(rest)),
         }

@@ -63,12 +63,16 @@ impl Pool {
             let result = catch_unwind(AssertUnwindSafe(work));
             answer(&in_task, result.unwrap_or_else(|_| Err(EvalError::Failed("it panicked".to_owned()))));
         };
-        if let Err(error) = self.queue.try_send(Box::new(task)) {
-            let error = match error {
-                TrySendError::Full(_) => EvalError::Busy { what: "compute queue".to_owned(), bound: QUEUE as u64 },
-                TrySendError::Disconnected(_) => EvalError::Closed,
-            };
+        if let Err(error) = self.spawn(task) {
             answer(&done, Err(error));
         }
+    }
+
+    /// Runs a task on one of the threads, unless the queue is full. The task must not panic.
+    pub fn spawn(&self, task: impl FnOnce() + Send + 'static) -> Result<(), EvalError> {
+        self.queue.try_send(Box::new(task)).map_err(|error| match error {
+            TrySendError::Full(_) => EvalError::Busy { what: "compute queue".to_owned(), bound: QUEUE as u64 },
+            TrySendError::Disconnected(_) => EvalError::Closed,
+        })
     }
 }

@@ -9,7 +9,7 @@ use evalmesh::reply::{Facts, OutputFile, Payload, Reply, Status, TrapCode};
 use evalmesh::request::{Class, Engine, Program, Request, Slot, Source};
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn request() -> Request {

@@ -80,7 +80,7 @@ fn relevant_changes(request: &Request) -> Vec<(&'static str, Request)> {
             Payload::Stored(blob)
         }
     };
-    let mut changes = vec![
+    let mut all = vec![
         changed("engine", &|r| {
             r.program.engine = if r.program.engine == Engine::Wasm { Engine::Gpu } else { Engine::Wasm };
         }),
@@ -114,25 +114,25 @@ fn relevant_changes(request: &Request) -> Vec<(&'static str, Request)> {
         }),
     ];
     if !request.args.is_empty() {
-        changes.push(changed("an argument", &|r| r.args[0].push('x')));
-        changes.push(changed("argument split", &|r| {
+        all.push(changed("an argument", &|r| r.args[0].push('x')));
+        all.push(changed("argument split", &|r| {
             let last = r.args.pop().expect("not empty");
             r.args.extend([last, String::new()]);
         }));
     }
     if let Some((slot, Source::Payload(payload))) = request.inputs.first_key_value() {
-        changes.push(changed("an input's bytes", &|r| {
-            drop(r.inputs.insert(slot.clone(), Source::Payload(more(payload))))
+        all.push(changed("an input's bytes", &|r| {
+            drop(r.inputs.insert(slot.clone(), Source::Payload(more(payload))));
         }));
-        changes.push(changed("an input's slot", &|r| {
+        all.push(changed("an input's slot", &|r| {
             let source = r.inputs.remove(slot).expect("it is there");
             r.inputs.insert(Slot::File("not/generated/by/the/strategy".parse().expect("a path")), source);
         }));
     }
     if let Some(name) = request.env.keys().next() {
-        changes.push(changed("a variable's value", &|r| r.env.get_mut(name).expect("it is there").push('x')));
+        all.push(changed("a variable's value", &|r| r.env.get_mut(name).expect("it is there").push('x')));
     }
-    changes
+    all
 }
 
 /// Every way to ask the same question differently.
@@ -192,7 +192,8 @@ proptest! {
 #[test]
 fn what_is_malformed_has_no_id() {
     let request = || Request::new(Program::wasm(&b"\0asm"[..]));
-    for (wrong, text) in [("nul", "a\0b")] {
+    {
+        let (wrong, text) = ("nul", "a\0b");
         assert_eq!(request().arg(text).id(), Err(RequestError::Text(text.to_owned())), "{wrong}");
         assert!(matches!(request().env(text, "v").id(), Err(RequestError::Text(_))), "{wrong}");
         assert!(matches!(request().env("N", text).id(), Err(RequestError::Text(_))), "{wrong}");

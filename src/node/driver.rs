@@ -1,0 +1,321 @@
+//! The node's loop: one thread, one small runtime, one `select!`, and the fabric in the middle.
+//!
+//! `select!` turns every source into one [`Event`]; taking it is synchronous. Whatever may block (disk, hashing, signatures, programs) runs
+//! on other threads and comes back as an event. Invariant: nothing is awaited here but the next event.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_channel::oneshot;
+use tokio::sync::mpsc;
+use tracing::{debug, warn};
+
+use crate::cassette::{Cassette, RecorderHandle};
+use crate::error::EvalError;
+use crate::evaluator::pool::Pool;
+use crate::evaluator::{Cancel, Job};
+use crate::fabric::{Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform};
+use crate::id::{ContentId, Digest, NodeId};
+use crate::identity::{Ed25519, MemoVerifier, Signer};
+use crate::limits::INLINE_REPLY;
+use crate::message::{AskId, Batch, Message};
+use crate::node::clock::{Clock, unix_micros};
+use crate::node::evaluators::Evaluators;
+use crate::node::lanes::{LaneEvent, Lanes};
+use crate::node::resolve::load;
+use crate::node::shared::Shared;
+use crate::proof::Evidence;
+use crate::record::{Observation, Record, Resolved};
+use crate::reply::{Payload, Reply};
+use crate::verified::{Checked, VerifiedReply};
+
+/// Events that may wait for the loop. Callers wait when it is full; completions come from a bounded number of threads.
+pub(super) const EVENTS: usize = 16 * 1024;
+
+/// Who waits for the outcome of a job.
+pub(super) type Waiting = oneshot::Sender<Result<Delivery, EvalError>>;
+
+/// What happens to the loop.
+pub(super) enum Event {
+    /// A caller asks.
+    Ask(Ask, Waiting),
+    /// Something for the fabric.
+    Fabric(Input),
+    /// Shut down.
+    Stop,
+}
+
+/// Everything that the loop owns.
+pub(super) struct Driver {
+    pub(super) clock: Clock,
+    pub(super) fabric: Fabric,
+    pub(super) hands: Hands,
+}
+
+/// What carries out the fabric's outputs.
+pub(super) struct Hands {
+    pub(super) signer: Arc<dyn Signer>,
+    pub(super) verifier: Arc<MemoVerifier<Ed25519>>,
+    pub(super) cassette: Cassette,
+    pub(super) recorder: RecorderHandle,
+    pub(super) evaluators: Arc<Evaluators>,
+    pub(super) lanes: Lanes,
+    pub(super) shared: Arc<Shared>,
+    /// Threads for disk, hashing and signatures.
+    pub(super) io: Pool,
+    pub(super) events: mpsc::Sender<Event>,
+    pub(super) waiting: BTreeMap<JobId, Waiting>,
+    pub(super) running: BTreeMap<FlightId, Cancel>,
+    pub(super) wake_at: Option<Time>,
+}
+
+impl Driver {
+    /// Runs until it is told to stop, then ends everything in order: callers, peers, evaluations. The recorder is closed by its owner.
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+        let mut outputs = Vec::new();
+        self.apply(Input::Wake, &mut outputs);
+        loop {
+            let wake = self.hands.wake_at.map(|at| tokio::time::Instant::from_std(self.clock.instant(at)));
+            let sleep = async {
+                match wake {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = events.recv() => match event {
+                    None | Some(Event::Stop) => break,
+                    Some(Event::Ask(ask, waiting)) => {
+                        self.hands.waiting.insert(ask.job, waiting);
+                        self.apply(Input::Eval(ask), &mut outputs);
+                    }
+                    Some(Event::Fabric(input)) => self.apply(input, &mut outputs),
+                },
+                lane = self.hands.lanes.next() => {
+                    if let Some(input) = self.hands.on_lane(lane) {
+                        self.apply(input, &mut outputs);
+                    }
+                }
+                () = sleep => {
+                    self.hands.wake_at = None;
+                    self.apply(Input::Wake, &mut outputs);
+                }
+            }
+        }
+        for (_, cancel) in std::mem::take(&mut self.hands.running) {
+            cancel.cancel();
+        }
+        for (_, waiting) in std::mem::take(&mut self.hands.waiting) {
+            // A caller that went away needs no answer.
+            let _ = waiting.send(Err(EvalError::Closed));
+        }
+        self.hands.lanes.close();
+    }
+
+    fn apply(&mut self, input: Input, outputs: &mut Vec<Output>) {
+        if let Input::Computed(flight, _) = &input {
+            self.hands.running.remove(flight);
+        }
+        if let Input::Abandon(job) = &input {
+            self.hands.waiting.remove(job);
+        }
+        self.fabric.handle(self.clock.now(), input, outputs);
+        perform(outputs, &mut self.hands);
+        self.hands.shared.note(&self.fabric);
+    }
+}
+
+impl Hands {
+    fn on_lane(&mut self, event: LaneEvent) -> Option<Input> {
+        match event {
+            LaneEvent::Up(peer, address) => {
+                self.shared.peer_up(peer, address);
+                Some(Input::PeerUp(peer))
+            }
+            LaneEvent::Down(peer) => {
+                self.shared.peer_down(peer);
+                Some(Input::PeerDown(peer))
+            }
+            LaneEvent::Frame(peer, bytes) => Some(match crate::wire::decode(&bytes) {
+                Ok(message) => Input::Message(peer, message),
+                Err(error) => Input::Garbage(peer, error.to_string()),
+            }),
+            LaneEvent::Refused(refused) => {
+                self.shared.peer_refused(refused);
+                None
+            }
+            LaneEvent::Listening(address) => {
+                self.shared.listening(address);
+                None
+            }
+        }
+    }
+
+    /// Runs `work` on an I/O thread and hands its input to the loop; `instead` if the queue is full.
+    fn off_loop(&self, work: impl FnOnce() -> Input + Send + 'static, instead: impl FnOnce(EvalError) -> Input) {
+        let events = self.events.clone();
+        let task = move || drop(events.blocking_send(Event::Fabric(work())));
+        if let Err(error) = self.io.spawn(task)
+            && self.events.try_send(Event::Fabric(instead(error))).is_err()
+        {
+            warn!("the node is overloaded: an event was lost");
+        }
+    }
+}
+
+impl Effects for Hands {
+    fn send(&mut self, to: NodeId, message: Message) {
+        match crate::wire::encode(&message) {
+            Ok(frame) => {
+                if let Err(error) = self.lanes.send(to, frame) {
+                    self.shared.count_dropped();
+                    debug!(peer = %to.short(), %error, "a message was not sent");
+                }
+            }
+            Err(error) => warn!(%error, "a message has no wire form"),
+        }
+    }
+
+    fn disconnect(&mut self, peer: NodeId, reason: Disconnect) {
+        warn!(peer = %peer.short(), %reason, "ending the connection");
+        self.lanes.disconnect(peer, &reason.to_string());
+    }
+
+    fn compute(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>) {
+        let cancel = Cancel::default();
+        self.running.insert(flight, cancel.clone());
+        let (cassette, evaluators, events) = (self.cassette.clone(), Arc::clone(&self.evaluators), self.events.clone());
+        let task = move || {
+            let events_too = events.clone();
+            let done = Box::new(move |result| drop(events_too.blocking_send(Event::Fabric(Input::Computed(flight, result)))));
+            let job = load(&cassette, &resolved.request).map(|(code, inputs)| Job {
+                id,
+                request: Arc::new(resolved.request.clone()),
+                code,
+                inputs,
+                budget: None,
+                cancel,
+            });
+            match job {
+                Ok(job) => evaluators.start(job, done),
+                Err(error) => done(Err(error)),
+            }
+        };
+        if let Err(error) = self.io.spawn(task)
+            && self.events.try_send(Event::Fabric(Input::Computed(flight, Err(error)))).is_err()
+        {
+            warn!("the node is overloaded: an evaluation was lost");
+        }
+    }
+
+    fn cancel_compute(&mut self, flight: FlightId) {
+        if let Some(cancel) = self.running.remove(&flight) {
+            cancel.cancel();
+        }
+    }
+
+    fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
+        let (verifier, cassette) = (Arc::clone(&self.verifier), self.cassette.clone());
+        let work = move || {
+            let checked = VerifiedReply::check(id, evidence, payloads, &*verifier).map_err(|why| why.to_string());
+            let retracted = |record: &Record| cassette.is_retracted(id, record.answer());
+            match checked {
+                Ok(Checked::Complete(reply)) if retracted(reply.record()) => {
+                    Input::Message(from, Message::NotHeld { ask })
+                }
+                checked => Input::Checked(from, ask, checked),
+            }
+        };
+        self.off_loop(work, |_| Input::Message(from, Message::NotHeld { ask }));
+    }
+
+    fn check_head(&mut self, from: NodeId, batch: Batch) {
+        let verifier = Arc::clone(&self.verifier);
+        self.off_loop(
+            move || {
+                let holds = batch.head.node == from && batch.head.verify(&*verifier);
+                Input::HeadChecked(from, batch, holds)
+            },
+            // What was not merged is pulled again with the next heartbeat.
+            |_| Input::Wake,
+        );
+    }
+
+    fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
+        let (recorder, events, producer) = (self.recorder.clone(), self.events.clone(), self.signer.node());
+        let task = move || {
+            let about = Observation {
+                request: id,
+                kind: resolved.request.kind(),
+                class: resolved.request.class.clone(),
+                observed_at: unix_micros(),
+                trace: None,
+                upstream: resolved.upstream.clone(),
+            };
+            let record = Record::observe(about, &reply, producer);
+            let payloads = reply.payloads().filter_map(Payload::bytes).cloned().collect();
+            let done = move |result: Result<_, crate::ledger::LedgerError>| {
+                let result = result.map(drop).map_err(|error| error.to_string());
+                drop(events.blocking_send(Event::Fabric(Input::Recorded(flight, result))));
+            };
+            recorder.record(record, payloads, Box::new(done));
+        };
+        if let Err(error) = self.io.spawn(task) {
+            let input = Input::Recorded(flight, Err(error.to_string()));
+            if self.events.try_send(Event::Fabric(input)).is_err() {
+                warn!("the node is overloaded: a record was lost");
+            }
+        }
+    }
+
+    fn adopt(&mut self, reply: Box<VerifiedReply>, announce: bool) {
+        let (record, payloads, evidence) = reply.into_parts();
+        let done = |result: Result<_, crate::ledger::LedgerError>| {
+            if let Err(error) = result.map(drop) {
+                debug!(%error, "a fetched reply was not adopted");
+            }
+        };
+        self.recorder.adopt(evidence, record, payloads, announce, Box::new(done));
+    }
+
+    fn look_up(&mut self, peer: NodeId, ask: AskId, id: ContentId) {
+        let (cassette, signer) = (self.cassette.clone(), Arc::clone(&self.signer));
+        let work = move || {
+            let found = cassette.evidence(id, &*signer).unwrap_or_else(|error| {
+                warn!(%error, id = %id.short(), "cannot serve an answer");
+                None
+            });
+            let found = found.map(|(held, evidence)| {
+                let payloads: Vec<_> = held.reply.payloads().filter_map(Payload::bytes).cloned().collect();
+                let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
+                (evidence, if fits { payloads } else { Vec::new() })
+            });
+            Input::Found(peer, ask, found)
+        };
+        self.off_loop(work, |_| Input::Found(peer, ask, None));
+    }
+
+    fn read_chunk(&mut self, peer: NodeId, ask: AskId, id: ContentId, blob: Digest, offset: u64, len: u32) {
+        let cassette = self.cassette.clone();
+        let work = move || Input::FoundChunk(peer, ask, cassette.payload_range(id, blob, offset, len).ok().flatten());
+        self.off_loop(work, |_| Input::FoundChunk(peer, ask, None));
+    }
+
+    fn read_log(&mut self, peer: Option<NodeId>, from: u64) {
+        let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
+        let work = move || Input::LogRead(peer, reader.batch(from, crate::limits::BATCH_FACTS, &*signer));
+        self.off_loop(work, |_| Input::LogRead(peer, None));
+    }
+
+    fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {
+        if let Some(waiting) = self.waiting.remove(&job) {
+            // A caller that went away needs no answer.
+            let _ = waiting.send(outcome);
+        }
+    }
+
+    fn wake_at(&mut self, at: Time) {
+        self.wake_at = Some(at);
+    }
+}

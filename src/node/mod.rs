@@ -1,0 +1,258 @@
+//! A running node: the public door [`Node::eval`], and everything that makes it run.
+//!
+//! A node owns one ledger, one loop thread (`driver`), its compute threads and its lanes. Handles are cheap to clone; the node stops when
+//! [`Node::shutdown`] is called or the last handle is dropped. A hit in the cassette is answered on the caller's own thread and never
+//! reaches the loop. This module is tokio's place; decisions are the fabric's.
+
+mod builder;
+mod clock;
+pub mod control;
+mod driver;
+mod evaluators;
+mod keyfile;
+mod lanes;
+mod resolve;
+mod shared;
+pub mod status;
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+
+use futures_channel::oneshot;
+use tokio::sync::mpsc;
+
+pub use self::builder::{NodeBuilder, StartError};
+pub use self::clock::{random, unix_micros};
+use self::clock::Clock;
+use self::driver::Event;
+use self::evaluators::Evaluators;
+pub use self::keyfile::KeyError;
+use self::shared::Shared;
+use self::status::{AnswerCounts, LedgerStatus, Status, TrafficCounts};
+use crate::cassette::{Cassette, Lookup, Tier};
+use crate::error::{EvalError, NotHeld, Refusal};
+use crate::eval::{Answer, Eval, Origin};
+use crate::fabric::{Ask, Input, JobId};
+use crate::id::{ContentId, NodeId};
+use crate::request::{AnswerFrom, Name, Request};
+
+/// A handle on a running node. See the module's front page.
+#[derive(Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+    /// Stops the node with the last user's handle; the node's own handles (the control socket's) have none.
+    guard: Option<Arc<StopOnDrop>>,
+}
+
+struct Inner {
+    me: NodeId,
+    data_dir: Option<PathBuf>,
+    grants: Vec<Name>,
+    cassette: Cassette,
+    evaluators: Arc<Evaluators>,
+    events: mpsc::Sender<Event>,
+    shared: Arc<Shared>,
+    clock: Clock,
+    next_job: AtomicU64,
+    /// The loop thread, until somebody joins it.
+    thread: Mutex<Option<thread::JoinHandle<()>>>,
+}
+
+struct StopOnDrop(Arc<Inner>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+impl Inner {
+    /// Tells the loop to stop and waits until everything is written and closed.
+    fn stop(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        let mut stop = Event::Stop;
+        // The queue is drained by the loop all the time; `blocking_send` would panic inside somebody's runtime.
+        while let Err(mpsc::error::TrySendError::Full(back)) = self.events.try_send(stop) {
+            stop = back;
+            thread::sleep(std::time::Duration::from_millis(1));
+        }
+        if thread.thread().id() != thread::current().id() && thread.join().is_err() {
+            tracing::error!("the node's loop panicked");
+        }
+    }
+}
+
+impl Node {
+    /// A node with default settings; see [`NodeBuilder`].
+    #[must_use]
+    pub fn builder() -> NodeBuilder {
+        NodeBuilder::default()
+    }
+
+    /// This node's name.
+    #[must_use]
+    pub fn id(&self) -> NodeId {
+        self.inner.me
+    }
+
+    /// The cassette: this node's memory.
+    #[must_use]
+    pub fn cassette(&self) -> &Cassette {
+        &self.inner.cassette
+    }
+
+    /// Stops the node: callers get [`EvalError::Closed`], peers are told, everything acknowledged is on disk when this returns.
+    pub fn shutdown(self) {
+        self.inner.stop();
+    }
+
+    /// A held answer to a question of which only the id is known, from this node or its peers.
+    pub async fn get(&self, id: ContentId) -> Result<Answer, EvalError> {
+        let why = match self.look_up(id)? {
+            Ok(answer) => return Ok(answer),
+            Err(why) => why,
+        };
+        self.ask(id, None, AnswerFrom::HeldOnly, None, why).await
+    }
+
+    /// How the node is.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let inner = &*self.inner;
+        let view = inner.shared.view();
+        let ledger = inner.cassette.ledger();
+        let cassette = inner.cassette.stats();
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: inner.me,
+            pid: std::process::id(),
+            uptime: inner.clock.now().0,
+            data_dir: inner.data_dir.clone(),
+            addresses: view.addresses,
+            evaluators: inner.evaluators.versions(),
+            peers: view.peers.into_values().collect(),
+            refused: view.refused.into_values().collect(),
+            in_flight: view.in_flight,
+            index_facts: view.index_facts,
+            answers: AnswerCounts {
+                ram: load(&inner.shared.ram),
+                disk: load(&inner.shared.disk),
+                fetched: view.counters.fetched,
+                computed: view.counters.computed,
+                joined: view.counters.joined,
+            },
+            traffic: TrafficCounts {
+                asks_sent: view.counters.asks_sent,
+                hedged: view.counters.hedged,
+                served: view.counters.served,
+                batches: view.counters.batches,
+                disbelieved: view.counters.disbelieved,
+                dropped: load(&inner.shared.dropped),
+            },
+            ledger: LedgerStatus {
+                entries: ledger.length(),
+                durable: ledger.durable(),
+                epochs: ledger.lineage().len() as u64,
+                answers: cassette.answers,
+                damaged: cassette.damaged,
+            },
+        }
+    }
+
+    /// Answers a request that may itself be an input of another one.
+    async fn eval_at(&self, request: Request, depth: usize) -> Result<Answer, EvalError> {
+        let resolved = resolve::resolve(self, request, depth).await?;
+        Eval::admit(self, &resolved.request)?;
+        let id = resolved.request.id()?;
+        let options = &resolved.request.options;
+        let (answer_from, timeout) = (options.answer_from, options.timeout);
+        let mut why = NotHeld::NeverSeen;
+        if answer_from != AnswerFrom::ComputedOnly && resolved.request.class.is_memoised() {
+            match self.look_up(id)? {
+                Ok(answer) => return Ok(answer),
+                Err(miss) => why = miss,
+            }
+        }
+        let resolved = (answer_from != AnswerFrom::HeldOnly).then(|| Arc::new(resolved));
+        self.ask_resolved(Ask { job: self.fresh_job(), id, request: resolved, answer_from, timeout }, why).await
+    }
+
+    fn look_up(&self, id: ContentId) -> Result<Result<Answer, NotHeld>, EvalError> {
+        let looked_up = self.inner.cassette.lookup(id).map_err(|error| EvalError::Ledger(error.to_string()))?;
+        Ok(match looked_up {
+            Lookup::Miss(why) => Err(why),
+            Lookup::Hit(held) => {
+                let (origin, counter) = match held.tier {
+                    Tier::Ram => (Origin::Ram, &self.inner.shared.ram),
+                    Tier::Disk => (Origin::Disk, &self.inner.shared.disk),
+                };
+                counter.fetch_add(1, Ordering::Relaxed);
+                Ok(Answer { id, reply: held.reply, origin, recorded: true })
+            }
+        })
+    }
+
+    async fn ask(
+        &self,
+        id: ContentId,
+        request: Option<Arc<crate::record::Resolved>>,
+        answer_from: AnswerFrom,
+        timeout: Option<std::time::Duration>,
+        why: NotHeld,
+    ) -> Result<Answer, EvalError> {
+        self.ask_resolved(Ask { job: self.fresh_job(), id, request, answer_from, timeout }, why).await
+    }
+
+    fn fresh_job(&self) -> JobId {
+        JobId(self.inner.next_job.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Puts a question to the loop and waits; dropping the future abandons it there.
+    async fn ask_resolved(&self, ask: Ask, why: NotHeld) -> Result<Answer, EvalError> {
+        let (id, job) = (ask.id, ask.job);
+        let (waiting, outcome) = oneshot::channel();
+        self.inner.events.send(Event::Ask(ask, waiting)).await.map_err(|_| EvalError::Closed)?;
+        let mut abandon = AbandonOnDrop { events: &self.inner.events, job: Some(job) };
+        let outcome = outcome.await.unwrap_or(Err(EvalError::Closed));
+        abandon.job = None;
+        match outcome {
+            Ok(delivery) => {
+                Ok(Answer { id, reply: delivery.reply, origin: delivery.origin, recorded: delivery.recorded })
+            }
+            // The cassette knows better than the fabric why there is no answer here.
+            Err(EvalError::NotHeld { id, why: NotHeld::NeverSeen }) => Err(EvalError::NotHeld { id, why }),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+impl Eval for Node {
+    fn admit(&self, request: &Request) -> Result<(), EvalError> {
+        if let Some(refused) = request.capabilities.iter().find(|capability| !self.inner.grants.contains(capability)) {
+            return Err(Refusal::Capability(refused.to_string()).into());
+        }
+        self.inner.evaluators.admit(request)
+    }
+
+    async fn eval(&self, request: Request) -> Result<Answer, EvalError> {
+        self.eval_at(request, 0).await
+    }
+}
+
+struct AbandonOnDrop<'a> {
+    events: &'a mpsc::Sender<Event>,
+    job: Option<JobId>,
+}
+
+impl Drop for AbandonOnDrop<'_> {
+    fn drop(&mut self) {
+        if let Some(job) = self.job {
+            // If the queue is full the answer goes nowhere, which is what the caller wanted.
+            let _ = self.events.try_send(Event::Fabric(Input::Abandon(job)));
+        }
+    }
+}

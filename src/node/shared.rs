@@ -1,0 +1,91 @@
+//! What the loop lets others see of it: peers, addresses and counts, for `status`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use crate::fabric::{Counters, Fabric};
+use crate::id::NodeId;
+use crate::node::status::{PeerStatus, RefusedPeer};
+
+/// Refusals remembered for `status`, the latest of each address.
+const MAX_REFUSED: usize = 64;
+
+#[derive(Debug, Default, Clone)]
+pub(super) struct View {
+    pub(super) addresses: Vec<SocketAddr>,
+    pub(super) peers: BTreeMap<NodeId, PeerStatus>,
+    pub(super) refused: BTreeMap<SocketAddr, RefusedPeer>,
+    pub(super) counters: Counters,
+    pub(super) in_flight: u64,
+    pub(super) index_facts: u64,
+}
+
+/// Written by the loop, read by everybody.
+#[derive(Debug, Default)]
+pub(super) struct Shared {
+    view: Mutex<View>,
+    pub(super) dropped: AtomicU64,
+    pub(super) ram: AtomicU64,
+    pub(super) disk: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn view(&self) -> View {
+        self.with(|view| view.clone())
+    }
+
+    fn with<T>(&self, change: impl FnOnce(&mut View) -> T) -> T {
+        change(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(super) fn listening(&self, address: SocketAddr) {
+        self.with(|view| {
+            if !view.addresses.contains(&address) {
+                view.addresses.push(address);
+            }
+        });
+    }
+
+    pub(super) fn peer_up(&self, node: NodeId, address: SocketAddr) {
+        tracing::info!(peer = %node.short(), %address, "peer joined");
+        self.with(|view| {
+            view.refused.remove(&address);
+            view.peers.insert(node, PeerStatus { node, address, round_trip: None, log_known: 0 });
+        });
+    }
+
+    pub(super) fn peer_down(&self, node: NodeId) {
+        self.with(|view| view.peers.remove(&node));
+    }
+
+    pub(super) fn peer_refused(&self, refused: RefusedPeer) {
+        self.with(|view| {
+            let known = view.refused.get(&refused.address).is_some_and(|known| *known == refused);
+            if !known {
+                tracing::warn!(address = %refused.address, reason = refused.reason, "a peer cannot be joined");
+            }
+            if known || view.refused.len() < MAX_REFUSED {
+                view.refused.insert(refused.address, refused);
+            }
+        });
+    }
+
+    pub(super) fn count_dropped(&self) {
+        self.dropped.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes over what the fabric knows.
+    pub(super) fn note(&self, fabric: &Fabric) {
+        self.with(|view| {
+            view.counters = fabric.counters();
+            view.in_flight = fabric.in_flight() as u64;
+            view.index_facts = fabric.holders().len() as u64;
+            for (node, peer) in &mut view.peers {
+                peer.round_trip = fabric.round_trip(*node);
+                peer.log_known = fabric.holders().known(*node);
+            }
+        });
+    }
+}
