@@ -1,0 +1,44 @@
+//! Every exit code of `evalmesh`, documented once. Scripts may rely on them; a code never changes its meaning.
+
+/// All went well; for `eval`, the program ended with status 0.
+pub const OK: u8 = 0;
+/// Something failed that has no code of its own.
+pub const FAILED: u8 = 1;
+/// The command line is wrong (clap's code).
+pub const USAGE: u8 = 2;
+/// The program answered, but with a status other than 0, or it trapped. The reply is on stdout all the same.
+pub const PROGRAM_STATUS: u8 = 3;
+/// A module or input file cannot be read.
+pub const INPUT: u8 = 10;
+/// The request or its program is refused: malformed module, unknown import, capability not granted.
+pub const REFUSED: u8 = 11;
+/// A limit was reached: time, fuel, memory, output.
+pub const LIMIT: u8 = 12;
+/// Nobody holds an answer, and none was to be computed.
+pub const NOT_HELD: u8 = 13;
+/// A queue of the node is full.
+pub const BUSY: u8 = 14;
+/// No node runs on the data directory, or it stopped answering.
+pub const NO_NODE: u8 = 15;
+/// The data directory cannot be used: not a directory, no permission, another node's, a newer format.
+pub const DATA_DIR: u8 = 20;
+/// Another process has the data directory open.
+pub const LOCKED: u8 = 21;
+/// The listen address is in use or cannot be bound.
+pub const ADDRESS: u8 = 22;
+/// A peer named on the command line has another fleet secret.
+pub const OTHER_FLEET: u8 = 23;
+/// The fleet secret's file is missing or malformed.
+pub const SECRET: u8 = 24;
+/// The ledger refused a record (disk full, disk failed).
+pub const LEDGER: u8 = 25;
+/// An answer of the demo was wrong.
+pub const WRONG_ANSWER: u8 = 30;
+
+/// The table for `--help`.
+pub const HELP: &str = "\
+Exit codes:
+  0 ok   1 failed   2 usage   3 program ended with another status than 0, or trapped
+  10 file unreadable   11 program refused   12 limit reached   13 nobody holds it   14 busy   15 no node
+  20 data directory   21 data directory in use   22 address in use   23 peer of another fleet
+  24 fleet secret file   25 ledger refused   30 wrong answer (demo)";

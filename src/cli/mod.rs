@@ -1,0 +1,91 @@
+//! The command line: raw arguments, checked, then run. Data goes to stdout, people are spoken to on stderr.
+
+mod ask;
+pub mod demo;
+pub mod exit;
+mod failure;
+mod paths;
+mod status;
+mod up;
+
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+pub use self::failure::Failure;
+
+/// A fleet of nodes that behaves like one memo table that can also compute.
+///
+/// Ask any node a question - a wasm program with its inputs. It answers from its own ledger, else from a node that already holds the
+/// answer, else it computes the answer, records it and becomes a holder too.
+#[derive(Debug, Parser)]
+#[command(name = "evalmesh", version, after_long_help = exit::HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a node until Ctrl-C.
+    Up(up::Args),
+    /// Ask a question: run a wasm program, or get its answer from whoever holds it.
+    Eval(ask::EvalArgs),
+    /// Print a held answer by its id.
+    Get(ask::GetArgs),
+    /// Show how a running node is.
+    Status(status::Args),
+    /// Start three nodes on this machine, give them a real batch, and show who answered what.
+    Demo(demo::Args),
+}
+
+/// Where a node keeps its ledger, key and socket.
+#[derive(Debug, Clone, clap::Args)]
+struct DataDir {
+    /// The node's data directory [default: the user's data folder for evalmesh].
+    #[arg(long = "data", value_name = "DIR", env = "EVALMESH_DATA")]
+    data: Option<PathBuf>,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        Command::Up(args) => up::run(args),
+        Command::Eval(args) => ask::eval(args),
+        Command::Get(args) => ask::get(args),
+        Command::Status(args) => status::run(args),
+        Command::Demo(args) => demo::run(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Writes to stdout; a reader that went away is no failure.
+fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
+    use io::Write;
+
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(bytes).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(exit::FAILED, format!("cannot write to stdout: {error}"), None))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A small runtime for one command.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(exit::FAILED, format!("cannot start a runtime: {error}"), None))
+}

@@ -1,0 +1,87 @@
+//! `evalmesh up`: a node until Ctrl-C.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::info;
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{DataDir, Failure, exit, paths, runtime};
+use crate::identity::Signer as _;
+use crate::net::PeerAddr;
+use crate::node::{Network, Node};
+
+/// How a node joins a fleet; shared by `up` and by an `eval` without a running node.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Fleet {
+    /// A peer to join, `HOST:PORT` or `NODE@HOST:PORT`; may be repeated.
+    #[arg(long = "peer", value_name = "ADDR")]
+    pub(super) peers: Vec<PeerAddr>,
+    /// The file with the fleet secret [default: the user's, made at first use].
+    #[arg(long, value_name = "FILE", env = "EVALMESH_SECRET")]
+    pub(super) secret: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    #[command(flatten)]
+    data: DataDir,
+    #[command(flatten)]
+    fleet: Fleet,
+    /// Where to listen for peers; port 0 takes any free one. May be repeated.
+    #[arg(long, value_name = "IP:PORT", default_values = ["0.0.0.0:0"])]
+    listen: Vec<SocketAddr>,
+    /// Do not look for peers on the local network.
+    #[arg(long)]
+    no_mdns: bool,
+    /// Make a new fleet secret in the file named by --secret, which must not exist yet.
+    #[arg(long, requires = "secret")]
+    new_secret: bool,
+    /// How long to wait for a known holder before computing beside it [default: one measured round trip and 2 ms].
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    patience: Option<Duration>,
+}
+
+pub(super) fn run(args: Args) -> Result<u8, Failure> {
+    let filter = EnvFilter::try_from_env("EVALMESH_LOG").unwrap_or_else(|_| EnvFilter::new("evalmesh=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let directory = args.data.resolve()?;
+    let secret = match args.fleet.secret {
+        Some(path) if args.new_secret => paths::make_secret(&path)?,
+        named => paths::fleet_secret(named)?,
+    };
+    let network = Network { secret, listen: args.listen, peers: args.fleet.peers, mdns: !args.no_mdns };
+    let mut builder = Node::builder().data_dir(&directory).control().network(network);
+    if let Some(patience) = args.patience {
+        builder = builder.patience(patience);
+    }
+    let node = builder.start()?;
+    let addresses: Vec<_> = node.status().addresses.iter().map(ToString::to_string).collect();
+    info!(node = %node.id().short(), data = %directory.display(), listening = addresses.join(" "), "up; Ctrl-C stops");
+    let stopped = runtime()?.block_on(stop_signal());
+    if let Err(error) = stopped {
+        return Err(Failure::new(exit::FAILED, format!("cannot wait for Ctrl-C: {error}"), None));
+    }
+    info!("stopping");
+    // A second Ctrl-C ends the process at once: the signal handler of the runtime is gone by now.
+    node.shutdown();
+    info!("stopped");
+    Ok(exit::OK)
+}
+
+#[cfg(unix)]
+async fn stop_signal() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        result = tokio::signal::ctrl_c() => result,
+        _ = terminate.recv() => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+async fn stop_signal() -> std::io::Result<()> {
+    tokio::signal::ctrl_c().await
+}

@@ -1,0 +1,286 @@
+//! How a node is put together: directory and key, ledger and cassette, evaluators, lanes, loop, control socket - in that order, so that
+//! whatever fails leaves nothing half-started.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tracing::{info, warn};
+
+use super::clock::{Clock, random, unix_micros};
+use super::control::ControlServer;
+use super::driver::{Driver, EVENTS, Event, Hands};
+use super::evaluators::Evaluators;
+use super::keyfile::{self, KeyError};
+use super::lanes::Lanes;
+use super::shared::Shared;
+use super::{Inner, Node, StopOnDrop};
+use crate::cassette::{CassetteWriter, Recorder, RecorderOptions};
+use crate::error::EvalError;
+use crate::evaluator::Evaluator;
+use crate::evaluator::pool::Pool;
+use crate::fabric::{Config, Fabric, Input};
+use crate::id::EpochId;
+use crate::identity::{Identity, MemoVerifier, Signer};
+use crate::ledger::{FileStorage, MemoryStorage, OpenError, Opening, Recovery, Storage};
+use crate::request::Name;
+
+/// Threads for disk, hashing and signatures: two, so that one slow disk read does not hold up every check.
+const IO_THREADS: usize = 2;
+
+/// Why a node did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// The data directory or its ledger cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The node's key cannot be read or made.
+    #[error("node key: {0}")]
+    Key(#[from] KeyError),
+    /// The network did not start.
+    #[cfg(feature = "net")]
+    #[error(transparent)]
+    Net(#[from] crate::net::NetError),
+    /// An evaluator did not start.
+    #[error("evaluator: {0}")]
+    Evaluator(EvalError),
+    /// The control socket, a thread or the system's randomness failed.
+    #[error("{what}: {source}")]
+    System {
+        /// What was being started.
+        what: &'static str,
+        /// The system's words.
+        source: io::Error,
+    },
+}
+
+impl StartError {
+    /// One line that tells a person what to do next.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.hint(),
+            Self::Key(KeyError::Malformed(_)) => "restore the key from a copy, or move the directory away and start anew",
+            Self::Key(_) => "check the owner and permissions of the data directory",
+            #[cfg(feature = "net")]
+            Self::Net(error) => error.hint(),
+            Self::Evaluator(_) => "this build or machine lacks what the evaluator needs",
+            Self::System { .. } => "check permissions and limits of this process",
+        }
+    }
+}
+
+/// Settings of a node. The default keeps everything in memory, talks to nobody and runs wasm programs.
+#[derive(Default)]
+pub struct NodeBuilder {
+    data_dir: Option<PathBuf>,
+    control: bool,
+    patience: Option<Duration>,
+    grants: Vec<Name>,
+    evaluators: Vec<Arc<dyn Evaluator>>,
+    #[cfg(feature = "net")]
+    network: Option<Network>,
+}
+
+/// How a node joins its fleet.
+#[cfg(feature = "net")]
+#[derive(Debug)]
+pub struct Network {
+    /// What all nodes of the fleet know and nobody else.
+    pub secret: crate::net::FleetSecret,
+    /// Where to listen; port 0 takes any free one.
+    pub listen: Vec<SocketAddr>,
+    /// Peers that are always dialled.
+    pub peers: Vec<crate::net::PeerAddr>,
+    /// Whether to look for peers on the local network.
+    pub mdns: bool,
+}
+
+impl NodeBuilder {
+    /// Keeps ledger and key in this directory, which is made if it is not there. One process at a time may have it open.
+    #[must_use]
+    pub fn data_dir(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.data_dir = Some(directory.into());
+        self
+    }
+
+    /// Opens the control socket in the data directory, so that `evalmesh eval` and other processes find this node.
+    #[must_use]
+    pub fn control(mut self) -> Self {
+        self.control = true;
+        self
+    }
+
+    /// Joins a fleet.
+    #[cfg(feature = "net")]
+    #[must_use]
+    pub fn network(mut self, network: Network) -> Self {
+        self.network = Some(network);
+        self
+    }
+
+    /// How long to wait for a known holder before computing beside it. Without it: one measured round trip and 2 ms.
+    #[must_use]
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = Some(patience);
+        self
+    }
+
+    /// Grants a capability to programs that ask for it.
+    #[must_use]
+    pub fn grant(mut self, capability: Name) -> Self {
+        self.grants.push(capability);
+        self
+    }
+
+    /// Adds an evaluator; it replaces another one of the same engine.
+    #[must_use]
+    pub fn evaluator(mut self, evaluator: impl Evaluator + 'static) -> Self {
+        self.evaluators.push(Arc::new(evaluator));
+        self
+    }
+
+    /// Starts the node. Returns when it answers; listening sockets are bound by then.
+    pub fn start(self) -> Result<Node, StartError> {
+        let system = |what| move |source| StartError::System { what, source };
+        let clock = Clock::start();
+        let (storage, identity) = open_directory(self.data_dir.as_deref())?;
+        let signer: Arc<dyn Signer> = Arc::new(identity.clone());
+        let epoch = EpochId::from_bytes(random().map_err(system("randomness"))?);
+        let opening = Opening::new(signer.node(), epoch, unix_micros());
+        let (writer, recovery) = CassetteWriter::open(storage, &opening)?;
+        report(&recovery);
+        let cassette = writer.cassette();
+        let (events, inbox) = mpsc::channel(EVENTS);
+        let durable = events.clone();
+        let on_durable = move |length| drop(durable.blocking_send(Event::Fabric(Input::Durable(length))));
+        let recorder = Recorder::start(writer, RecorderOptions::default(), Box::new(on_durable))
+            .map_err(system("ledger thread"))?;
+
+        let evaluators = Arc::new(self.start_evaluators()?);
+        let config = Config {
+            me: signer.node(),
+            lineage: cassette.ledger().lineage(),
+            length: cassette.ledger().durable(),
+            patience: self.patience,
+        };
+        #[cfg(feature = "net")]
+        let (lanes, addresses) = start_lanes(self.network, &identity)?;
+        #[cfg(not(feature = "net"))]
+        let (lanes, addresses): (_, Vec<SocketAddr>) = (Lanes::none(), Vec::new());
+        let shared = Arc::new(Shared::default());
+        addresses.into_iter().for_each(|address| shared.listening(address));
+
+        let inner = Arc::new(Inner {
+            me: signer.node(),
+            data_dir: self.data_dir.clone(),
+            grants: self.grants,
+            cassette: cassette.clone(),
+            evaluators: Arc::clone(&evaluators),
+            events: events.clone(),
+            shared: Arc::clone(&shared),
+            clock,
+            next_job: AtomicU64::new(1),
+            thread: Mutex::new(None),
+        });
+        let own_handle = Node { inner: Arc::clone(&inner), guard: None };
+        let control = match &self.data_dir {
+            Some(directory) if self.control => {
+                Some(ControlServer::start(own_handle, directory).map_err(system("control socket"))?)
+            }
+            _ => None,
+        };
+        let hands = Hands {
+            signer,
+            verifier: Arc::new(MemoVerifier::default()),
+            cassette,
+            recorder: recorder.clone(),
+            evaluators,
+            lanes,
+            shared,
+            io: Pool::start("evalmesh-io", IO_THREADS).map_err(system("I/O threads"))?,
+            events,
+            waiting: std::collections::BTreeMap::new(),
+            running: std::collections::BTreeMap::new(),
+            wake_at: None,
+        };
+        let driver = Driver { clock, fabric: Fabric::new(config), hands };
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
+        let run = move || {
+            runtime.block_on(driver.run(inbox));
+            drop(control);
+            recorder.close();
+        };
+        let thread =
+            thread::Builder::new().name("evalmesh-node".to_owned()).spawn(run).map_err(system("loop thread"))?;
+        *inner.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(thread);
+        Ok(Node { guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
+    }
+
+    fn start_evaluators(&self) -> Result<Evaluators, StartError> {
+        let mut evaluators = Evaluators::default();
+        #[cfg(feature = "wasm")]
+        {
+            use crate::evaluator::wasm::{WasmEvaluator, WasmLimits};
+
+            let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+            let pool = Pool::start("evalmesh-wasm", threads)
+                .map_err(|source| StartError::System { what: "compute threads", source })?;
+            let wasm = WasmEvaluator::new(pool, WasmLimits::default()).map_err(StartError::Evaluator)?;
+            evaluators.add(Arc::new(wasm));
+        }
+        for evaluator in &self.evaluators {
+            evaluators.add(Arc::clone(evaluator));
+        }
+        Ok(evaluators)
+    }
+}
+
+/// The storage and identity of a node; without a directory both live and die with the process.
+fn open_directory(data_dir: Option<&Path>) -> Result<(Arc<dyn Storage>, Identity), StartError> {
+    match data_dir {
+        Some(directory) => {
+            // The lock comes first: a second process must not even make a key.
+            let storage = FileStorage::open(directory)?;
+            let identity = keyfile::load_or_make(directory)?;
+            Ok((Arc::new(storage), identity))
+        }
+        None => {
+            let seed = random().map_err(|source| StartError::System { what: "randomness", source })?;
+            Ok((Arc::new(MemoryStorage::new()), Identity::from_seed(seed)))
+        }
+    }
+}
+
+#[cfg(feature = "net")]
+fn start_lanes(network: Option<Network>, identity: &Identity) -> Result<(Lanes, Vec<SocketAddr>), StartError> {
+    use crate::net::{Net, NetConfig};
+
+    let Some(network) = network else { return Ok((Lanes::none(), Vec::new())) };
+    let (sender, events) = mpsc::channel(super::lanes::LANE_EVENTS);
+    let config = NetConfig {
+        identity: identity.clone(),
+        secret: network.secret,
+        listen: network.listen,
+        peers: network.peers,
+        mdns: network.mdns,
+    };
+    let net = Net::start(config, sender)?;
+    let addresses = net.local_addrs();
+    Ok((Lanes::over(net, events), addresses))
+}
+
+fn report(recovery: &Recovery) {
+    if recovery.is_clean() {
+        info!(entries = recovery.entries, "ledger replayed");
+    } else {
+        warn!(?recovery, "the ledger was damaged; what could be read is served");
+    }
+}
