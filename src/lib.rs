@@ -1,6 +1,8 @@
 //! A peer-to-peer, content-addressed eval fabric.
 
 pub mod cassette;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod error;
 pub mod eval;
 pub mod evaluator;
@@ -12,6 +14,8 @@ pub mod limits;
 pub mod message;
 #[cfg(feature = "net")]
 pub mod net;
+#[cfg(feature = "node")]
+pub mod node;
 pub mod proof;
 pub mod record;
 pub mod reply;

@@ -1,3 +1,7 @@
-//! The `evalmesh` command.
+//! The `evalmesh` command; see `evalmesh --help`.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    evalmesh::cli::main()
+}

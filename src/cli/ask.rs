@@ -168,7 +168,11 @@ async fn join(node: &Node, peers: usize) -> Result<(), Failure> {
         let status = node.status();
         if let Some(refused) = status.refused.iter().find(|refused| refused.other_secret) {
             let message = format!("the peer at {} has another fleet secret", refused.address);
-            return Err(Failure::new(exit::OTHER_FLEET, message, "copy its fleet secret's file and name it with --secret"));
+            return Err(Failure::new(
+                exit::OTHER_FLEET,
+                message,
+                "copy its fleet secret's file and name it with --secret",
+            ));
         }
         let known = status.peers.iter().filter(|peer| peer.log_known > 0).count();
         if known + status.refused.len() >= peers {
@@ -195,7 +199,8 @@ fn write_files(answer: &Answer, folder: &Path) -> Result<(), Failure> {
         let path = folder.join(file.path.as_str());
         let bytes = file.data.bytes().map_or(&[][..], |bytes| bytes);
         let written = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, bytes));
-        written.map_err(|error| Failure::new(exit::FAILED, format!("cannot write {}: {error}", path.display()), None))?;
+        written
+            .map_err(|error| Failure::new(exit::FAILED, format!("cannot write {}: {error}", path.display()), None))?;
     }
     Ok(())
 }

@@ -57,11 +57,29 @@ fn text(status: &Status) -> String {
     line("listening", status.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
     line("evaluators", status.evaluators.join(", "));
     let ledger = &status.ledger;
-    line("ledger", format!("{} answers, {} entries ({} durable) in {} epochs, {} damaged", ledger.answers, ledger.entries, ledger.durable, ledger.epochs, ledger.damaged));
+    line(
+        "ledger",
+        format!(
+            "{} answers, {} entries ({} durable) in {} epochs, {} damaged",
+            ledger.answers, ledger.entries, ledger.durable, ledger.epochs, ledger.damaged
+        ),
+    );
     let answers = &status.answers;
-    line("answered", format!("{} ram, {} disk, {} fetched, {} computed, {} joined", answers.ram, answers.disk, answers.fetched, answers.computed, answers.joined));
+    line(
+        "answered",
+        format!(
+            "{} ram, {} disk, {} fetched, {} computed, {} joined",
+            answers.ram, answers.disk, answers.fetched, answers.computed, answers.joined
+        ),
+    );
     let traffic = &status.traffic;
-    line("traffic", format!("{} asks sent ({} hedged), {} served, {} batches, {} disbelieved, {} dropped", traffic.asks_sent, traffic.hedged, traffic.served, traffic.batches, traffic.disbelieved, traffic.dropped));
+    line(
+        "traffic",
+        format!(
+            "{} asks sent ({} hedged), {} served, {} batches, {} disbelieved, {} dropped",
+            traffic.asks_sent, traffic.hedged, traffic.served, traffic.batches, traffic.disbelieved, traffic.dropped
+        ),
+    );
     line("index", format!("{} facts, {} in flight", status.index_facts, status.in_flight));
     for peer in &status.peers {
         let trip = peer.round_trip.map_or_else(|| "?".to_owned(), |trip| format!("{:.2} ms", trip.as_secs_f64() * 1e3));

@@ -8,7 +8,6 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{DataDir, Failure, exit, paths, runtime};
-use crate::identity::Signer as _;
 use crate::net::PeerAddr;
 use crate::node::{Network, Node};
 

@@ -66,7 +66,9 @@ impl StartError {
     pub fn hint(&self) -> &'static str {
         match self {
             Self::Open(error) => error.hint(),
-            Self::Key(KeyError::Malformed(_)) => "restore the key from a copy, or move the directory away and start anew",
+            Self::Key(KeyError::Malformed(_)) => {
+                "restore the key from a copy, or move the directory away and start anew"
+            }
             Self::Key(_) => "check the owner and permissions of the data directory",
             #[cfg(feature = "net")]
             Self::Net(error) => error.hint(),
@@ -211,8 +213,7 @@ impl NodeBuilder {
             wake_at: None,
         };
         let driver = Driver { clock, fabric: Fabric::new(config), hands };
-        let runtime =
-            tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
         let run = move || {
             runtime.block_on(driver.run(inbox));
             drop(control);

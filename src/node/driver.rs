@@ -188,7 +188,8 @@ impl Effects for Hands {
         let (cassette, evaluators, events) = (self.cassette.clone(), Arc::clone(&self.evaluators), self.events.clone());
         let task = move || {
             let events_too = events.clone();
-            let done = Box::new(move |result| drop(events_too.blocking_send(Event::Fabric(Input::Computed(flight, result)))));
+            let done =
+                Box::new(move |result| drop(events_too.blocking_send(Event::Fabric(Input::Computed(flight, result)))));
             let job = load(&cassette, &resolved.request).map(|(code, inputs)| Job {
                 id,
                 request: Arc::new(resolved.request.clone()),

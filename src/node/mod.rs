@@ -23,9 +23,11 @@ use std::thread;
 use futures_channel::oneshot;
 use tokio::sync::mpsc;
 
+#[cfg(feature = "net")]
+pub use self::builder::Network;
 pub use self::builder::{NodeBuilder, StartError};
-pub use self::clock::{random, unix_micros};
 use self::clock::Clock;
+pub use self::clock::{random, unix_micros};
 use self::driver::Event;
 use self::evaluators::Evaluators;
 pub use self::keyfile::KeyError;
