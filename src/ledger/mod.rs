@@ -1,1 +1,32 @@
-//! The ledger.
+//! The ledger: an append-only, tamper-evident history of effects with one writer and any number of readers.
+//!
+//! A ledger is a directory of segment files full of framed [`Entry`]s, plus files for large payloads. Positions ("sequence numbers") are
+//! contiguous over the whole life of the directory; each opening for writing starts a new epoch with a Merkle tree of its own, so that
+//! a restored old copy never claims one (epoch, index) twice. [`Ledger`] is the writer, a synchronous state machine: `append` buffers,
+//! `write_out` writes, `commit` makes durable. [`LedgerReader`] is a cheap handle on the same state for everybody else.
+//!
+//! Invariants: what `commit` returned survives any crash; recovery yields whole entries and names every one that it lost; nothing
+//! is read without its checksum, no payload is returned without its digest; after a failed write nothing is written until reopened.
+//!
+//! All disk access goes through [`Storage`]. Time, randomness and identity are arguments. This module does not know what a lookup is (see
+//! `cassette`), who is told about an entry (see `fabric`), or what a record means. The bytes are specified in `docs/ledger-format.md`.
+
+mod blobs;
+mod entry;
+mod error;
+mod frame;
+pub mod limits;
+mod reader;
+mod recovery;
+mod state;
+mod storage;
+#[cfg(test)]
+mod tests;
+mod writer;
+
+pub use blobs::Blob;
+pub use entry::{Entry, EntryError, Parent};
+pub use error::{Cause, Cut, Damage, LedgerError, OpenError, ReadError, Recovery};
+pub use reader::{LedgerReader, Stored};
+pub use storage::{DirLock, FaultyStorage, FileStorage, MemoryStorage, Op, Storage, StorageFile};
+pub use writer::{Ledger, Opening};

@@ -1,0 +1,191 @@
+//! The bytes of a segment: its header and its frames. Pure functions; `docs/ledger-format.md` is the specification.
+//!
+//! Two checksums: one over what makes the entry (so that a damaged payload costs that payload and nothing else), one over the inline
+//! payloads. Both are seeded with node, segment and offset, so that bytes copied from elsewhere never pass for a frame.
+
+use std::ops::Range;
+
+use bytes::Bytes;
+
+use crate::id::{Digest, NodeId};
+use crate::reply::BlobRef;
+
+use super::blobs::Blob;
+use super::limits::{INLINE_TOTAL, MAX_BODY, MAX_PAYLOADS};
+
+/// Length of a segment header, and the offset of the first frame.
+pub(super) const HEADER: usize = 64;
+/// The format that is written here, and the newest that is read.
+pub(super) const FORMAT: u32 = 1;
+
+const SEGMENT_MAGIC: [u8; 8] = *b"EVMLEDGR";
+const FRAME_MAGIC: [u8; 4] = *b"EVMf";
+/// Length of a frame's fixed part.
+const FIXED: usize = 32;
+/// Length of one row of a frame's payload table.
+const ROW: usize = 36;
+/// Frames begin at multiples of this.
+pub(super) const ALIGN: usize = 8;
+const ANNOUNCED: u8 = 1;
+
+/// What a segment header says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Header {
+    pub(super) format: u32,
+    pub(super) node: NodeId,
+    pub(super) first: u64,
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> [u8; HEADER] {
+        let mut bytes = [0; HEADER];
+        bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
+        bytes[8..12].copy_from_slice(&self.format.to_le_bytes());
+        bytes[16..48].copy_from_slice(self.node.as_bytes());
+        bytes[48..56].copy_from_slice(&self.first.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..56]);
+        bytes[56..60].copy_from_slice(&checksum.to_le_bytes());
+        bytes
+    }
+
+    /// `None` if this is no whole header. Magic, format and checksum keep their places in every format.
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; HEADER] = bytes.get(..HEADER)?.try_into().ok()?;
+        let sound = bytes[..8] == SEGMENT_MAGIC && u32_at(bytes, 56)? == crc32c::crc32c(&bytes[..56]);
+        let node = NodeId::from_bytes(bytes[16..48].try_into().ok()?);
+        sound.then_some(Self { format: u32_at(bytes, 8)?, node, first: u64_at(bytes, 48)? })
+    }
+}
+
+/// What the checksums of a segment's frames start from.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Salt(u32);
+
+impl Salt {
+    pub(super) fn new(node: NodeId, first: u64) -> Self {
+        Self(crc32c::crc32c_append(crc32c::crc32c(node.as_bytes()), &first.to_le_bytes()))
+    }
+
+    fn at(self, offset: u64) -> u32 {
+        crc32c::crc32c_append(self.0, &offset.to_le_bytes())
+    }
+}
+
+/// What a frame is made of.
+pub(super) struct Parts<'a> {
+    pub(super) seq: u64,
+    pub(super) kind: u8,
+    pub(super) announced: bool,
+    pub(super) body: &'a [u8],
+    pub(super) payloads: &'a [&'a Blob],
+}
+
+/// Appends a frame that will lie at `offset` of its segment; returns its length.
+pub(super) fn encode(out: &mut Vec<u8>, salt: Salt, offset: u64, parts: &Parts<'_>) -> usize {
+    let start = out.len();
+    let length = |n: usize| u32::try_from(n).expect("bounded by MAX_BODY and INLINE_TOTAL").to_le_bytes();
+    let payload_len: usize = parts.payloads.iter().map(|blob| blob.bytes().len()).sum();
+    out.extend_from_slice(&FRAME_MAGIC);
+    out.extend_from_slice(&[0; 4]);
+    out.extend_from_slice(&parts.seq.to_le_bytes());
+    out.extend_from_slice(&length(parts.body.len()));
+    out.extend_from_slice(&length(payload_len));
+    out.extend_from_slice(&[0; 4]);
+    out.push(parts.kind);
+    out.push(if parts.announced { ANNOUNCED } else { 0 });
+    out.extend_from_slice(&u16::try_from(parts.payloads.len()).expect("bounded by MAX_PAYLOADS").to_le_bytes());
+    out.extend_from_slice(parts.body);
+    for blob in parts.payloads {
+        out.extend_from_slice(blob.name().digest.as_bytes());
+        out.extend_from_slice(&length(blob.bytes().len()));
+    }
+    let head_end = out.len();
+    parts.payloads.iter().for_each(|blob| out.extend_from_slice(blob.bytes()));
+    out.resize(start + (out.len() - start).next_multiple_of(ALIGN), 0);
+
+    let seed = salt.at(offset);
+    let payload_checksum = crc32c::crc32c_append(seed, &out[head_end..]);
+    out[start + 24..start + 28].copy_from_slice(&payload_checksum.to_le_bytes());
+    let head_checksum = crc32c::crc32c_append(seed, &out[start + 8..head_end]);
+    out[start + 4..start + 8].copy_from_slice(&head_checksum.to_le_bytes());
+    out.len() - start
+}
+
+/// A frame whose entry is whole. Ranges are relative to its start.
+#[derive(Debug)]
+pub(super) struct Frame {
+    pub(super) seq: u64,
+    pub(super) kind: u8,
+    pub(super) announced: bool,
+    body: Range<usize>,
+    payloads: Vec<(BlobRef, Range<usize>)>,
+    /// Length up to the next frame.
+    pub(super) len: usize,
+    /// Whether the inline payloads match their checksum.
+    pub(super) payloads_whole: bool,
+}
+
+impl Frame {
+    /// Reads the frame at the start of `bytes`, which lies at `offset` of its segment. `None` if its entry is not whole.
+    pub(super) fn parse(bytes: &[u8], salt: Salt, offset: u64) -> Option<Self> {
+        if bytes.get(..4)? != FRAME_MAGIC {
+            return None;
+        }
+        let (body_len, payload_len) = (u32_at(bytes, 16)? as usize, u32_at(bytes, 20)? as usize);
+        let count = usize::from(u16::from_le_bytes(bytes.get(30..32)?.try_into().ok()?));
+        if body_len > MAX_BODY || payload_len > INLINE_TOTAL || count > MAX_PAYLOADS {
+            return None;
+        }
+        let body = FIXED..FIXED + body_len;
+        let head_end = body.end + count * ROW;
+        let seed = salt.at(offset);
+        if crc32c::crc32c_append(seed, bytes.get(8..head_end)?) != u32_at(bytes, 4)? {
+            return None;
+        }
+        let mut payloads = Vec::with_capacity(count);
+        let mut at = head_end;
+        for row in bytes[body.end..head_end].chunks_exact(ROW) {
+            let len = u32_at(row, 32)?;
+            let end = at + len as usize;
+            let name = BlobRef { digest: Digest::from_bytes(row[..32].try_into().ok()?), len: u64::from(len) };
+            payloads.push((name, at..end));
+            at = end;
+        }
+        if at != head_end + payload_len {
+            return None;
+        }
+        let len = at.next_multiple_of(ALIGN);
+        let rest = bytes.get(head_end..len);
+        let payloads_whole =
+            rest.is_some_and(|rest| crc32c::crc32c_append(seed, rest) == u32_at(bytes, 24).unwrap_or(0));
+        let announced = bytes[29] & ANNOUNCED != 0;
+        Some(Self { seq: u64_at(bytes, 8)?, kind: bytes[28], announced, body, payloads, len, payloads_whole })
+    }
+
+    /// The body, from the same bytes that the frame was parsed from.
+    pub(super) fn body(&self, bytes: &Bytes) -> Bytes {
+        bytes.slice(self.body.clone())
+    }
+
+    /// The inline payloads, from the same bytes that the frame was parsed from; not verified, and only those that are all there.
+    pub(super) fn payloads(&self, bytes: &Bytes) -> Vec<(BlobRef, Bytes)> {
+        let inside = self.payloads.iter().filter(|(_, range)| range.end <= bytes.len());
+        inside.map(|(name, range)| (*name, bytes.slice(range.clone()))).collect()
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+    Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
+}
+
+/// The first place at or after `from` (a multiple of [`ALIGN`]) where a whole entry with an acceptable sequence number begins.
+pub(super) fn resync(bytes: &[u8], salt: Salt, from: usize, accept: impl Fn(u64) -> bool) -> Option<usize> {
+    (from..bytes.len())
+        .step_by(ALIGN)
+        .filter(|at| bytes[*at..].starts_with(&FRAME_MAGIC))
+        .find(|at| Frame::parse(&bytes[*at..], salt, *at as u64).is_some_and(|frame| accept(frame.seq)))
+}

@@ -1,0 +1,16 @@
+//! Bounds of the ledger, each with its reason.
+
+/// A segment takes no further entry once it is this long: small enough to copy, verify or drop as one piece.
+pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
+/// Payloads up to this size live inside the frame of their entry (one read serves the reply); larger ones get a file of their own.
+pub const INLINE_PAYLOAD: usize = 16 * 1024;
+/// Inline payloads of one frame together; beyond it they get files even if they are small, so that a frame stays readable in one piece.
+pub const INLINE_TOTAL: usize = 1024 * 1024;
+/// Bytes of one entry's body: a record, its proof and head.
+pub const MAX_BODY: usize = crate::limits::MAX_RECORD + 16 * 1024;
+/// Payloads of one entry: every output file, standard output and log.
+pub const MAX_PAYLOADS: usize = crate::limits::MAX_OUTPUT_FILES + 2;
+/// Bytes that wait in memory before an append writes them out by itself.
+pub const BUFFER_BYTES: usize = 8 * 1024 * 1024;
+/// Damages that one recovery describes one by one; further ones are only counted.
+pub const MAX_DAMAGES: usize = 1024;
