@@ -168,13 +168,13 @@ impl Ledger {
         self.check()?;
         check_payloads(entry, payloads)?;
         let body = entry.body();
-        for (what, found, bound) in [
-            ("an entry's length", body.len(), MAX_BODY),
+        let longest = if matches!(entry, Entry::Observed(_)) { MAX_RECORD } else { MAX_BODY };
+        let bounds = [
+            ("an entry's length", body.len(), longest),
             ("an entry's number of payloads", payloads.len(), MAX_PAYLOADS),
-        ] {
-            if found > bound {
-                return Err(LedgerError::TooLarge { what, found: found as u64, bound: bound as u64 });
-            }
+        ];
+        if let Some((what, found, bound)) = bounds.into_iter().find(|(_, found, bound)| found > bound) {
+            return Err(LedgerError::TooLarge { what, found: found as u64, bound: bound as u64 });
         }
         if self.pending.bytes > BUFFER_BYTES {
             self.write_out()?;

@@ -1,0 +1,264 @@
+//! The production thread around a [`CassetteWriter`]: group commit.
+//!
+//! It takes whatever waits in its queue, appends all of it, and pays one write and, if anything in it demands so, one sync. While a sync
+//! runs the next group gathers. A caller that goes away changes nothing: its operation is done all the same.
+
+use std::fmt;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use crate::id::{ContentId, Digest};
+use crate::ledger::LedgerError;
+use crate::proof::Evidence;
+use crate::record::Record;
+
+use super::limits::{RECORDER_GROUP, RECORDER_QUEUE};
+use super::view::Cassette;
+use super::writer::{CassetteWriter, Durability, Prepared, Recorded, Ticket};
+
+/// What is called when an operation is complete, on the recorder's thread: it must be quick.
+pub type Done = Box<dyn FnOnce(Result<Recorded, LedgerError>) + Send>;
+
+/// What is called with the durable length whenever it has grown, on the recorder's thread: it must be quick.
+pub type OnDurable = Box<dyn Fn(u64) + Send>;
+
+/// Starts recorder threads.
+#[derive(Debug)]
+pub struct Recorder;
+
+/// A handle on a recorder thread. Cheap to clone; the last one to go away closes it.
+#[derive(Clone)]
+pub struct RecorderHandle {
+    inner: Arc<Inner>,
+    cassette: Cassette,
+}
+
+struct Inner {
+    queue: RwLock<Option<SyncSender<Op>>>,
+    thread: Mutex<Option<JoinHandle<Result<u64, LedgerError>>>>,
+}
+
+struct Op {
+    what: What,
+    done: Done,
+}
+
+enum What {
+    Record(Box<Prepared>),
+    Adopt { evidence: Box<Evidence>, prepared: Box<Prepared>, announce: bool },
+    Retract { id: ContentId, answer: Digest, at: u64 },
+}
+
+impl fmt::Debug for RecorderHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecorderHandle").field("cassette", &self.cassette).finish_non_exhaustive()
+    }
+}
+
+impl Recorder {
+    /// Moves the writer to a thread of its own.
+    pub fn start(writer: CassetteWriter, on_durable: Option<OnDurable>) -> io::Result<RecorderHandle> {
+        let cassette = writer.cassette();
+        let (queue, ops) = sync_channel(RECORDER_QUEUE);
+        let thread = thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || Worker { told: writer.durable(), writer, on_durable, deadline: None }.run(&ops))?;
+        let inner = Inner { queue: RwLock::new(Some(queue)), thread: Mutex::new(Some(thread)) };
+        Ok(RecorderHandle { inner: Arc::new(inner), cassette })
+    }
+}
+
+impl RecorderHandle {
+    /// The reading side.
+    #[must_use]
+    pub fn cassette(&self) -> &Cassette {
+        &self.cassette
+    }
+
+    /// Records what this node observed; see [`CassetteWriter::record`]. Hashes the payloads on the calling thread.
+    pub fn record(
+        &self,
+        record: Record,
+        payloads: Vec<Bytes>,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        match Prepared::new(record, payloads) {
+            Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Takes over what another node observed; see [`CassetteWriter::adopt`]. Hashes the payloads on the calling thread.
+    pub fn adopt(
+        &self,
+        evidence: Evidence,
+        record: Record,
+        payloads: Vec<Bytes>,
+        announce: bool,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        match Prepared::new(record, payloads) {
+            Ok(prepared) => {
+                let (evidence, prepared) = (Box::new(evidence), Box::new(prepared));
+                self.send(What::Adopt { evidence, prepared, announce }, Box::new(done));
+            }
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Says that an answer is never to be served again; see [`CassetteWriter::retract`].
+    pub fn retract(
+        &self,
+        id: ContentId,
+        answer: Digest,
+        at: u64,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        self.send(What::Retract { id, answer, at }, Box::new(done));
+    }
+
+    /// Takes no more operations, finishes those that wait, makes everything durable and ends the thread. Returns the durable length.
+    pub fn close(&self) -> Result<u64, LedgerError> {
+        self.inner.close().unwrap_or(Err(LedgerError::Closed))
+    }
+
+    fn send(&self, what: What, done: Done) {
+        let op = Op { what, done };
+        let refused = match &*self.inner.queue.read().expect("no code panics while it holds the queue") {
+            None => (op, LedgerError::Closed),
+            Some(queue) => match queue.try_send(op) {
+                Ok(()) => return,
+                Err(TrySendError::Full(op)) => (op, LedgerError::Busy { bound: RECORDER_QUEUE }),
+                Err(TrySendError::Disconnected(op)) => (op, LedgerError::Closed),
+            },
+        };
+        let (Op { done, .. }, error) = refused;
+        done(Err(error));
+    }
+}
+
+impl Inner {
+    /// `None` if it was closed before.
+    fn close(&self) -> Option<Result<u64, LedgerError>> {
+        drop(self.queue.write().expect("no code panics while it holds the queue").take());
+        let thread = self.thread.lock().expect("no code panics while it holds the thread").take()?;
+        if thread.thread().id() == thread::current().id() {
+            // The last handle went away inside a completion: the thread ends by itself once that returns.
+            return None;
+        }
+        Some(thread.join().unwrap_or(Err(LedgerError::Closed)))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.close() {
+            tracing::warn!(%error, "the recorder closed with a failure");
+        }
+    }
+}
+
+struct Worker {
+    writer: CassetteWriter,
+    on_durable: Option<OnDurable>,
+    /// The durable length that was told last.
+    told: u64,
+    /// When something that was written must be durable.
+    deadline: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self, ops: &Receiver<Op>) -> Result<u64, LedgerError> {
+        loop {
+            let first = match self.deadline {
+                None => ops.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => ops.recv_timeout(deadline.saturating_duration_since(now())),
+            };
+            match first {
+                Ok(first) => self.group(first, ops),
+                Err(RecvTimeoutError::Timeout) => drop(self.commit()),
+                Err(RecvTimeoutError::Disconnected) => return self.commit(),
+            }
+        }
+    }
+
+    /// Appends what waits, pays for it once, and tells everybody.
+    fn group(&mut self, first: Op, ops: &Receiver<Op>) {
+        let mut waiting = Vec::new();
+        let (mut sync, mut delay) = (false, None::<Duration>);
+        for Op { what, done } in std::iter::once(first).chain(ops.try_iter()).take(RECORDER_GROUP) {
+            match self.append(what) {
+                Ok(ticket) => {
+                    match ticket.durability {
+                        Durability::Durable => sync = true,
+                        Durability::Batched(wait) => delay = Some(delay.map_or(wait, |other| other.min(wait))),
+                        Durability::Memory => {}
+                    }
+                    waiting.push((ticket, done));
+                }
+                Err(error) => complete(done, Err(error)),
+            }
+        }
+        if let Some(due) = delay.map(|delay| now() + delay) {
+            self.deadline = Some(self.deadline.map_or(due, |other| other.min(due)));
+        }
+        let late = self.deadline.is_some_and(|deadline| deadline <= now());
+        let outcome = if sync || late { self.commit() } else { self.writer.write_out() };
+        for (ticket, done) in waiting {
+            debug_assert!(
+                outcome.is_err() || self.writer.is_complete(&ticket),
+                "{ticket:?} is complete after its group"
+            );
+            let result = outcome.clone().map(|_| self.writer.recorded(&ticket));
+            complete(done, result);
+        }
+        self.tell();
+    }
+
+    fn append(&mut self, what: What) -> Result<Ticket, LedgerError> {
+        match what {
+            What::Record(prepared) => self.writer.record_prepared(*prepared),
+            What::Adopt { evidence, prepared, announce } => self.writer.adopt_prepared(*evidence, *prepared, announce),
+            What::Retract { id, answer, at } => self.writer.retract(id, answer, at),
+        }
+    }
+
+    fn commit(&mut self) -> Result<u64, LedgerError> {
+        self.deadline = None;
+        let outcome = self.writer.commit();
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the ledger refuses to be written");
+        }
+        self.tell();
+        outcome
+    }
+
+    fn tell(&mut self) {
+        let durable = self.writer.durable();
+        if durable > self.told
+            && let Some(on_durable) = &self.on_durable
+            && catch_unwind(AssertUnwindSafe(|| on_durable(durable))).is_err()
+        {
+            tracing::error!("the recorder's durable callback panicked");
+        }
+        self.told = durable;
+    }
+}
+
+/// A caller's bug is not the end of everybody's ledger.
+fn complete(done: Done, result: Result<Recorded, LedgerError>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        tracing::error!("a recorder completion panicked");
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread is a driver: a batch's delay is bounded by real time")]
+fn now() -> Instant {
+    Instant::now()
+}
