@@ -1,52 +1,82 @@
-//! Memory around anything that answers: cassette first, write-through.
+//! Cassette-first, write-through memory around anything that answers questions.
 //!
-//! Invariant: a hit never bypasses the inner one's admission.
+//! Invariant: the inner one's admission is asked first, so a hit never bypasses its capability checks.
+
+use std::fmt;
 
 use futures_channel::oneshot;
 
-use super::{Cassette, Lookup, RecorderHandle, Tier};
-use crate::error::{EvalError, NotHeld};
+use crate::error::{EvalError, NotHeld, RequestError};
 use crate::eval::{Answer, Eval, Origin};
 use crate::id::{ContentId, NodeId};
+use crate::ledger::LedgerError;
 use crate::record::{Observation, Record};
-use crate::reply::Payload;
 use crate::request::{AnswerFrom, Class, Request};
 
-/// Cassette-first, write-through memory around an inner [`Eval`].
+use super::recorder::RecorderHandle;
+use super::view::{Lookup, Tier};
+use super::writer::{Recorded, payloads};
+
+/// Memory around an [`Eval`].
 pub struct Memo<I> {
     inner: I,
-    cassette: Cassette,
     recorder: RecorderHandle,
     producer: NodeId,
-    /// Microseconds since 1970.
-    clock: fn() -> u64,
+    clock: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+impl<I: fmt::Debug> fmt::Debug for Memo<I> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Memo").field("inner", &self.inner).field("producer", &self.producer).finish_non_exhaustive()
+    }
 }
 
 impl<I: Eval> Memo<I> {
-    /// Memory around `inner`, whose records are signed as `producer`'s.
-    pub fn new(inner: I, cassette: Cassette, recorder: RecorderHandle, producer: NodeId, clock: fn() -> u64) -> Self {
-        Self { inner, cassette, recorder, producer, clock }
+    /// Wraps `inner`. Its replies are recorded as observed by `producer`, at the time `clock` gives (microseconds since 1970).
+    pub fn new(
+        inner: I,
+        recorder: RecorderHandle,
+        producer: NodeId,
+        clock: impl Fn() -> u64 + Send + Sync + 'static,
+    ) -> Self {
+        Self { inner, recorder, producer, clock: Box::new(clock) }
     }
 
-    fn look_up(&self, id: ContentId) -> Result<Result<Answer, NotHeld>, EvalError> {
-        Ok(match self.cassette.lookup(id).map_err(|error| EvalError::Ledger(error.to_string()))? {
-            Lookup::Miss(why) => Err(why),
-            Lookup::Hit(held) => {
-                let origin = if held.tier == Tier::Ram { Origin::Ram } else { Origin::Disk };
-                Ok(Answer { id, reply: held.reply, origin, recorded: true })
+    /// The held answer, or why there is none.
+    fn held(&self, id: ContentId, class: &Class) -> Result<Result<Answer, NotHeld>, EvalError> {
+        match self.recorder.cassette().lookup(id) {
+            Ok(Lookup::Miss(why)) => Ok(Err(why)),
+            Ok(Lookup::Hit(held)) => {
+                let origin = match held.tier {
+                    Tier::Ram => Origin::Ram,
+                    Tier::Disk => Origin::Disk,
+                };
+                Ok(Ok(Answer { id, reply: held.reply, origin, recorded: true }))
             }
-        })
+            // A disk that cannot be read is not a miss; but what can be computed again may be.
+            Err(error) if class.is_reproducible() => {
+                tracing::warn!(id = %id.short(), %error, "computing because the cassette cannot be read");
+                Ok(Err(NotHeld::PayloadGone))
+            }
+            Err(error) => Err(EvalError::Ledger(error.to_string())),
+        }
     }
 
-    async fn record(&self, about: Observation, answer: &Answer) -> Result<(), EvalError> {
+    async fn record(&self, id: ContentId, request: &Request, answer: &Answer) -> Result<Recorded, LedgerError> {
+        let about = Observation {
+            request: id,
+            kind: request.kind(),
+            class: request.class.clone(),
+            observed_at: (self.clock)(),
+            trace: None,
+            upstream: Vec::new(),
+        };
         let record = Record::observe(about, &answer.reply, self.producer);
-        let payloads = answer.reply.payloads().filter_map(Payload::bytes).cloned().collect();
+        let bytes = payloads(&answer.reply).ok_or(LedgerError::Payload { position: 0 })?;
         let (done, recorded) = oneshot::channel();
-        self.recorder.record(record, payloads, Box::new(move |result| drop(done.send(result))));
-        match recorded.await {
-            Ok(result) => result.map(drop).map_err(|error| EvalError::Ledger(error.to_string())),
-            Err(_) => Err(EvalError::Closed),
-        }
+        // Whoever asked may be gone by then; the record is made all the same.
+        self.recorder.record(record, bytes, move |result| drop(done.send(result)));
+        recorded.await.unwrap_or(Err(LedgerError::Closed))
     }
 }
 
@@ -57,29 +87,28 @@ impl<I: Eval> Eval for Memo<I> {
 
     async fn eval(&self, request: Request) -> Result<Answer, EvalError> {
         self.inner.admit(&request)?;
-        let id = request.id()?;
-        let memoised = request.class.is_memoised();
-        let from = request.options.answer_from;
-        if memoised && from != AnswerFrom::ComputedOnly {
-            match self.look_up(id)? {
+        let id = match request.id() {
+            Ok(id) => id,
+            // A graph has no id here. If the inner one can resolve it, it does so without this memory.
+            Err(RequestError::Unresolved) => return self.inner.eval(request).await,
+            Err(error) => return Err(error.into()),
+        };
+        let answer_from = request.options.answer_from;
+        if answer_from != AnswerFrom::ComputedOnly {
+            match self.held(id, &request.class)? {
                 Ok(answer) => return Ok(answer),
-                Err(why) if from == AnswerFrom::HeldOnly => return Err(EvalError::NotHeld { id, why }),
+                Err(why) if answer_from == AnswerFrom::HeldOnly => return Err(EvalError::NotHeld { id, why }),
                 Err(_) => {}
             }
         }
-        let (kind, class) = (request.kind(), request.class.clone());
-        let mut answer = self.inner.eval(request).await?;
-        if class == Class::Volatile {
-            return Ok(answer);
+        let answer = self.inner.eval(request.clone()).await?;
+        match self.record(id, &request, &answer).await {
+            Ok(_) => Ok(Answer { recorded: true, ..answer }),
+            Err(error) if request.class == Class::Observed => Err(EvalError::Ledger(error.to_string())),
+            Err(error) => {
+                tracing::warn!(id = %id.short(), %error, "answering without a record");
+                Ok(Answer { recorded: false, ..answer })
+            }
         }
-        let reproducible = class.is_reproducible();
-        let observed_at = (self.clock)();
-        let about = Observation { request: id, kind, class, observed_at, trace: None, upstream: Vec::new() };
-        answer.recorded = match self.record(about, &answer).await {
-            Ok(()) => true,
-            Err(_) if reproducible => false,
-            Err(error) => return Err(error),
-        };
-        Ok(answer)
     }
 }

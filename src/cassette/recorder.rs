@@ -1,191 +1,264 @@
-//! The recorder: one thread that owns the writer, with group commit.
+//! The production thread around a [`CassetteWriter`]: group commit.
 //!
-//! It drains its queue, appends all, writes once, syncs once if anything asked for it, and then answers. A caller that goes away loses
-//! nothing: what was submitted is written. Only what is durable is reported as such.
+//! It takes whatever waits in its queue, appends all of it, and pays one write and, if anything in it demands so, one sync. While a sync
+//! runs the next group gathers. A caller that goes away changes nothing: its operation is done all the same.
 
+use std::fmt;
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, RwLock};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::writer::{CassetteWriter, Ticket};
 use crate::id::{ContentId, Digest};
-use crate::ledger::{Blob, LedgerError};
+use crate::ledger::LedgerError;
 use crate::proof::Evidence;
 use crate::record::Record;
-use crate::request::Class;
 
-/// Appends that may wait; the next one is refused as `Busy`.
-const QUEUE: usize = 16 * 1024;
-/// Appends in one group, so that the first of them does not wait for ever.
-const GROUP: usize = 4096;
+use super::limits::{RECORDER_GROUP, RECORDER_QUEUE};
+use super::view::Cassette;
+use super::writer::{CassetteWriter, Durability, Prepared, Recorded, Ticket};
 
-/// What "acknowledged" means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// It survives any crash.
-    Durable,
-    /// It survives a crash of the process, and within this time any crash.
-    Batched(Duration),
-    /// It survives a crash of the process.
-    Memory,
-}
+/// What is called when an operation is complete, on the recorder's thread: it must be quick.
+pub type Done = Box<dyn FnOnce(Result<Recorded, LedgerError>) + Send>;
 
-/// How records are made durable.
-#[derive(Debug, Clone, Copy)]
-pub struct RecorderOptions {
-    /// For observations, which nobody can compute again.
-    pub observed: Durability,
-    /// For what any node can compute again.
-    pub reproducible: Durability,
-}
+/// What is called with the durable length whenever it has grown, on the recorder's thread: it must be quick.
+pub type OnDurable = Box<dyn Fn(u64) + Send>;
 
-impl Default for RecorderOptions {
-    fn default() -> Self {
-        Self { observed: Durability::Durable, reproducible: Durability::Batched(Duration::from_millis(5)) }
-    }
-}
-
-/// Called once with what became of an append.
-pub type Completion = Box<dyn FnOnce(Result<Ticket, LedgerError>) + Send>;
-
-enum Op {
-    Record(Record, Vec<Bytes>),
-    Adopt(Evidence, Record, Vec<Bytes>, bool),
-    Retract(ContentId, Digest, u64),
-    Close,
-}
-
-/// Starts the recorder's thread.
+/// Starts recorder threads.
 #[derive(Debug)]
 pub struct Recorder;
 
-/// Submits appends; clones share the thread.
+/// A handle on a recorder thread. Cheap to clone; the last one to go away closes it.
 #[derive(Clone)]
 pub struct RecorderHandle {
-    queue: SyncSender<(Op, Completion)>,
-    thread: Arc<Mutex<Option<thread::JoinHandle<()>>>>,
+    inner: Arc<Inner>,
+    cassette: Cassette,
+}
+
+struct Inner {
+    queue: RwLock<Option<SyncSender<Op>>>,
+    thread: Mutex<Option<JoinHandle<Result<u64, LedgerError>>>>,
+}
+
+struct Op {
+    what: What,
+    done: Done,
+}
+
+enum What {
+    Record(Box<Prepared>),
+    Adopt { evidence: Box<Evidence>, prepared: Box<Prepared>, announce: bool },
+    Retract { id: ContentId, answer: Digest, at: u64 },
+}
+
+impl fmt::Debug for RecorderHandle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RecorderHandle").field("cassette", &self.cassette).finish_non_exhaustive()
+    }
 }
 
 impl Recorder {
-    /// Moves the writer to a thread of its own. `on_durable` hears the durable length whenever it grows.
-    pub fn start(
-        writer: CassetteWriter,
-        options: RecorderOptions,
-        on_durable: Box<dyn Fn(u64) + Send>,
-    ) -> io::Result<RecorderHandle> {
-        let (queue, ops) = sync_channel(QUEUE);
-        let run = move || run(writer, options, &ops, &*on_durable);
-        let thread = thread::Builder::new().name("evalmesh-ledger".to_owned()).spawn(run)?;
-        Ok(RecorderHandle { queue, thread: Arc::new(Mutex::new(Some(thread))) })
+    /// Moves the writer to a thread of its own.
+    pub fn start(writer: CassetteWriter, on_durable: Option<OnDurable>) -> io::Result<RecorderHandle> {
+        let cassette = writer.cassette();
+        let (queue, ops) = sync_channel(RECORDER_QUEUE);
+        let thread = thread::Builder::new()
+            .name("recorder".to_owned())
+            .spawn(move || Worker { told: writer.durable(), writer, on_durable, deadline: None }.run(&ops))?;
+        let inner = Inner { queue: RwLock::new(Some(queue)), thread: Mutex::new(Some(thread)) };
+        Ok(RecorderHandle { inner: Arc::new(inner), cassette })
     }
 }
 
 impl RecorderHandle {
-    /// Appends a record of this node with its payloads, in the order of `Record::blobs`. Never blocks.
-    pub fn record(&self, record: Record, payloads: Vec<Bytes>, done: Completion) {
-        self.submit(Op::Record(record, payloads), done);
+    /// The reading side.
+    #[must_use]
+    pub fn cassette(&self) -> &Cassette {
+        &self.cassette
     }
 
-    /// Appends a believed record of another node. Never blocks.
-    pub fn adopt(&self, evidence: Evidence, record: Record, payloads: Vec<Bytes>, announce: bool, done: Completion) {
-        self.submit(Op::Adopt(evidence, record, payloads, announce), done);
-    }
-
-    /// Appends "never serve this answer again". Never blocks.
-    pub fn retract(&self, request: ContentId, answer: Digest, at: u64, done: Completion) {
-        self.submit(Op::Retract(request, answer, at), done);
-    }
-
-    fn submit(&self, op: Op, done: Completion) {
-        match self.queue.try_send((op, done)) {
-            Ok(()) => {}
-            Err(TrySendError::Full((_, done))) => done(Err(LedgerError::Busy { bound: QUEUE })),
-            Err(TrySendError::Disconnected((_, done))) => done(Err(LedgerError::Closed)),
+    /// Records what this node observed; see [`CassetteWriter::record`]. Hashes the payloads on the calling thread.
+    pub fn record(
+        &self,
+        record: Record,
+        payloads: Vec<Bytes>,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        match Prepared::new(record, payloads) {
+            Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
+            Err(error) => done(Err(error)),
         }
     }
 
-    /// Writes everything that was submitted, makes it durable, and ends the thread.
-    pub fn close(&self) {
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(thread) = thread else { return };
-        // Waits for room: closing must not be refused. An error means that the thread is gone already.
-        let _ = self.queue.send((Op::Close, Box::new(drop)));
-        if thread.join().is_err() {
-            tracing::error!("the ledger thread panicked");
-        }
-    }
-}
-
-fn run(
-    mut writer: CassetteWriter,
-    options: RecorderOptions,
-    ops: &Receiver<(Op, Completion)>,
-    on_durable: &dyn Fn(u64),
-) {
-    // The longest time until what is written must be synced.
-    let mut unsynced: Option<Duration> = None;
-    loop {
-        let first = match unsynced {
-            None => ops.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            Some(within) => ops.recv_timeout(within),
-        };
-        let mut closing = false;
-        let mut group = Vec::new();
-        match first {
-            Ok(op) => group.push(op),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => closing = true,
-        }
-        let timed_out = group.is_empty();
-        group.extend(ops.try_iter().take(GROUP));
-        let mut sync = timed_out && unsynced.is_some();
-        let mut waiting = Vec::with_capacity(group.len());
-        for (op, done) in group {
-            closing |= matches!(op, Op::Close);
-            match wanted(&op, options) {
-                Some(Durability::Durable) => sync = true,
-                Some(Durability::Batched(within)) => unsynced = Some(unsynced.map_or(within, |old| old.min(within))),
-                Some(Durability::Memory) | None => {}
+    /// Takes over what another node observed; see [`CassetteWriter::adopt`]. Hashes the payloads on the calling thread.
+    pub fn adopt(
+        &self,
+        evidence: Evidence,
+        record: Record,
+        payloads: Vec<Bytes>,
+        announce: bool,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        match Prepared::new(record, payloads) {
+            Ok(prepared) => {
+                let (evidence, prepared) = (Box::new(evidence), Box::new(prepared));
+                self.send(What::Adopt { evidence, prepared, announce }, Box::new(done));
             }
-            waiting.push((append(&mut writer, op), done));
+            Err(error) => done(Err(error)),
         }
-        let written = if sync || closing { writer.commit() } else { writer.write_out() };
-        if sync || closing || written.is_err() {
-            unsynced = None;
+    }
+
+    /// Says that an answer is never to be served again; see [`CassetteWriter::retract`].
+    pub fn retract(
+        &self,
+        id: ContentId,
+        answer: Digest,
+        at: u64,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        self.send(What::Retract { id, answer, at }, Box::new(done));
+    }
+
+    /// Takes no more operations, finishes those that wait, makes everything durable and ends the thread. Returns the durable length.
+    pub fn close(&self) -> Result<u64, LedgerError> {
+        self.inner.close().unwrap_or(Err(LedgerError::Closed))
+    }
+
+    fn send(&self, what: What, done: Done) {
+        let op = Op { what, done };
+        let refused = match &*self.inner.queue.read().expect("no code panics while it holds the queue") {
+            None => (op, LedgerError::Closed),
+            Some(queue) => match queue.try_send(op) {
+                Ok(()) => return,
+                Err(TrySendError::Full(op)) => (op, LedgerError::Busy { bound: RECORDER_QUEUE }),
+                Err(TrySendError::Disconnected(op)) => (op, LedgerError::Closed),
+            },
+        };
+        let (Op { done, .. }, error) = refused;
+        done(Err(error));
+    }
+}
+
+impl Inner {
+    /// `None` if it was closed before.
+    fn close(&self) -> Option<Result<u64, LedgerError>> {
+        drop(self.queue.write().expect("no code panics while it holds the queue").take());
+        let thread = self.thread.lock().expect("no code panics while it holds the thread").take()?;
+        if thread.thread().id() == thread::current().id() {
+            // The last handle went away inside a completion: the thread ends by itself once that returns.
+            return None;
         }
+        Some(thread.join().unwrap_or(Err(LedgerError::Closed)))
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(Err(error)) = self.close() {
+            tracing::warn!(%error, "the recorder closed with a failure");
+        }
+    }
+}
+
+struct Worker {
+    writer: CassetteWriter,
+    on_durable: Option<OnDurable>,
+    /// The durable length that was told last.
+    told: u64,
+    /// When something that was written must be durable.
+    deadline: Option<Instant>,
+}
+
+impl Worker {
+    fn run(mut self, ops: &Receiver<Op>) -> Result<u64, LedgerError> {
+        loop {
+            let first = match self.deadline {
+                None => ops.recv().map_err(|_| RecvTimeoutError::Disconnected),
+                Some(deadline) => ops.recv_timeout(deadline.saturating_duration_since(now())),
+            };
+            match first {
+                Ok(first) => self.group(first, ops),
+                Err(RecvTimeoutError::Timeout) => drop(self.commit()),
+                Err(RecvTimeoutError::Disconnected) => return self.commit(),
+            }
+        }
+    }
+
+    /// Appends what waits, pays for it once, and tells everybody.
+    fn group(&mut self, first: Op, ops: &Receiver<Op>) {
+        let mut waiting = Vec::new();
+        let (mut sync, mut delay) = (false, None::<Duration>);
+        for Op { what, done } in std::iter::once(first).chain(ops.try_iter()).take(RECORDER_GROUP) {
+            match self.append(what) {
+                Ok(ticket) => {
+                    match ticket.durability {
+                        Durability::Durable => sync = true,
+                        Durability::Batched(wait) => delay = Some(delay.map_or(wait, |other| other.min(wait))),
+                        Durability::Memory => {}
+                    }
+                    waiting.push((ticket, done));
+                }
+                Err(error) => complete(done, Err(error)),
+            }
+        }
+        if let Some(due) = delay.map(|delay| now() + delay) {
+            self.deadline = Some(self.deadline.map_or(due, |other| other.min(due)));
+        }
+        let late = self.deadline.is_some_and(|deadline| deadline <= now());
+        let outcome = if sync || late { self.commit() } else { self.writer.write_out() };
         for (ticket, done) in waiting {
-            done(written.clone().and(ticket));
+            debug_assert!(
+                outcome.is_err() || self.writer.is_complete(&ticket),
+                "{ticket:?} is complete after its group"
+            );
+            let result = outcome.clone().map(|_| self.writer.recorded(&ticket));
+            complete(done, result);
         }
-        if let (Ok(length), true) = (&written, sync || closing) {
-            on_durable(*length);
+        self.tell();
+    }
+
+    fn append(&mut self, what: What) -> Result<Ticket, LedgerError> {
+        match what {
+            What::Record(prepared) => self.writer.record_prepared(*prepared),
+            What::Adopt { evidence, prepared, announce } => self.writer.adopt_prepared(*evidence, *prepared, announce),
+            What::Retract { id, answer, at } => self.writer.retract(id, answer, at),
         }
-        if closing {
-            break;
+    }
+
+    fn commit(&mut self) -> Result<u64, LedgerError> {
+        self.deadline = None;
+        let outcome = self.writer.commit();
+        if let Err(error) = &outcome {
+            tracing::error!(%error, "the ledger refuses to be written");
         }
+        self.tell();
+        outcome
+    }
+
+    fn tell(&mut self) {
+        let durable = self.writer.durable();
+        if durable > self.told
+            && let Some(on_durable) = &self.on_durable
+            && catch_unwind(AssertUnwindSafe(|| on_durable(durable))).is_err()
+        {
+            tracing::error!("the recorder's durable callback panicked");
+        }
+        self.told = durable;
     }
 }
 
-fn append(writer: &mut CassetteWriter, op: Op) -> Result<Ticket, LedgerError> {
-    let blobs = |payloads: Vec<Bytes>| payloads.into_iter().map(Blob::new).collect();
-    match op {
-        Op::Record(record, payloads) => writer.record(record, blobs(payloads)),
-        Op::Adopt(evidence, record, payloads, announce) => writer.adopt(evidence, record, blobs(payloads), announce),
-        Op::Retract(request, answer, at) => writer.retract(request, answer, at),
-        Op::Close => Ok(Ticket::Held),
+/// A caller's bug is not the end of everybody's ledger.
+fn complete(done: Done, result: Result<Recorded, LedgerError>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        tracing::error!("a recorder completion panicked");
     }
 }
 
-fn wanted(op: &Op, options: RecorderOptions) -> Option<Durability> {
-    match op {
-        Op::Record(record, _) | Op::Adopt(_, record, ..) => Some(match record.class {
-            Class::Portable | Class::Device(_) => options.reproducible,
-            _ => options.observed,
-        }),
-        Op::Retract(..) => Some(Durability::Durable),
-        Op::Close => None,
-    }
+#[expect(clippy::disallowed_methods, reason = "this thread is a driver: a batch's delay is bounded by real time")]
+fn now() -> Instant {
+    Instant::now()
 }

@@ -1,1 +1,1 @@
-//! See `tests/it` for the node; these hold the cassette itself.
+//! Tests of the cassette.

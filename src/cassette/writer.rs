@@ -1,137 +1,334 @@
-//! The write side as a state machine: ledger append, then written or durable, then shown. No thread, clock or randomness, so that the
-//! simulator drives the same code as the recorder's thread.
+//! The writing side, as a state machine without thread, clock or randomness.
+//!
+//! Order: ledger append, then written or durable (as the record demands), then the view shows it, then its ticket is complete.
 
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::{Cassette, Held, Tier};
+use bytes::Bytes;
+
 use crate::id::{ContentId, Digest};
 use crate::ledger::{Blob, Entry, Ledger, LedgerError, OpenError, Opening, Recovery, Storage};
 use crate::proof::Evidence;
 use crate::record::Record;
-use crate::reply::{OutputFile, Payload};
+use crate::reply::{Payload, Reply};
+use crate::request::Class;
 
-/// An append on its way: its position, or that there was nothing to append.
+use super::index::{Change, Hot, Index, Standing};
+use super::limits::{BATCHED, RAM_BYTES};
+use super::view::{Cassette, Counts, count, inline_reply};
+
+/// What "recorded" means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ticket {
-    /// It is at this position once written.
-    At(u64),
-    /// The answer is held already.
-    Held,
+pub enum Durability {
+    /// It survives any crash.
+    Durable,
+    /// It survives a crash of the process, and any crash after at most this long.
+    Batched(Duration),
+    /// It survives a crash of the process.
+    Memory,
 }
 
-enum Shown {
-    Held(Box<Held>),
-    Hidden(ContentId, Digest),
+/// How a cassette is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CassetteOptions {
+    /// Bytes of replies kept in memory.
+    pub ram_bytes: usize,
+    /// One durability for all records; without it `Observed`, `Volatile` and `Effectful` ones are durable, because nobody can compute them
+    /// again, and all others batched. Retractions are always durable.
+    pub durability: Option<Durability>,
 }
 
-/// The one writer of a cassette.
+impl Default for CassetteOptions {
+    fn default() -> Self {
+        Self { ram_bytes: RAM_BYTES, durability: None }
+    }
+}
+
+/// A promise: the change is complete once [`CassetteWriter::is_complete`] says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// The position of its entry in the ledger.
+    pub seq: u64,
+    /// When it is complete.
+    pub durability: Durability,
+    /// Whether an entry was appended; `false` if the answer was held already.
+    pub fresh: bool,
+}
+
+/// A change that is complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorded {
+    /// The position of its entry in the ledger.
+    pub seq: u64,
+    /// Whether it survives any crash already.
+    pub durable: bool,
+    /// Whether an entry was appended; `false` if the answer was held already.
+    pub fresh: bool,
+}
+
+/// A record with its payloads, checked against each other. Hashing is paid where it is made.
+pub(super) struct Prepared {
+    record: Record,
+    blobs: Vec<Blob>,
+}
+
+impl Prepared {
+    /// Checks that these are the payloads of the record, in the order of `Record::blobs`.
+    pub(super) fn new(record: Record, payloads: Vec<Bytes>) -> Result<Self, LedgerError> {
+        let blobs: Vec<Blob> = payloads.into_iter().map(Blob::new).collect();
+        let mut given = blobs.iter().map(Blob::name);
+        let wrong = record.blobs().position(|blob| given.next() != Some(blob));
+        match wrong.or_else(|| given.next().map(|_| record.blobs().count())) {
+            Some(position) => Err(LedgerError::Payload { position }),
+            None => Ok(Self { record, blobs }),
+        }
+    }
+}
+
+/// The payloads of a reply in the order of `Record::blobs`; `None` if one is not inline.
+#[must_use]
+pub fn payloads(reply: &Reply) -> Option<Vec<Bytes>> {
+    let mut files: Vec<_> = reply.files.iter().collect();
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let all = reply.stdout.iter().chain(&reply.stderr).chain(files.into_iter().map(|file| &file.data));
+    all.map(|payload: &Payload| payload.bytes().cloned()).collect()
+}
+
+struct Pending {
+    ticket: Ticket,
+    change: Option<Change>,
+    key: (ContentId, Digest),
+}
+
+#[derive(Clone, Copy)]
+struct Staged {
+    seq: u64,
+    durability: Durability,
+    /// Retracted, if not held.
+    held: bool,
+}
+
+/// The one writer of a cassette; owns its ledger.
 pub struct CassetteWriter {
     ledger: Ledger,
     cassette: Cassette,
-    /// Appended and not written.
-    pending: Vec<Shown>,
+    options: CassetteOptions,
+    /// Entries written, as of the last `write_out` or `commit`.
+    written: u64,
+    /// Appended and not shown yet, in order.
+    pending: VecDeque<Pending>,
+    /// What the pending changes will lead to.
+    staged: BTreeMap<(ContentId, Digest), Staged>,
+}
+
+impl fmt::Debug for CassetteWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CassetteWriter")
+            .field("ledger", &self.ledger)
+            .field("pending", &self.pending.len())
+            .finish_non_exhaustive()
+    }
 }
 
 impl CassetteWriter {
-    /// Opens the ledger for writing and replays it into a cassette.
-    pub fn open(storage: Arc<dyn Storage>, opening: &Opening) -> Result<(Self, Recovery), OpenError> {
-        let mut entries = Vec::new();
-        let (ledger, recovery) = Ledger::open_visiting(storage, opening, &mut |stored| match &stored.entry {
-            Entry::Retracted { request, answer, .. } => entries.push((stored.seq, Err((*request, *answer)))),
-            entry => entries
-                .extend(entry.record().map(|record| (stored.seq, Ok((record, stored.inline().collect::<Vec<_>>()))))),
-        })?;
-        let cassette = Cassette::new(ledger.reader());
-        for (seq, entry) in entries {
-            match entry {
-                Ok((record, inline)) => cassette.show(seq, &record, inline.into_iter()),
-                Err((id, answer)) => cassette.hide(id, answer),
+    /// Opens the ledger for writing and builds the view of it.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        opening: &Opening,
+        options: CassetteOptions,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let (index, counts) = (Index::new(options.ram_bytes), Counts::default());
+        let (ledger, recovery) = Ledger::open_visiting(storage, opening, &mut |stored| {
+            stored.inline().for_each(|blob| index.note_inline(blob.digest, stored.seq));
+            match &stored.entry {
+                Entry::Retracted { request, answer, .. } => {
+                    count(&counts.retracted, 1);
+                    index.apply(Change::Retract { id: *request, answer: *answer, seq: stored.seq });
+                }
+                entry => {
+                    let Some(record) = entry.record() else { return };
+                    tally(&counts, &record);
+                    if record.class.is_memoised() {
+                        let (id, answer, seq) = (record.request, record.answer(), stored.seq);
+                        index.apply(Change::Hold { id, answer, seq, hot: None });
+                    }
+                }
             }
-        }
-        Ok((Self { ledger, cassette, pending: Vec::new() }, recovery))
+        })?;
+        let cassette = Cassette::new(ledger.reader(), index, counts, recovery.clone());
+        let written = ledger.next_seq();
+        let (pending, staged) = Default::default();
+        Ok((Self { ledger, cassette, options, written, pending, staged }, recovery))
     }
 
-    /// The view that this writer writes to.
+    /// The reading side.
     #[must_use]
     pub fn cassette(&self) -> Cassette {
         self.cassette.clone()
     }
 
-    /// Appends a record of this node, with its payloads in the order of `Record::blobs`.
-    pub fn record(&mut self, record: Record, payloads: Vec<Blob>) -> Result<Ticket, LedgerError> {
-        let seq = self.ledger.append(&Entry::Observed(record.clone()), &payloads, true)?;
-        self.pend(seq, record, payloads);
-        Ok(Ticket::At(seq))
+    /// Records what this node observed. Payloads are in the order of `Record::blobs`.
+    pub fn record(&mut self, record: Record, payloads: Vec<Bytes>) -> Result<Ticket, LedgerError> {
+        self.record_prepared(Prepared::new(record, payloads)?)
     }
 
-    /// Appends a believed record of another node. What is held is not taken twice, what was retracted here not at all.
+    pub(super) fn record_prepared(&mut self, prepared: Prepared) -> Result<Ticket, LedgerError> {
+        let Prepared { record, blobs } = prepared;
+        let durability = self.options.durability.unwrap_or(default_durability(&record.class));
+        let announce = record.class.is_memoised();
+        let entry = Entry::Observed(record);
+        let seq = self.ledger.append(&entry, &blobs, announce).map_err(|error| self.forget(error))?;
+        let Entry::Observed(record) = entry else { unreachable!("made four lines above") };
+        Ok(self.hold(record, &blobs, Ticket { seq, durability, fresh: true }))
+    }
+
+    /// Takes over what another node observed; the caller has verified the evidence and it holds this record. An answer that is held already
+    /// is left alone; one that was retracted here is refused.
     pub fn adopt(
         &mut self,
         evidence: Evidence,
         record: Record,
-        payloads: Vec<Blob>,
+        payloads: Vec<Bytes>,
         announce: bool,
     ) -> Result<Ticket, LedgerError> {
+        self.adopt_prepared(evidence, Prepared::new(record, payloads)?, announce)
+    }
+
+    pub(super) fn adopt_prepared(
+        &mut self,
+        evidence: Evidence,
+        prepared: Prepared,
+        announce: bool,
+    ) -> Result<Ticket, LedgerError> {
+        let Prepared { record, blobs } = prepared;
         let (request, answer) = (record.request, record.answer());
-        if self.cassette.is_retracted(request, answer) {
-            return Err(LedgerError::Retracted { request, answer });
+        if let Some(staged) = self.staged.get(&(request, answer)) {
+            let Staged { seq, durability, held } = *staged;
+            let refused = LedgerError::Retracted { request, answer };
+            return if held { Ok(Ticket { seq, durability, fresh: false }) } else { Err(refused) };
         }
-        let pends = |shown: &Shown| matches!(shown, Shown::Held(held) if held.record.request == request);
-        if self.cassette.holds(request, answer) || self.pending.iter().any(pends) {
-            return Ok(Ticket::Held);
+        match self.cassette.inner.index.standing(&request, &answer) {
+            Standing::Held(seq) => return Ok(Ticket { seq, durability: Durability::Memory, fresh: false }),
+            Standing::Retracted => return Err(LedgerError::Retracted { request, answer }),
+            Standing::Unknown => {}
         }
-        let seq = self.ledger.append(&Entry::Adopted(evidence), &payloads, announce)?;
-        self.pend(seq, record, payloads);
-        Ok(Ticket::At(seq))
+        if evidence.record != record.encode() {
+            return Err(LedgerError::Evidence);
+        }
+        // Whoever made it has it still: a lost adoption costs a fetch.
+        let durability = self.options.durability.unwrap_or(Durability::Batched(BATCHED));
+        let announce = announce && record.class.is_memoised();
+        let appended = self.ledger.append(&Entry::Adopted(evidence), &blobs, announce);
+        let seq = appended.map_err(|error| self.forget(error))?;
+        Ok(self.hold(record, &blobs, Ticket { seq, durability, fresh: true }))
     }
 
-    /// Appends "never serve this answer again".
-    pub fn retract(&mut self, request: ContentId, answer: Digest, at: u64) -> Result<Ticket, LedgerError> {
-        let seq = self.ledger.append(&Entry::Retracted { request, answer, at }, &[], true)?;
-        self.pending.push(Shown::Hidden(request, answer));
-        Ok(Ticket::At(seq))
+    /// Says that this answer to this question is never to be served again. Always durable.
+    pub fn retract(&mut self, id: ContentId, answer: Digest, at: u64) -> Result<Ticket, LedgerError> {
+        let appended = self.ledger.append(&Entry::Retracted { request: id, answer, at }, &[], false);
+        let seq = appended.map_err(|error| self.forget(error))?;
+        let ticket = Ticket { seq, durability: Durability::Durable, fresh: true };
+        self.stage(ticket, (id, answer), false, Some(Change::Retract { id, answer, seq }));
+        Ok(ticket)
     }
 
-    /// Writes and shows what was appended; returns the ledger's length. It may be lost in a crash of the machine.
+    /// Writes what was appended and shows what needs no more than that; returns how many entries are written.
     pub fn write_out(&mut self) -> Result<u64, LedgerError> {
-        let length = self.ledger.write_out()?;
-        self.show_pending();
-        Ok(length)
+        self.written = self.ledger.write_out().map_err(|error| self.forget(error))?;
+        self.show();
+        Ok(self.written)
     }
 
-    /// Writes, makes durable and shows what was appended; returns the durable length.
+    /// Makes what was appended durable and shows it; returns how many entries are durable.
     pub fn commit(&mut self) -> Result<u64, LedgerError> {
-        let length = self.ledger.commit()?;
-        self.show_pending();
-        Ok(length)
+        self.written = self.ledger.commit().map_err(|error| self.forget(error))?;
+        self.show();
+        Ok(self.written)
     }
 
-    fn pend(&mut self, seq: u64, record: Record, payloads: Vec<Blob>) {
-        let mut bytes = payloads.into_iter().map(|blob| Payload::Inline(blob.bytes().clone()));
-        let mut reply = record.reply();
-        reply.stdout = record.stdout.and_then(|_| bytes.next());
-        reply.stderr = record.stderr.and_then(|_| bytes.next());
-        let file = |file: OutputFile| bytes.next().map(|data| OutputFile { data, ..file });
-        reply.files = std::mem::take(&mut reply.files).into_iter().filter_map(file).collect();
-        self.pending.push(Shown::Held(Box::new(Held { record, reply, tier: Tier::Disk, seq })));
+    /// Entries that survive any crash.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        self.cassette.ledger().durable()
     }
 
-    fn show_pending(&mut self) {
-        for shown in self.pending.drain(..) {
-            match shown {
-                Shown::Held(held) => {
-                    let inline = self.cassette.inner.ledger.read(held.seq).ok().flatten();
-                    let inline: Vec<_> = inline.iter().flat_map(|stored| stored.inline()).collect();
-                    self.cassette.show(held.seq, &held.record, inline.into_iter());
-                    let first = self.cassette.inner.index.get(&held.record.request);
-                    let is_first =
-                        first.is_some_and(|known| known.live.first().is_some_and(|live| live.seq == held.seq));
-                    if is_first {
-                        self.cassette.inner.hot.put(held.record.request, &held);
-                    }
-                }
-                Shown::Hidden(id, answer) => self.cassette.hide(id, answer),
+    /// Whether the change that got this ticket is as durable as it has to be, and shown.
+    #[must_use]
+    pub fn is_complete(&self, ticket: &Ticket) -> bool {
+        match ticket.durability {
+            Durability::Durable => ticket.seq < self.durable(),
+            Durability::Batched(_) | Durability::Memory => ticket.seq < self.written,
+        }
+    }
+
+    /// What a complete ticket stands for.
+    #[must_use]
+    pub fn recorded(&self, ticket: &Ticket) -> Recorded {
+        Recorded { seq: ticket.seq, durable: ticket.seq < self.durable(), fresh: ticket.fresh }
+    }
+
+    fn hold(&mut self, record: Record, blobs: &[Blob], ticket: Ticket) -> Ticket {
+        let (id, answer, seq) = (record.request, record.answer(), ticket.seq);
+        tally(&self.cassette.inner.counts, &record);
+        let change = record.class.is_memoised().then(|| {
+            let bytes: Vec<Bytes> = blobs.iter().map(|blob| blob.bytes().clone()).collect();
+            let reply = inline_reply(&record, &bytes);
+            Change::Hold { id, answer, seq, hot: Some(Hot::new(seq, Arc::new(record), reply)) }
+        });
+        self.stage(ticket, (id, answer), true, change);
+        ticket
+    }
+
+    fn stage(&mut self, ticket: Ticket, key: (ContentId, Digest), held: bool, change: Option<Change>) {
+        let Ticket { seq, durability, .. } = ticket;
+        if change.is_some() {
+            self.staged.insert(key, Staged { seq, durability, held });
+        }
+        self.pending.push_back(Pending { ticket, change, key });
+    }
+
+    /// Shows what is complete, in order.
+    fn show(&mut self) {
+        let mut waiting = VecDeque::new();
+        for pending in std::mem::take(&mut self.pending) {
+            if !self.is_complete(&pending.ticket) {
+                waiting.push_back(pending);
+                continue;
+            }
+            let Pending { ticket, change, key } = pending;
+            if self.staged.get(&key).is_some_and(|staged| staged.seq == ticket.seq) {
+                self.staged.remove(&key);
+            }
+            let inner = &self.cassette.inner;
+            match change {
+                Some(Change::Retract { .. }) => count(&inner.counts.retracted, 1),
+                Some(Change::Hold { .. }) | None => {}
+            }
+            if let Some(change) = change {
+                inner.index.apply(change);
             }
         }
+        self.pending = waiting;
     }
+
+    /// A failed write leaves nothing that could still become complete.
+    fn forget(&mut self, error: LedgerError) -> LedgerError {
+        if matches!(error, LedgerError::Io { .. } | LedgerError::Poisoned { .. }) {
+            self.pending.clear();
+            self.staged.clear();
+        }
+        error
+    }
+}
+
+fn tally(counts: &Counts, record: &Record) {
+    count(&counts.records, 1);
+    count(&counts.bytes, record.blobs().map(|blob| blob.len).sum());
+}
+
+fn default_durability(class: &Class) -> Durability {
+    if class.is_reproducible() { Durability::Batched(BATCHED) } else { Durability::Durable }
 }

@@ -128,6 +128,9 @@ pub enum LedgerError {
         /// Which one, in the order of `Record::blobs`.
         position: usize,
     },
+    /// The record's output files are too many or not in order, so it has no canonical form; nothing was written.
+    #[error("the record's files are too many, or not in order of their paths, or two have one path")]
+    Files,
     /// Evidence and record differ, or the evidence holds no record; nothing was written.
     #[error("the evidence is not about that record")]
     Evidence,
@@ -164,7 +167,9 @@ impl LedgerError {
             Self::Busy { .. } => "try again in a moment",
             Self::Closed => "start the node again",
             Self::Retracted { .. } => "compute it anew; its old answer is not taken back",
-            Self::TooLarge { .. } | Self::Payload { .. } | Self::Evidence | Self::EpochEntry => return None,
+            Self::TooLarge { .. } | Self::Payload { .. } | Self::Files | Self::Evidence | Self::EpochEntry => {
+                return None;
+            }
         })
     }
 }

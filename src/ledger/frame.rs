@@ -167,11 +167,6 @@ impl Frame {
         bytes.slice(self.body.clone())
     }
 
-    /// The names of the inline payloads.
-    pub(super) fn payload_names(&self) -> impl Iterator<Item = BlobRef> + '_ {
-        self.payloads.iter().map(|(name, _)| *name)
-    }
-
     /// The inline payloads, from the same bytes that the frame was parsed from; not verified, and only those that are all there.
     pub(super) fn payloads(&self, bytes: &Bytes) -> Vec<(BlobRef, Bytes)> {
         let inside = self.payloads.iter().filter(|(_, range)| range.end <= bytes.len());

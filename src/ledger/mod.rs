@@ -27,6 +27,7 @@ mod writer;
 pub use blobs::Blob;
 pub use entry::{Entry, EntryError, Parent};
 pub use error::{Cause, Cut, Damage, LedgerError, OpenError, ReadError, Recovery};
+pub(crate) use reader::range as payload_window;
 pub use reader::{LedgerReader, Stored};
 pub use storage::{DirLock, FaultyStorage, FileStorage, MemoryStorage, Op, Storage, StorageFile};
 pub use writer::{Ledger, Opening};

@@ -112,7 +112,7 @@ fn quarantine(storage: &dyn Storage, name: &str) -> io::Result<()> {
     storage.create_dir(QUARANTINE)?;
     storage.sync_dir("")?;
     let taken = storage.list(QUARANTINE)?;
-    let free = (0u32..).map(|n| format!("{name}.{n}")).find(|free| !taken.contains(free)).unwrap_or_default();
+    let free = (0..=taken.len()).map(|n| format!("{name}.{n}")).find(|free| !taken.contains(free)).unwrap_or_default();
     storage.rename(&format!("{SEGMENTS}/{name}"), &format!("{QUARANTINE}/{free}"))?;
     storage.sync_dir(QUARANTINE)
 }

@@ -10,6 +10,7 @@ use std::io;
 use std::sync::Arc;
 
 use crate::id::{EpochId, NodeId};
+use crate::limits::{MAX_OUTPUT_FILES, MAX_RECORD};
 use crate::message::LogItem;
 use crate::proof::{Hash, Tree, leaf_hash};
 use crate::record::Record;
@@ -167,13 +168,13 @@ impl Ledger {
         self.check()?;
         check_payloads(entry, payloads)?;
         let body = entry.body();
-        for (what, found, bound) in [
-            ("an entry's length", body.len(), MAX_BODY),
+        let longest = if matches!(entry, Entry::Observed(_)) { MAX_RECORD } else { MAX_BODY };
+        let bounds = [
+            ("an entry's length", body.len(), longest),
             ("an entry's number of payloads", payloads.len(), MAX_PAYLOADS),
-        ] {
-            if found > bound {
-                return Err(LedgerError::TooLarge { what, found: found as u64, bound: bound as u64 });
-            }
+        ];
+        if let Some((what, found, bound)) = bounds.into_iter().find(|(_, found, bound)| found > bound) {
+            return Err(LedgerError::TooLarge { what, found: found as u64, bound: bound as u64 });
         }
         if self.pending.bytes > BUFFER_BYTES {
             self.write_out()?;
@@ -327,10 +328,16 @@ fn check_payloads(entry: &Entry, payloads: &[Blob]) -> Result<(), LedgerError> {
     };
     match entry {
         Entry::Epoch { .. } => Err(LedgerError::EpochEntry),
+        Entry::Observed(record) if !has_form(record) => Err(LedgerError::Files),
         Entry::Observed(record) => given(record),
         Entry::Adopted(_) => given(&entry.record().ok_or(LedgerError::Evidence)?),
         Entry::Retracted { .. } | Entry::Unknown { .. } => Ok(()),
     }
+}
+
+/// Whether `Record::decode` would take this record's bytes again.
+fn has_form(record: &Record) -> bool {
+    record.files.len() <= MAX_OUTPUT_FILES && record.files.windows(2).all(|pair| pair[0].path < pair[1].path)
 }
 
 /// Which payloads go into the frame and which get files; equal ones are kept once.

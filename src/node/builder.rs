@@ -20,7 +20,7 @@ use super::keyfile::{self, KeyError};
 use super::lanes::Lanes;
 use super::shared::Shared;
 use super::{Inner, Node, StopOnDrop};
-use crate::cassette::{CassetteWriter, Recorder, RecorderOptions};
+use crate::cassette::{CassetteOptions, CassetteWriter, Recorder};
 use crate::error::EvalError;
 use crate::evaluator::Evaluator;
 use crate::evaluator::pool::Pool;
@@ -156,14 +156,13 @@ impl NodeBuilder {
         let signer: Arc<dyn Signer> = Arc::new(identity.clone());
         let epoch = EpochId::from_bytes(random().map_err(system("randomness"))?);
         let opening = Opening::new(signer.node(), epoch, unix_micros());
-        let (writer, recovery) = CassetteWriter::open(storage, &opening)?;
+        let (writer, recovery) = CassetteWriter::open(storage, &opening, CassetteOptions::default())?;
         report(&recovery);
         let cassette = writer.cassette();
         let (events, inbox) = mpsc::channel(EVENTS);
         let durable = events.clone();
         let on_durable = move |length| drop(durable.blocking_send(Event::Fabric(Input::Durable(length))));
-        let recorder = Recorder::start(writer, RecorderOptions::default(), Box::new(on_durable))
-            .map_err(system("ledger thread"))?;
+        let recorder = Recorder::start(writer, Some(Box::new(on_durable))).map_err(system("ledger thread"))?;
 
         let evaluators = Arc::new(self.start_evaluators()?);
         let config = Config {
@@ -191,7 +190,7 @@ impl NodeBuilder {
             next_job: AtomicU64::new(1),
             thread: Mutex::new(None),
         });
-        let own_handle = Node { inner: Arc::clone(&inner), guard: None };
+        let own_handle = Node { inner: Arc::clone(&inner), _guard: None };
         let control = match &self.data_dir {
             Some(directory) if self.control => {
                 Some(ControlServer::start(own_handle, directory).map_err(system("control socket"))?)
@@ -217,12 +216,14 @@ impl NodeBuilder {
         let run = move || {
             runtime.block_on(driver.run(inbox));
             drop(control);
-            recorder.close();
+            if let Err(error) = recorder.close() {
+                tracing::error!(%error, "the ledger did not close well");
+            }
         };
         let thread =
             thread::Builder::new().name("evalmesh-node".to_owned()).spawn(run).map_err(system("loop thread"))?;
         *inner.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(thread);
-        Ok(Node { guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
+        Ok(Node { _guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
     }
 
     fn start_evaluators(&self) -> Result<Evaluators, StartError> {

@@ -260,7 +260,7 @@ impl Effects for Hands {
                 let result = result.map(drop).map_err(|error| error.to_string());
                 drop(events.blocking_send(Event::Fabric(Input::Recorded(flight, result))));
             };
-            recorder.record(record, payloads, Box::new(done));
+            recorder.record(record, payloads, done);
         };
         if let Err(error) = self.io.spawn(task) {
             let input = Input::Recorded(flight, Err(error.to_string()));
@@ -277,7 +277,7 @@ impl Effects for Hands {
                 debug!(%error, "a fetched reply was not adopted");
             }
         };
-        self.recorder.adopt(evidence, record, payloads, announce, Box::new(done));
+        self.recorder.adopt(evidence, record, payloads, announce, done);
     }
 
     fn look_up(&mut self, peer: NodeId, ask: AskId, id: ContentId) {
@@ -287,7 +287,7 @@ impl Effects for Hands {
                 warn!(%error, id = %id.short(), "cannot serve an answer");
                 None
             });
-            let found = found.map(|(held, evidence)| {
+            let found = found.map(|crate::cassette::Proven { held, evidence }| {
                 let payloads: Vec<_> = held.reply.payloads().filter_map(Payload::bytes).cloned().collect();
                 let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
                 (evidence, if fits { payloads } else { Vec::new() })

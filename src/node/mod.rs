@@ -45,7 +45,7 @@ use crate::request::{AnswerFrom, Name, Request};
 pub struct Node {
     inner: Arc<Inner>,
     /// Stops the node with the last user's handle; the node's own handles (the control socket's) have none.
-    guard: Option<Arc<StopOnDrop>>,
+    _guard: Option<Arc<StopOnDrop>>,
 }
 
 struct Inner {
@@ -159,7 +159,7 @@ impl Node {
                 entries: ledger.length(),
                 durable: ledger.durable(),
                 epochs: ledger.lineage().len() as u64,
-                answers: cassette.answers,
+                answers: cassette.records,
                 damaged: cassette.damaged,
             },
         }

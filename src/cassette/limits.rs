@@ -1,0 +1,16 @@
+//! Bounds of the cassette, each with its reason.
+
+use std::time::Duration;
+
+/// Bytes of replies kept in memory, unless told otherwise.
+pub const RAM_BYTES: usize = 64 * 1024 * 1024;
+/// Counted for every reply in memory beside its payloads: record, names and table rows.
+pub const RAM_OVERHEAD: usize = 512;
+/// A reply that would take more than this part of the memory tier is not kept there: one reply must not push out all others.
+pub const RAM_SHARE: usize = 4;
+/// How long a batched record may wait for its sync.
+pub const BATCHED: Duration = Duration::from_millis(5);
+/// Operations that may wait for the recorder; the next one is refused as busy.
+pub const RECORDER_QUEUE: usize = 16 * 1024;
+/// Operations that one write and one sync serve, so that the first of them does not wait for ever.
+pub const RECORDER_GROUP: usize = 4096;

@@ -1,0 +1,311 @@
+//! Looking up: question in, reply out.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::error::NotHeld;
+use crate::id::{ContentId, Digest};
+use crate::identity::Signer;
+use crate::ledger::{LedgerReader, ReadError, Recovery, payload_window};
+use crate::proof::Evidence;
+use crate::record::Record;
+use crate::reply::{BlobRef, Payload, Reply};
+
+use super::index::{Hot, Index, Known, Standing};
+
+/// The local view over a ledger. Cheap to clone; all clones are one view.
+#[derive(Clone)]
+pub struct Cassette {
+    pub(super) inner: Arc<Inner>,
+}
+
+pub(super) struct Inner {
+    pub(super) ledger: LedgerReader,
+    pub(super) index: Index,
+    pub(super) counts: Counts,
+    pub(super) recovery: Recovery,
+    /// The last payload that was read for a range of it and is too large for the memory tier: ranges are asked for one after another.
+    ranged: Mutex<Option<(Digest, Bytes)>>,
+}
+
+#[derive(Default)]
+pub(super) struct Counts {
+    pub(super) records: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    pub(super) retracted: AtomicU64,
+    ram_hits: AtomicU64,
+    disk_hits: AtomicU64,
+    misses: AtomicU64,
+    damaged: AtomicU64,
+}
+
+pub(super) fn count(counter: &AtomicU64, more: u64) {
+    counter.fetch_add(more, Ordering::Relaxed);
+}
+
+/// Where a held reply was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// In memory.
+    Ram,
+    /// On disk.
+    Disk,
+}
+
+/// A reply that is held here, with every payload inline.
+#[derive(Debug, Clone)]
+pub struct Held {
+    /// The record that names it.
+    pub record: Arc<Record>,
+    /// The reply.
+    pub reply: Reply,
+    /// Where it was.
+    pub tier: Tier,
+    /// The position of its entry in the ledger.
+    pub seq: u64,
+}
+
+/// What a lookup gives. A miss is a value.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made; a hit must not cost an allocation")]
+pub enum Lookup {
+    /// It is held.
+    Hit(Held),
+    /// It is not, and why.
+    Miss(NotHeld),
+}
+
+/// A held reply with its evidence, for a peer.
+#[derive(Debug, Clone)]
+pub struct Proven {
+    /// The reply.
+    pub held: Held,
+    /// What makes it believable.
+    pub evidence: Evidence,
+}
+
+/// Why a lookup has no answer, not even "not held": the disk failed.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("the cassette cannot be read: {0}")]
+pub struct CassetteError(#[from] ReadError);
+
+impl CassetteError {
+    /// One line that tells a person what to do next.
+    #[must_use]
+    pub fn hint(&self) -> &'static str {
+        self.0.hint()
+    }
+}
+
+/// How a cassette is doing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stats {
+    /// Questions that something is known about.
+    pub questions: u64,
+    /// Records, observed and adopted.
+    pub records: u64,
+    /// Bytes of their payloads.
+    pub bytes: u64,
+    /// Bytes of replies in memory.
+    pub ram_bytes: u64,
+    /// Lookups answered from memory.
+    pub ram_hits: u64,
+    /// Lookups answered from disk.
+    pub disk_hits: u64,
+    /// Lookups not answered.
+    pub misses: u64,
+    /// Retractions.
+    pub retracted: u64,
+    /// Records whose bytes turned out to be damaged or gone since opening.
+    pub damaged: u64,
+    /// Ledger entries that survive any crash.
+    pub durable: u64,
+    /// Ledger entries.
+    pub length: u64,
+    /// Ledger segments.
+    pub segments: u64,
+    /// What opening found.
+    pub recovery: Recovery,
+}
+
+impl fmt::Debug for Cassette {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cassette").field("ledger", &self.inner.ledger).finish_non_exhaustive()
+    }
+}
+
+impl Cassette {
+    pub(super) fn new(ledger: LedgerReader, index: Index, counts: Counts, recovery: Recovery) -> Self {
+        let inner = Inner { ledger, index, counts, recovery, ranged: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The ledger that this is a view of.
+    #[must_use]
+    pub fn ledger(&self) -> &LedgerReader {
+        &self.inner.ledger
+    }
+
+    /// The held reply to a question. The first record that is whole wins.
+    pub fn lookup(&self, id: ContentId) -> Result<Lookup, CassetteError> {
+        let Inner { index, counts, .. } = &*self.inner;
+        loop {
+            let seq = match index.known(&id) {
+                Known::Not(why) => {
+                    count(&counts.misses, 1);
+                    return Ok(Lookup::Miss(why));
+                }
+                Known::Hot(hot) => {
+                    count(&counts.ram_hits, 1);
+                    let (record, reply) = (hot.record.clone(), hot.reply.clone());
+                    return Ok(Lookup::Hit(Held { record, reply, tier: Tier::Ram, seq: hot.seq }));
+                }
+                Known::Cold(seq) => seq,
+            };
+            match self.load(seq) {
+                Ok(hot) => {
+                    count(&counts.disk_hits, 1);
+                    index.warm(id, &hot);
+                    let (record, reply) = (hot.record.clone(), hot.reply.clone());
+                    return Ok(Lookup::Hit(Held { record, reply, tier: Tier::Disk, seq }));
+                }
+                // Each turn takes one entry out of the live ones, so this ends.
+                Err(error) if error.is_loss() => self.lose(id, seq, &error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The held reply to a question with its evidence. `None` if it is not held, not durable yet, or cannot be proven any more.
+    pub fn evidence(&self, id: ContentId, signer: &dyn Signer) -> Result<Option<Proven>, CassetteError> {
+        let Lookup::Hit(held) = self.lookup(id)? else { return Ok(None) };
+        match self.inner.ledger.evidence(held.seq, signer) {
+            Ok(evidence) => Ok(evidence.map(|evidence| Proven { held, evidence })),
+            Err(ReadError::Unprovable { .. }) => Ok(None),
+            Err(error) if error.is_loss() => {
+                self.lose(id, held.seq, &error);
+                Ok(None)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Some bytes of a payload that a held record of this question names, fewer at the payload's end. `None` if it is not held.
+    pub fn payload_range(
+        &self,
+        id: ContentId,
+        digest: Digest,
+        offset: u64,
+        len: u32,
+    ) -> Result<Option<Bytes>, CassetteError> {
+        let window = |bytes: &Bytes| Some(payload_window(bytes, offset, len));
+        if let Known::Hot(hot) = self.inner.index.known(&id)
+            && let Some(position) = hot.record.blobs().position(|blob| blob.digest == digest)
+            && let Some(bytes) = hot.reply.payloads().nth(position).and_then(Payload::bytes)
+        {
+            return Ok(window(bytes));
+        }
+        for seq in self.inner.index.live(&id) {
+            match self.payload(seq, digest) {
+                Ok(Some(bytes)) => return Ok(window(&bytes)),
+                Ok(None) => {}
+                Err(error) if error.is_loss() => self.lose(id, seq, &error),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(None)
+    }
+
+    /// The bytes of any payload that is held, for an input that was given by digest.
+    pub fn blob(&self, digest: Digest) -> Result<Option<Bytes>, CassetteError> {
+        let Inner { ledger, index, .. } = &*self.inner;
+        if let Some(seq) = index.inline(&digest) {
+            match self.payload(seq, digest) {
+                Ok(Some(bytes)) => return Ok(Some(bytes)),
+                Ok(None) => {}
+                Err(error) if error.is_loss() => tracing::warn!(seq, %error, "an inline payload is lost"),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(ledger.blob(digest)?)
+    }
+
+    /// Whether this answer was retracted here and has not been recorded again since.
+    #[must_use]
+    pub fn is_retracted(&self, id: ContentId, answer: Digest) -> bool {
+        matches!(self.inner.index.standing(&id, &answer), Standing::Retracted)
+    }
+
+    /// How this cassette is doing.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let Inner { ledger, index, counts, recovery, .. } = &*self.inner;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            questions: index.questions() as u64,
+            records: read(&counts.records),
+            bytes: read(&counts.bytes),
+            ram_bytes: index.ram() as u64,
+            ram_hits: read(&counts.ram_hits),
+            disk_hits: read(&counts.disk_hits),
+            misses: read(&counts.misses),
+            retracted: read(&counts.retracted),
+            damaged: read(&counts.damaged),
+            durable: ledger.durable(),
+            length: ledger.length(),
+            segments: ledger.segments(),
+            recovery: recovery.clone(),
+        }
+    }
+
+    /// Reads the whole reply of an entry.
+    fn load(&self, seq: u64) -> Result<Arc<Hot>, ReadError> {
+        let ledger = &self.inner.ledger;
+        let stored = ledger.read(seq)?.ok_or(ReadError::Quarantined { seq })?;
+        let record = stored.entry.record().ok_or(ReadError::Damaged { seq })?;
+        let payloads: Vec<Bytes> =
+            record.blobs().map(|blob| ledger.payload_of(&stored, blob)).collect::<Result<_, _>>()?;
+        let reply = inline_reply(&record, &payloads);
+        Ok(Hot::new(seq, Arc::new(record), reply))
+    }
+
+    /// One payload of an entry, if the entry names it.
+    fn payload(&self, seq: u64, digest: Digest) -> Result<Option<Bytes>, ReadError> {
+        let ledger = &self.inner.ledger;
+        let Some(stored) = ledger.read(seq)? else { return Ok(None) };
+        let named = stored.entry.record().and_then(|record| record.blobs().find(|blob| blob.digest == digest));
+        let Some(blob) = named.or_else(|| stored.inline().find(|blob: &BlobRef| blob.digest == digest)) else {
+            return Ok(None);
+        };
+        let ranged = || self.inner.ranged.lock().expect("no code panics while it holds the last payload");
+        if let Some((last, bytes)) = &*ranged()
+            && *last == digest
+        {
+            return Ok(Some(bytes.clone()));
+        }
+        let bytes = ledger.payload_of(&stored, blob)?;
+        *ranged() = Some((digest, bytes.clone()));
+        Ok(Some(bytes))
+    }
+
+    fn lose(&self, id: ContentId, seq: u64, error: &ReadError) {
+        if self.inner.index.lose(&id, seq) {
+            count(&self.inner.counts.damaged, 1);
+            tracing::warn!(seq, id = %id.short(), %error, "a held reply is lost");
+        }
+    }
+}
+
+/// The reply that a record names, with these payloads in the order of `Record::blobs`.
+pub(super) fn inline_reply(record: &Record, payloads: &[Bytes]) -> Reply {
+    let mut reply = record.reply();
+    let slots =
+        reply.stdout.iter_mut().chain(&mut reply.stderr).chain(reply.files.iter_mut().map(|file| &mut file.data));
+    for (slot, bytes) in slots.zip(payloads) {
+        *slot = Payload::Inline(bytes.clone());
+    }
+    reply
+}
