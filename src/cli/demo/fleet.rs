@@ -78,12 +78,20 @@ impl NodeProcess {
 
 /// Waits until the node sees this many peers and knows at least this many facts of theirs.
 pub(super) async fn settled(client: &Client, peers: usize, facts: u64) -> Result<(), Failure> {
+    let mut status = client.status().await?;
     for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
-        let status = client.status().await?;
+        status = client.status().await?;
         if status.peers.len() >= peers && status.index_facts >= facts {
             return Ok(());
         }
         tokio::time::sleep(STEP).await;
     }
-    Err(Failure::new(exit::FAILED, "the nodes did not find each other in time", None))
+    let message = format!(
+        "node {} has {} of {peers} peers and {} of {facts} facts: the fleet did not settle in time",
+        status.node.short(),
+        status.peers.len(),
+        status.index_facts
+    );
+    tracing::debug!(?status, "not settled");
+    Err(Failure::new(exit::FAILED, message, None))
 }

@@ -1,0 +1,214 @@
+//! The command line as a person uses it: real processes, real sockets on loopback, every documented failure with its exit code.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn evalmesh(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_evalmesh")).args(args).env_remove("EVALMESH_DATA").output().expect("it runs")
+}
+
+fn guest(name: &str) -> String {
+    format!("{}/examples/guests/{name}.wasm", env!("CARGO_MANIFEST_DIR"))
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A fleet's folder: data directories and the secret.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.path().join(name).to_string_lossy().into_owned()
+    }
+
+    fn up(&self, name: &str, secret: &str, more: &[&str]) -> Up {
+        let (data, secret) = (self.path(name), self.path(secret));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_evalmesh"));
+        command.args(["up", "--data", &data, "--listen", "127.0.0.1:0", "--no-mdns", "--patience", "5s"]);
+        command.args(["--secret", &secret]).args(more);
+        if !Path::new(&secret).exists() {
+            command.arg("--new-secret");
+        }
+        let process = command.stderr(Stdio::null()).spawn().expect("it starts");
+        let up = Up { data, process };
+        wait_for("the node to answer", || evalmesh(&["status", "--data", &up.data]).status.success());
+        up
+    }
+}
+
+struct Up {
+    data: String,
+    process: Child,
+}
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Up {
+    fn status(&self) -> String {
+        text(&evalmesh(&["status", "--data", &self.data]).stdout)
+    }
+
+    fn line(&self, name: &str) -> String {
+        let status = self.status();
+        status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
+    }
+
+    #[cfg(unix)]
+    fn stop(mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().expect("kill runs").success());
+        assert!(self.process.wait().expect("it ends").success(), "Ctrl-C is a clean end");
+    }
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "waited too long for {what}");
+        sleep(Duration::from_millis(20));
+    }
+}
+
+fn eval(data: &str, more: &[&str]) -> (String, String, Option<i32>) {
+    let program = guest("queens");
+    let mut args = vec!["eval", &program, "--entry", "queens", "--arg", "6", "--data", data];
+    args.extend(more);
+    let output = evalmesh(&args);
+    (text(&output.stdout), text(&output.stderr), output.status.code())
+}
+
+#[cfg(unix)]
+#[test]
+fn computed_on_a_then_peer_on_b_then_disk_on_b_alone() {
+    let folder = Folder::new();
+    let a = folder.up("a", "secret", &[]);
+    let b = folder.up("b", "secret", &["--peer", &a.line("listening")]);
+    wait_for("the two to meet", || !a.line("peer").is_empty() && !b.line("peer").is_empty());
+    let (out, line, code) = eval(&a.data, &[]);
+    assert_eq!((out.as_str(), code), ("4\n", Some(0)));
+    assert!(line.starts_with("computed ") && line.lines().count() == 1, "{line}");
+    let id = line.split(' ').nth(1).expect("the id").to_owned();
+    wait_for("B to hear of it", || b.line("index").starts_with("1 "));
+    let (out, line, _) = eval(&b.data, &[]);
+    let name = a.line("node")[..10].to_owned();
+    assert_eq!((out.as_str(), line.split(' ').take(2).collect::<Vec<_>>()), ("4\n", vec!["peer", name.as_str()]));
+    assert!(eval(&b.data, &[]).1.starts_with("ram "));
+    assert!(eval(&b.data, &["--fresh"]).1.starts_with("computed "), "--fresh computes although it is held");
+    let start = Instant::now();
+    let output = evalmesh(&["get", &id, "--data", &b.data]);
+    let took = start.elapsed();
+    assert_eq!(text(&output.stdout), "4\n");
+    eprintln!("a hit on a running node, whole process: {took:?}");
+    a.stop();
+    b.stop();
+    let b = folder.up("b", "secret", &[]);
+    assert!(eval(&b.data, &[]).1.starts_with("disk "));
+    assert!(eval(&b.data, &["--cached-only"]).1.starts_with("ram "));
+}
+
+#[test]
+fn without_a_running_node_eval_remembers_too() {
+    let folder = Folder::new();
+    let data = folder.path("alone");
+    assert!(eval(&data, &[]).1.starts_with("computed "));
+    assert!(eval(&data, &[]).1.starts_with("disk "));
+    let input = Command::new(env!("CARGO_BIN_EXE_evalmesh"))
+        .args(["eval", &guest("rot13"), "--input", "-", "--data", &data])
+        .stdin(fs::File::open(concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-MIT")).expect("a file"))
+        .output()
+        .expect("it runs");
+    assert!(text(&input.stdout).contains("Crezvffvba"), "{}", text(&input.stderr));
+}
+
+#[test]
+fn every_bad_input_has_its_exit_code_and_one_line_with_a_hint() {
+    let folder = Folder::new();
+    let data = folder.path("data");
+    let file = |name: &str, bytes: &[u8]| {
+        fs::write(folder.path(name), bytes).expect("written");
+        folder.path(name)
+    };
+    let garbage = file("garbage.wasm", b"this is no module");
+    let trap = file("trap.wasm", &wat::parse_str(r#"(module (func (export "f") unreachable))"#).expect("wat"));
+    let endless = file("endless.wasm", &wat::parse_str(r#"(module (func (export "f") (loop br 0)))"#).expect("wat"));
+    let import = file("import.wasm", &wat::parse_str(r#"(module (import "env" "x" (func)))"#).expect("wat"));
+    let not_a_folder = file("plain-file", b"");
+    let nobody = "0".repeat(64);
+    let cases: &[(&str, &[&str], i32)] = &[
+        ("missing module", &["eval", "/nowhere.wasm", "--data", &data], 10),
+        ("malformed module", &["eval", &garbage, "--data", &data], 11),
+        ("unknown import", &["eval", &import, "--data", &data], 11),
+        ("a trap", &["eval", &trap, "--entry", "f", "--data", &data], 3),
+        ("endless", &["eval", &endless, "--entry", "f", "--timeout", "300ms", "--data", &data], 12),
+        ("nobody holds it", &["get", &nobody, "--data", &data], 13),
+        (
+            "not held",
+            &["eval", &guest("queens"), "--entry", "queens", "--arg", "4", "--cached-only", "--data", &data],
+            13,
+        ),
+        ("no node", &["status", "--data", &data], 15),
+        ("not a directory", &["eval", &trap, "--entry", "f", "--data", &not_a_folder], 20),
+        ("a missing secret", &["up", "--data", &data, "--secret", "/nowhere/secret"], 24),
+        ("a malformed secret", &["up", "--data", &data, "--secret", &garbage], 24),
+        ("usage", &["eval"], 2),
+    ];
+    for (what, args, code) in cases {
+        let output = evalmesh(args);
+        let stderr = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(*code), "{what}: {stderr}");
+        assert!(output.stdout.is_empty(), "{what}: nothing on stdout");
+        if *code >= 10 {
+            assert!(stderr.lines().count() == 1 && stderr.contains("hint: "), "{what}: {stderr}");
+        }
+    }
+}
+
+#[test]
+fn a_port_in_use_a_second_node_and_another_fleet() {
+    let folder = Folder::new();
+    let a = folder.up("a", "secret", &[]);
+    let address = a.line("listening");
+    let secret = folder.path("secret");
+    let second = evalmesh(&["up", "--data", &a.data, "--secret", &secret, "--no-mdns"]);
+    assert_eq!(second.status.code(), Some(21), "{}", text(&second.stderr));
+    assert!(text(&second.stderr).contains(&a.process.id().to_string()), "names the process");
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let taken = taken.local_addr().map(|address| (taken, address.to_string())).expect("bound");
+    let other = folder.path("other");
+    let third = evalmesh(&["up", "--data", &other, "--secret", &secret, "--no-mdns", "--listen", &taken.1]);
+    assert_eq!(third.status.code(), Some(22), "{}", text(&third.stderr));
+    let wrong = folder.path("wrong");
+    fs::write(&wrong, "ab".repeat(32)).expect("written");
+    let stranger = eval(&folder.path("stranger"), &["--peer", &address, "--secret", &wrong]);
+    assert_eq!(stranger.2, Some(23), "{}", stranger.1);
+    assert!(a.line("peer").is_empty(), "a stranger is no peer");
+    let friend = eval(&folder.path("friend"), &["--peer", &address, "--secret", &secret]);
+    assert_eq!(friend.2, Some(0), "the same without the mistake: {}", friend.1);
+    let left: Vec<PathBuf> = fs::read_dir(folder.0.path()).expect("readable").flatten().map(|e| e.path()).collect();
+    assert!(left.iter().all(|path| path.extension().is_none_or(|end| !end.to_string_lossy().starts_with("tmp"))));
+}
+
+#[test]
+fn the_demo_is_right() {
+    let output = evalmesh(&["demo"]);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    assert!(out.contains("8 computed, 10 fetched") && out.contains("8 replayed") && out.contains("0 wrong"), "{out}");
+}
