@@ -22,3 +22,7 @@ pub mod reply;
 pub mod request;
 pub mod verified;
 pub mod wire;
+
+#[cfg(all(doctest, feature = "cli"))]
+#[doc = include_str!("../README.md")]
+struct ReadmeIsRun;

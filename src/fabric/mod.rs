@@ -213,7 +213,8 @@ impl Fabric {
             Input::FoundChunk(to, ask, bytes) => self.on_found_chunk(step, to, ask, bytes),
             Input::LogRead(to, batch) => self.on_log_read(step, to, batch),
             Input::Durable(length) => self.on_durable(step, length),
-            Input::Wake => {}
+            // Whatever the timer's precision: what is not due yet is asked for again.
+            Input::Wake => self.woken_at = None,
         }
         self.fire_due(step);
         let next = self.timers.next_at();
