@@ -261,11 +261,10 @@ impl Driver {
         self.refused(dial.id, dial.addr, refusal(error, dial.node));
     }
 
-    /// One attempt came to nothing. Being hung up on is told later, when it turns out that it was no crossing of two dials.
+    /// One attempt came to nothing.
     fn refused(&mut self, id: TargetId, addr: SocketAddr, reason: Refusal) {
         tracing::debug!(%addr, %reason, "no lane");
-        self.book.failed(id, &reason, Instant::now());
-        if reason != Refusal::HungUp {
+        if self.book.failed(id, &reason, Instant::now()) {
             self.outbox.other(NetEvent::Refused { addr, reason });
         }
     }

@@ -128,6 +128,12 @@ fn bytes(len: usize, fill: u8) -> Bytes {
     vec![fill; len].into()
 }
 
+#[test]
+fn a_network_is_shared_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Net>();
+}
+
 #[tokio::test]
 async fn frames_of_every_size_arrive_in_order_both_ways() {
     let (mut a, mut b) = pair().await;
