@@ -37,6 +37,8 @@ pub(super) enum Verdict {
     Down { lane: Arc<Lane>, reason: DownReason },
     /// A connection that this node dialed came to nothing.
     Failed { conn: ConnectionId, refusal: Refusal },
+    /// A connection exists no longer; nothing more is told about it.
+    Gone(ConnectionId),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -102,17 +104,21 @@ impl Arbiter {
     pub(super) fn disconnected(&mut self, node: NodeId, id: ConnectionId, reason: DownReason) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let conn = peer.conns.remove(&id);
-        if peer.chosen == Some(id) {
+        let lane = if peer.chosen == Some(id) {
             peer.chosen = None;
-            if let Some(lane) = peer.lane.take() {
-                self.verdicts.push_back(Verdict::Down { lane, reason });
-            }
+            peer.lane.take()
+        } else {
+            None
+        };
+        if let Some(lane) = lane {
+            self.verdicts.push_back(Verdict::Down { lane, reason });
         } else if conn.is_some_and(|conn| conn.dialed && !conn.over) && peer.lane.is_none() {
             self.verdicts.push_back(Verdict::Failed { conn: id, refusal: Refusal::HungUp });
         }
         if peer.conns.is_empty() {
             self.peers.remove(&node);
         }
+        self.verdicts.push_back(Verdict::Gone(id));
     }
 
     /// A connection said something.
@@ -217,6 +223,7 @@ mod tests {
                 Verdict::Up { outbound, .. } => format!("up {}", if outbound { "out" } else { "in" }),
                 Verdict::Down { reason, .. } => format!("down {reason:?}"),
                 Verdict::Failed { conn, refusal } => format!("failed {conn} {refusal:?}"),
+                Verdict::Gone(id) => format!("gone {id}"),
             })
             .collect()
     }
@@ -247,7 +254,7 @@ mod tests {
         open(&mut high, LOW, 2);
         assert_eq!(verdicts(&mut high), ["take 2", "up in", "close 1"]);
         high.disconnected(LOW, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut high), [""; 0]);
+        assert_eq!(verdicts(&mut high), ["gone 1"]);
     }
 
     #[test]
@@ -270,7 +277,7 @@ mod tests {
         open(&mut low, HIGH, 1);
         low.reported(HIGH, conn(1), Report::Over(DownReason::Silent));
         low.disconnected(HIGH, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut low), ["up out", "down Silent", "close 1"]);
+        assert_eq!(verdicts(&mut low), ["up out", "down Silent", "close 1", "gone 1"]);
         assert!(low.wants(HIGH, true) && low.peers.is_empty());
     }
 
@@ -279,9 +286,11 @@ mod tests {
         let mut low = arbiter(LOW, HIGH, &[(1, true)]);
         low.reported(HIGH, conn(1), Report::Failed(Refusal::NotEvalmesh));
         low.disconnected(HIGH, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut low), ["failed 1 NotEvalmesh", "close 1"]);
-        let mut high = arbiter(HIGH, LOW, &[(1, true)]);
-        high.disconnected(LOW, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut high), ["failed 1 HungUp"]);
+        assert_eq!(verdicts(&mut low), ["failed 1 NotEvalmesh", "close 1", "gone 1"]);
+        for (me, peer) in [(HIGH, LOW), (LOW, HIGH)] {
+            let mut arbiter = arbiter(me, peer, &[(1, true)]);
+            arbiter.disconnected(peer, conn(1), DownReason::Closed);
+            assert_eq!(verdicts(&mut arbiter), ["failed 1 HungUp", "gone 1"]);
+        }
     }
 }
