@@ -37,6 +37,8 @@ pub(super) enum Verdict {
     Down { lane: Arc<Lane>, reason: DownReason },
     /// A connection that this node dialed came to nothing.
     Failed { conn: ConnectionId, refusal: Refusal },
+    /// A connection exists no longer; nothing more is told about it.
+    Gone(ConnectionId),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -102,17 +104,21 @@ impl Arbiter {
     pub(super) fn disconnected(&mut self, node: NodeId, id: ConnectionId, reason: DownReason) {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let conn = peer.conns.remove(&id);
-        if peer.chosen == Some(id) {
+        let lane = if peer.chosen == Some(id) {
             peer.chosen = None;
-            if let Some(lane) = peer.lane.take() {
-                self.verdicts.push_back(Verdict::Down { lane, reason });
-            }
+            peer.lane.take()
+        } else {
+            None
+        };
+        if let Some(lane) = lane {
+            self.verdicts.push_back(Verdict::Down { lane, reason });
         } else if conn.is_some_and(|conn| conn.dialed && !conn.over) && peer.lane.is_none() {
             self.verdicts.push_back(Verdict::Failed { conn: id, refusal: Refusal::HungUp });
         }
         if peer.conns.is_empty() {
             self.peers.remove(&node);
         }
+        self.verdicts.push_back(Verdict::Gone(id));
     }
 
     /// A connection said something.
@@ -186,6 +192,10 @@ impl Arbiter {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     const LOW: NodeId = NodeId::from_bytes([1; 32]);
@@ -217,6 +227,7 @@ mod tests {
                 Verdict::Up { outbound, .. } => format!("up {}", if outbound { "out" } else { "in" }),
                 Verdict::Down { reason, .. } => format!("down {reason:?}"),
                 Verdict::Failed { conn, refusal } => format!("failed {conn} {refusal:?}"),
+                Verdict::Gone(id) => format!("gone {id}"),
             })
             .collect()
     }
@@ -247,7 +258,7 @@ mod tests {
         open(&mut high, LOW, 2);
         assert_eq!(verdicts(&mut high), ["take 2", "up in", "close 1"]);
         high.disconnected(LOW, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut high), [""; 0]);
+        assert_eq!(verdicts(&mut high), ["gone 1"]);
     }
 
     #[test]
@@ -270,7 +281,7 @@ mod tests {
         open(&mut low, HIGH, 1);
         low.reported(HIGH, conn(1), Report::Over(DownReason::Silent));
         low.disconnected(HIGH, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut low), ["up out", "down Silent", "close 1"]);
+        assert_eq!(verdicts(&mut low), ["up out", "down Silent", "close 1", "gone 1"]);
         assert!(low.wants(HIGH, true) && low.peers.is_empty());
     }
 
@@ -279,9 +290,143 @@ mod tests {
         let mut low = arbiter(LOW, HIGH, &[(1, true)]);
         low.reported(HIGH, conn(1), Report::Failed(Refusal::NotEvalmesh));
         low.disconnected(HIGH, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut low), ["failed 1 NotEvalmesh", "close 1"]);
-        let mut high = arbiter(HIGH, LOW, &[(1, true)]);
-        high.disconnected(LOW, conn(1), DownReason::Closed);
-        assert_eq!(verdicts(&mut high), ["failed 1 HungUp"]);
+        assert_eq!(verdicts(&mut low), ["failed 1 NotEvalmesh", "close 1", "gone 1"]);
+        for (me, peer) in [(HIGH, LOW), (LOW, HIGH)] {
+            let mut arbiter = arbiter(me, peer, &[(1, true)]);
+            arbiter.disconnected(peer, conn(1), DownReason::Closed);
+            assert_eq!(verdicts(&mut arbiter), ["failed 1 HungUp", "gone 1"]);
+        }
+    }
+
+    /// What one end of a connection tells the other, in order.
+    #[derive(Debug, Clone, Copy)]
+    enum Wire {
+        Hello,
+        Offer,
+        Taken,
+        Bye,
+    }
+
+    /// Both nodes of a pair and what is under way between them; node 0 is the lower one.
+    struct Pair {
+        arbiters: [Arbiter; 2],
+        /// For each connection: who dialed, and the queues towards node 0 and node 1.
+        wires: Vec<(usize, [VecDeque<Wire>; 2])>,
+        /// The ends that exist, as (node, connection).
+        ends: BTreeSet<(usize, usize)>,
+        lanes: [Vec<String>; 2],
+        carrier: [Option<usize>; 2],
+    }
+
+    impl Pair {
+        const NODES: [NodeId; 2] = [LOW, HIGH];
+
+        fn dial(&mut self, node: usize) {
+            let id = self.wires.len();
+            self.wires.push((node, Default::default()));
+            // The handshake ends here first; the other side learns of it later.
+            self.tell(1 - node, id, Wire::Hello);
+            if self.meet(node, id) {
+                self.tell(1 - node, id, Wire::Offer);
+            }
+        }
+
+        fn tell(&mut self, node: usize, id: usize, wire: Wire) {
+            self.wires[id].1[node].push_back(wire);
+        }
+
+        /// One end of a connection is authenticated.
+        fn meet(&mut self, node: usize, id: usize) -> bool {
+            let (other, dialed) = (Self::NODES[1 - node], self.wires[id].0 == node);
+            let wanted = self.arbiters[node].wants(other, dialed);
+            if wanted {
+                self.arbiters[node].connected(other, conn(id), dialed, "127.0.0.1:1".parse().unwrap());
+                self.ends.insert((node, id));
+            } else {
+                self.tell(1 - node, id, Wire::Bye);
+            }
+            wanted
+        }
+
+        /// The next thing that some queue holds happens at its end.
+        fn arrive(&mut self, node: usize, id: usize) {
+            let Some(wire) = self.wires[id].1[node].pop_front() else { return };
+            let other = Self::NODES[1 - node];
+            if let Wire::Hello = wire {
+                self.meet(node, id);
+            } else if self.ends.contains(&(node, id)) {
+                let open = || Report::Open(Arc::new(Lane::new(other)));
+                match wire {
+                    Wire::Offer => self.arbiters[node].reported(other, conn(id), Report::Offered),
+                    Wire::Taken => self.open(node, id, open()),
+                    Wire::Bye | Wire::Hello => self.part(node, id),
+                }
+            }
+            self.settle(node);
+        }
+
+        fn open(&mut self, node: usize, id: usize, report: Report) {
+            self.arbiters[node].reported(Self::NODES[1 - node], conn(id), report);
+            self.carrier[node] = Some(id);
+        }
+
+        fn part(&mut self, node: usize, id: usize) {
+            if self.ends.remove(&(node, id)) {
+                self.arbiters[node].disconnected(Self::NODES[1 - node], conn(id), DownReason::Closed);
+            }
+        }
+
+        fn settle(&mut self, node: usize) {
+            while let Some(verdict) = self.arbiters[node].next() {
+                match verdict {
+                    Verdict::Take(other, id) => {
+                        let id = (0..self.wires.len()).find(|number| conn(*number) == id).unwrap();
+                        self.tell(1 - node, id, Wire::Taken);
+                        self.open(node, id, Report::Open(Arc::new(Lane::new(other))));
+                    }
+                    Verdict::Close(_, id) => {
+                        let id = (0..self.wires.len()).find(|number| conn(*number) == id).unwrap();
+                        self.tell(1 - node, id, Wire::Bye);
+                        self.part(node, id);
+                    }
+                    Verdict::Up { .. } => self.lanes[node].push("up".to_owned()),
+                    Verdict::Down { reason, .. } => self.lanes[node].push(format!("down {reason:?}")),
+                    Verdict::Failed { .. } | Verdict::Gone(_) => {}
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4000))]
+
+        /// However the messages of crossing dials interleave, both sides end with the same single connection and never see it go down.
+        #[test]
+        fn crossing_dials_end_with_one_lane(dials in prop::collection::vec(0..2_usize, 1..6), order in prop::collection::vec(any::<u8>(), 60)) {
+            let mut pair = Pair {
+                arbiters: [Arbiter::new(LOW), Arbiter::new(HIGH)],
+                wires: Vec::new(),
+                ends: BTreeSet::new(),
+                lanes: Default::default(),
+                carrier: [None; 2],
+            };
+            let (mut dials, mut order) = (dials.into_iter(), order.into_iter().map(usize::from));
+            loop {
+                let busy: Vec<(usize, usize)> = (0..pair.wires.len())
+                    .flat_map(|id| [(0, id), (1, id)])
+                    .filter(|(node, id)| !pair.wires[*id].1[*node].is_empty())
+                    .collect();
+                let pick = order.next().unwrap_or(0) % (busy.len() + 1);
+                match (busy.get(pick), dials.len()) {
+                    (Some((node, id)), _) => pair.arrive(*node, *id),
+                    (None, 1..) => pair.dial(dials.next().unwrap()),
+                    (None, 0) if busy.is_empty() => break,
+                    (None, 0) => pair.arrive(busy[0].0, busy[0].1),
+                }
+            }
+            prop_assert_eq!(&pair.lanes, &[["up"], ["up"]]);
+            prop_assert_eq!(pair.carrier[0], pair.carrier[1]);
+            prop_assert_eq!(pair.ends.len(), 2);
+        }
     }
 }

@@ -135,9 +135,12 @@ impl Book {
         }
     }
 
-    /// That address gave no lane.
-    pub(super) fn failed(&mut self, id: TargetId, refusal: &Refusal, now: Instant) {
-        let Some(target) = self.targets.get_mut(&id) else { return };
+    /// That address gave no lane. Says whether anybody wants to hear of it: being hung up on is told with the next attempt, if it was not
+    /// the end of a crossing of two dials, and an address from discovery that leads elsewhere is nobody's mistake.
+    #[must_use]
+    pub(super) fn failed(&mut self, id: TargetId, refusal: &Refusal, now: Instant) -> bool {
+        let Some(target) = self.targets.get_mut(&id) else { return false };
+        let elsewhere = target.learned && matches!(refusal, Refusal::Itself | Refusal::OtherNode { .. });
         target.failures += 1;
         target.hung_up = *refusal == Refusal::HungUp;
         if target.learned && (refusal.is_final() || target.failures >= MAX_LEARNED_ATTEMPTS) {
@@ -147,6 +150,7 @@ impl Book {
         } else {
             self.wait(id, now);
         }
+        !elsewhere && *refusal != Refusal::HungUp
     }
 
     /// There is a lane to that node.
@@ -260,7 +264,7 @@ mod tests {
             now = due;
             let dial = book.next_dial(now).unwrap();
             assert_eq!((book.next_dial(now), book.next_due()), (None, None));
-            book.failed(dial.id, &Refusal::OtherSecret, now);
+            assert!(book.failed(dial.id, &Refusal::OtherSecret, now));
         }
         assert_eq!(waits[0], Duration::ZERO);
         assert!(waits[1] < Duration::from_millis(300) && waits[2] > waits[1]);
@@ -292,10 +296,10 @@ mod tests {
         let mut book = book(now, &[1]);
         let dial = book.next_dial(now).unwrap();
         book.reached(dial.id, LOWER);
-        book.failed(dial.id, &Refusal::HungUp, now);
+        assert!(!book.failed(dial.id, &Refusal::HungUp, now));
         let dial = book.next_dial(book.next_due().unwrap()).unwrap();
         assert!(dial.hung_up);
-        book.failed(dial.id, &Refusal::HungUp, now);
+        assert!(!book.failed(dial.id, &Refusal::HungUp, now));
         book.up(LOWER, now);
         book.down(LOWER, now);
         assert!(!book.next_dial(book.next_due().unwrap()).unwrap().hung_up);
@@ -308,7 +312,7 @@ mod tests {
         for _ in 0..10 {
             now = book.next_due().unwrap();
             let dial = book.next_dial(now).unwrap();
-            book.failed(dial.id, &Refusal::TimedOut, now);
+            assert!(book.failed(dial.id, &Refusal::TimedOut, now));
         }
         now = book.next_due().unwrap();
         let dial = book.next_dial(now).unwrap();
@@ -343,7 +347,7 @@ mod tests {
         for _ in 0..MAX_LEARNED_ATTEMPTS {
             now = book.next_due().unwrap();
             let dial = book.next_dial(now).unwrap();
-            book.failed(dial.id, &Refusal::TimedOut, now);
+            assert!(book.failed(dial.id, &Refusal::TimedOut, now));
         }
         assert_eq!((book.next_due(), book.targets.len()), (None, 0));
         for port in 1..2000 {
@@ -359,7 +363,11 @@ mod tests {
         let now = Instant::now();
         let mut book = book(now, &[1]);
         let dial = book.next_dial(now).unwrap();
-        book.failed(dial.id, &Refusal::Itself, now);
+        assert!(book.failed(dial.id, &Refusal::Itself, now), "a person wrote it down");
         assert_eq!(book.next_due(), None);
+        book.found(HIGHER, addr(2), now);
+        let dial = book.next_dial(now).unwrap();
+        assert!(!book.failed(dial.id, &Refusal::Itself, now), "discovery said it");
+        assert_eq!(book.targets.len(), 1);
     }
 }

@@ -204,7 +204,6 @@ impl Driver {
                     self.book.reached(dial.id, node);
                 }
             }
-            SwarmEvent::ConnectionClosed { connection_id, .. } => drop(self.dials.remove(&connection_id)),
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => self.dial_failed(connection_id, &error),
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 self.complain(&send_back_addr.to_string(), &error, now);
@@ -246,6 +245,7 @@ impl Driver {
                     self.refused(dial.id, dial.addr, refusal);
                 }
             }
+            Verdict::Gone(conn) => drop(self.dials.remove(&conn)),
             Verdict::Take(..) | Verdict::Close(..) => unreachable!("the behaviour carries these out"),
         }
     }
@@ -261,11 +261,10 @@ impl Driver {
         self.refused(dial.id, dial.addr, refusal(error, dial.node));
     }
 
-    /// One attempt came to nothing. Being hung up on is told later, when it turns out that it was no crossing of two dials.
+    /// One attempt came to nothing.
     fn refused(&mut self, id: TargetId, addr: SocketAddr, reason: Refusal) {
         tracing::debug!(%addr, %reason, "no lane");
-        self.book.failed(id, &reason, Instant::now());
-        if reason != Refusal::HungUp {
+        if self.book.failed(id, &reason, Instant::now()) {
             self.outbox.other(NetEvent::Refused { addr, reason });
         }
     }

@@ -32,8 +32,8 @@ mod tests;
 mod transport;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -64,7 +64,8 @@ pub struct NetConfig {
     pub listen: Vec<SocketAddr>,
     /// Peers that are dialed for ever.
     pub peers: Vec<PeerAddr>,
-    /// Whether to announce this node on the local network and to look for others. Addresses on the loopback interface are not announced.
+    /// Whether to announce this node on the local network and to look for others. A listener on the loopback
+    /// interface is not announced.
     pub mdns: bool,
 }
 
@@ -99,7 +100,7 @@ pub enum NetEvent {
         /// What it holds: at least one byte and at most `MAX_FRAME`.
         bytes: Bytes,
     },
-    /// An address was dialed and gave no lane. One for each attempt.
+    /// An address was dialed and gave no lane. One for each attempt; see `Refusal` for what can be done.
     Refused {
         /// The address.
         addr: SocketAddr,
@@ -108,15 +109,23 @@ pub enum NetEvent {
     },
 }
 
-/// A running network. Dropping it shuts it down.
+/// A running network, to be shared between threads. Dropping it shuts it down.
 #[derive(Debug)]
 pub struct Net {
     routes: Arc<Routes>,
     local: Vec<SocketAddr>,
-    /// Dropped to stop the thread.
-    stop: Option<oneshot::Sender<()>>,
-    /// The thread, and a channel that closes when it is done.
-    thread: Option<(JoinHandle<()>, Receiver<()>)>,
+    /// Empty once the network was shut down.
+    thread: Mutex<Option<Thread>>,
+}
+
+/// The network thread from outside.
+#[derive(Debug)]
+struct Thread {
+    handle: JoinHandle<()>,
+    /// Dropped to stop it.
+    stop: oneshot::Sender<()>,
+    /// Closes when it is done; nothing is ever sent.
+    done: Receiver<()>,
 }
 
 impl Net {
@@ -131,12 +140,12 @@ impl Net {
         let routes = Arc::new(Routes::default());
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = sync_channel(1);
-        let (done, finished) = sync_channel(1);
+        let (alive, done) = sync_channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NetError::Thread)?;
         let thread_routes = Arc::clone(&routes);
         let body = move || {
             // Owned by this thread: it goes last, when everything else is dropped.
-            let _done: std::sync::mpsc::SyncSender<()> = done;
+            let _alive: SyncSender<()> = alive;
             runtime.block_on(async move {
                 match Driver::start(&config, timings, thread_routes, events).await {
                     Ok((driver, local)) => {
@@ -149,11 +158,17 @@ impl Net {
             });
             runtime.shutdown_background();
         };
-        let thread =
+        let handle =
             std::thread::Builder::new().name("evalmesh-net".to_owned()).spawn(body).map_err(NetError::Thread)?;
         let died = |_| NetError::Thread(std::io::Error::other("the network thread died"));
-        let local = started.recv().map_err(died)??;
-        Ok(Self { routes, local, stop: Some(stop), thread: Some((thread, finished)) })
+        match started.recv().map_err(died).flatten() {
+            Ok(local) => Ok(Self { routes, local, thread: Mutex::new(Some(Thread { handle, stop, done })) }),
+            Err(error) => {
+                // Listeners that were bound before the one that failed are free again when this returns.
+                drop(handle.join());
+                Err(error)
+            }
+        }
     }
 
     /// The addresses that are listened on, in the order of [`NetConfig::listen`], with the ports that were free. A wildcard stays one.
@@ -173,19 +188,14 @@ impl Net {
         self.routes.hang_up(peer, DownReason::Disconnected(reason.into()));
     }
 
-    /// Closes every lane in order and ends the thread. Blocks for at most [`SHUTDOWN_WAIT`]; a thread that is not done then is left to
-    /// finish by itself.
-    pub fn shutdown(mut self) {
-        self.stop();
-    }
-
-    fn stop(&mut self) {
-        drop(self.stop.take());
-        let Some((thread, done)) = self.thread.take() else { return };
-        // The channel only ever closes.
-        if done.recv_timeout(SHUTDOWN_WAIT) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+    /// Closes every lane in order and ends the thread; a second call does nothing. Blocks for at most [`SHUTDOWN_WAIT`]; a thread that is
+    /// not done then is left to finish by itself.
+    pub fn shutdown(&self) {
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        drop(thread.stop);
+        if thread.done.recv_timeout(SHUTDOWN_WAIT) == Err(RecvTimeoutError::Timeout) {
             tracing::warn!("the network thread takes its time to end");
-        } else if thread.join().is_err() {
+        } else if thread.handle.join().is_err() {
             tracing::error!("the network thread panicked");
         }
     }
@@ -193,6 +203,6 @@ impl Net {
 
 impl Drop for Net {
     fn drop(&mut self) {
-        self.stop();
+        self.shutdown();
     }
 }

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::{AsyncReadExt, AsyncWriteExt};
+use futures::{AsyncReadExt, AsyncWriteExt, StreamExt};
 use libp2p::Transport;
 use libp2p::core::Endpoint;
 use libp2p::core::muxing::StreamMuxerExt;
-use libp2p::core::transport::{DialOpts, PortUse};
+use libp2p::core::transport::{DialOpts, ListenerId, PortUse, TransportEvent};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::{Receiver, channel};
@@ -126,6 +126,12 @@ async fn pair() -> (Node, Node) {
 
 fn bytes(len: usize, fill: u8) -> Bytes {
     vec![fill; len].into()
+}
+
+#[test]
+fn a_network_is_shared_between_threads() {
+    fn check<T: Send + Sync>() {}
+    check::<Net>();
 }
 
 #[tokio::test]
@@ -278,6 +284,36 @@ async fn send_by_hand(seed: u8, to: SocketAddr, raw: &[u8]) {
         drop(stream.read(&mut [0]).await);
     };
     tokio::select! { () = run => {}, () = talk => {} }
+}
+
+/// A node with the right secret that hangs up on everybody once they are authenticated, as a full one does.
+async fn hang_up_by_hand(address: tokio::sync::oneshot::Sender<SocketAddr>) {
+    let key = super::transport::keypair(&Identity::from_seed([1; 32])).unwrap();
+    let mut stack = super::transport::build(&key, &SECRET, &QUICK).unwrap();
+    stack.listen_on(ListenerId::next(), super::addr::multiaddr(local())).unwrap();
+    let mut address = Some(address);
+    loop {
+        match stack.next().await.unwrap() {
+            TransportEvent::NewAddress { listen_addr, .. } => {
+                let addr = super::addr::socket_addr(&listen_addr).unwrap();
+                address.take().unwrap().send(addr).unwrap();
+            }
+            TransportEvent::Incoming { upgrade, .. } => drop(upgrade.await),
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_takes_no_lane_is_dialed_again() {
+    let (send, addr) = tokio::sync::oneshot::channel();
+    let talk = async {
+        let mut node = Node::start(2, local(), &[addr.await.unwrap()]);
+        for _ in 0..3 {
+            assert_eq!(node.refused().await, Refusal::HungUp);
+        }
+    };
+    tokio::select! { () = hang_up_by_hand(send) => {}, () = talk => {} }
 }
 
 #[tokio::test]
