@@ -176,6 +176,11 @@ impl Index {
         self.inline.get(digest).map(|seq| *seq)
     }
 
+    /// That entry does not have the payload any more; a later one may.
+    pub(super) fn forget_inline(&self, digest: &Digest, seq: u64) {
+        self.inline.remove_if(digest, |_, noted| *noted == seq);
+    }
+
     /// Keeps a reply in memory if it is that of the first live entry.
     pub(super) fn warm(&self, id: ContentId, hot: &Arc<Hot>) {
         if hot.cost() > self.ram_bound / RAM_SHARE {

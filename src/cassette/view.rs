@@ -226,7 +226,10 @@ impl Cassette {
             match self.payload(seq, digest) {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) => {}
-                Err(error) if error.is_loss() => tracing::warn!(seq, %error, "an inline payload is lost"),
+                Err(error) if error.is_loss() => {
+                    index.forget_inline(&digest, seq);
+                    tracing::warn!(seq, %error, "a payload is lost");
+                }
                 Err(error) => return Err(error.into()),
             }
         }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::id::{ContentId, Digest};
+use crate::ledger::limits::INLINE_PAYLOAD;
 use crate::ledger::{Blob, Entry, Ledger, LedgerError, OpenError, Opening, Recovery, Storage};
 use crate::proof::Evidence;
 use crate::record::Record;
@@ -273,6 +274,10 @@ impl CassetteWriter {
     fn hold(&mut self, record: Record, blobs: &[Blob], ticket: Ticket) -> Ticket {
         let (id, answer, seq) = (record.request, record.answer(), ticket.seq);
         tally(&self.cassette.inner.counts, &record);
+        // Large ones are found by their file's name; a position that is not written yet reads as nothing.
+        for blob in blobs.iter().filter(|blob| blob.bytes().len() <= INLINE_PAYLOAD) {
+            self.cassette.inner.index.note_inline(blob.name().digest, seq);
+        }
         let change = record.class.is_memoised().then(|| {
             let bytes: Vec<Bytes> = blobs.iter().map(|blob| blob.bytes().clone()).collect();
             let reply = inline_reply(&record, &bytes);

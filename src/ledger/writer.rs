@@ -196,6 +196,11 @@ impl Ledger {
         Ok(self.next)
     }
 
+    #[cfg(test)]
+    pub(super) fn shared_for_test(&self) -> &Shared {
+        &self.shared
+    }
+
     fn check(&self) -> Result<(), LedgerError> {
         self.poisoned.as_ref().map_or(Ok(()), |cause| Err(LedgerError::Poisoned { cause: cause.clone() }))
     }

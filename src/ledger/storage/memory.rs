@@ -90,6 +90,14 @@ impl MemoryStorage {
         Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
+    /// An independent disk as this one would be if the power failed now; see [`Self::crash_torn`].
+    #[must_use]
+    pub fn after_crash(&self, torn: usize) -> Self {
+        let copy = Self { disk: Arc::new(Mutex::new(self.lock().clone())) };
+        copy.crash_torn(torn);
+        copy
+    }
+
     /// The power fails: everything unsynced is gone and every open handle is dead.
     pub fn crash(&self) {
         self.crash_torn(0);
