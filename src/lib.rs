@@ -20,5 +20,7 @@ pub mod proof;
 pub mod record;
 pub mod reply;
 pub mod request;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod verified;
 pub mod wire;
