@@ -20,6 +20,8 @@ pub mod proof;
 pub mod record;
 pub mod reply;
 pub mod request;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod verified;
 pub mod wire;
 
