@@ -26,6 +26,7 @@ impl Failure {
     }
 
     /// A file that cannot be read.
+    #[must_use]
     pub fn unreadable(path: &Path, error: &std::io::Error) -> Self {
         Self::new(exit::INPUT, format!("cannot read {}: {error}", path.display()), "check the path and its permissions")
     }

@@ -176,7 +176,9 @@ impl NodeBuilder {
         #[cfg(not(feature = "net"))]
         let (lanes, addresses): (_, Vec<SocketAddr>) = (Lanes::none(), Vec::new());
         let shared = Arc::new(Shared::default());
-        addresses.into_iter().for_each(|address| shared.listening(address));
+        for address in addresses {
+            shared.listening(address);
+        }
 
         let inner = Arc::new(Inner {
             me: signer.node(),
@@ -247,17 +249,14 @@ impl NodeBuilder {
 
 /// The storage and identity of a node; without a directory both live and die with the process.
 fn open_directory(data_dir: Option<&Path>) -> Result<(Arc<dyn Storage>, Identity), StartError> {
-    match data_dir {
-        Some(directory) => {
-            // The lock comes first: a second process must not even make a key.
-            let storage = FileStorage::open(directory)?;
-            let identity = keyfile::load_or_make(directory)?;
-            Ok((Arc::new(storage), identity))
-        }
-        None => {
-            let seed = random().map_err(|source| StartError::System { what: "randomness", source })?;
-            Ok((Arc::new(MemoryStorage::new()), Identity::from_seed(seed)))
-        }
+    if let Some(directory) = data_dir {
+        // The lock comes first: a second process must not even make a key.
+        let storage = FileStorage::open(directory)?;
+        let identity = keyfile::load_or_make(directory)?;
+        Ok((Arc::new(storage), identity))
+    } else {
+        let seed = random().map_err(|source| StartError::System { what: "randomness", source })?;
+        Ok((Arc::new(MemoryStorage::new()), Identity::from_seed(seed)))
     }
 }
 

@@ -37,10 +37,10 @@ pub(super) fn mandelbrot(width: u32, height: u32, max_iter: u32) -> Vec<u8> {
             let cr = -(ONE * 11 / 5) + ONE * 16 / 5 * column / width;
             let (mut r, mut i, mut rr, mut ii, mut n) = (0_i64, 0_i64, 0_i64, 0_i64, 0_i64);
             while n < limit && rr + ii <= 4 * ONE {
-                i = (r * i >> 27) + ci;
+                i = ((r * i) >> 27) + ci;
                 r = rr - ii + cr;
-                rr = r * r >> 28;
-                ii = i * i >> 28;
+                rr = (r * r) >> 28;
+                ii = (i * i) >> 28;
                 n += 1;
             }
             let shade = if n == limit { 0 } else { 255 - n * 255 / limit };

@@ -56,7 +56,7 @@ fn a_directory_without_permission_is_typed() {
     let dir = tempfile::tempdir().expect("a directory");
     let path = dir.path().join("closed");
     fs::create_dir(&path).expect("new");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).expect("closes");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o0)).expect("closes");
     let outcome = open_dir(&path, 1);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).expect("opens");
     match outcome {

@@ -52,7 +52,9 @@ impl Client {
     pub async fn connect(data_dir: &Path) -> Result<Self, ClientError> {
         let broken = |source| ClientError::Broken { path: data_dir.to_owned(), source };
         let (mut stream, secret) = endpoint::connect(data_dir).await.map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NotRunning(data_dir.to_owned()),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning(data_dir.to_owned())
+            }
             _ => broken(source),
         })?;
         if let Some(secret) = secret {
