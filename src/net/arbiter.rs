@@ -402,7 +402,10 @@ mod tests {
 
         /// However the messages of crossing dials interleave, both sides end with the same single connection and never see it go down.
         #[test]
-        fn crossing_dials_end_with_one_lane(dials in prop::collection::vec(0..2_usize, 1..6), order in prop::collection::vec(any::<u8>(), 60)) {
+        fn crossing_dials_end_with_one_lane(
+            dials in prop::collection::vec(0..2_usize, 1..6),
+            order in prop::collection::vec(any::<u8>(), 60),
+        ) {
             let mut pair = Pair {
                 arbiters: [Arbiter::new(LOW), Arbiter::new(HIGH)],
                 wires: Vec::new(),

@@ -1,7 +1,7 @@
 //! The network thread: one loop over the swarm, the dialing book's timer and the outbox.
 //!
-//! `select!` gives an [`Action`], [`Driver::apply`] carries it out without waiting. Invariant: nothing here awaits a peer or the consumer of
-//! events, so one that is slow holds up nobody else.
+//! `select!` gives an [`Action`], which is carried out without waiting. Invariant: nothing here awaits a peer or the consumer of events, so
+//! one that is slow holds up nobody else.
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
@@ -337,7 +337,8 @@ fn discovery(local: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
 }
 
 fn bind(swarm: &mut Swarm<Behaviour>, addr: SocketAddr) -> Result<ListenerId, NetError> {
-    // libp2p shares ports between listeners, so that a second node would get half of the first one's connections; this asks without sharing.
+    // libp2p shares ports between listeners, so that a second node would get half of the first one's connections; this asks without
+    // sharing. Two nodes that start in the same millisecond are not told apart.
     if addr.port() != 0 {
         drop(TcpListener::bind(addr).map_err(|source| bind_error(addr, source))?);
     }

@@ -173,7 +173,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_arrive_whole_and_in_order(sizes in prop::collection::vec(1..300_usize, 0..40), limit in 1..500_usize, chunk in 1..500_usize) {
+        fn frames_arrive_whole_and_in_order(
+            sizes in prop::collection::vec(1..300_usize, 0..40),
+            limit in 1..500_usize,
+            chunk in 1..500_usize,
+        ) {
             let sent = frames(&sizes);
             prop_assert_eq!(carried(&sent, limit, chunk), sent);
         }

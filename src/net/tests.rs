@@ -26,8 +26,8 @@ const SECRET: FleetSecret = FleetSecret::from_bytes([7; 32]);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const QUICK: Timings = Timings {
-    handshake: Duration::from_millis(600),
-    open_lane: Duration::from_millis(600),
+    handshake: PATIENCE,
+    open_lane: PATIENCE,
     silent: Duration::from_mins(1),
     stalled: Duration::from_millis(600),
     close: Duration::from_millis(300),
@@ -223,7 +223,8 @@ async fn what_is_no_evalmesh_node_is_told_apart() {
     assert!(matches!(node.refused().await, Refusal::Unreachable(_)));
     // Somebody who says nothing.
     let silent = TcpListener::bind(local()).await.unwrap();
-    let mut node = Node::start(2, local(), &[silent.local_addr().unwrap()]);
+    let hasty = Timings { handshake: Duration::from_millis(300), ..QUICK };
+    let mut node = Node::with(config(2, local(), &[silent.local_addr().unwrap()]), hasty, 64);
     assert_eq!(node.refused().await, Refusal::TimedOut);
     // Somebody who speaks of something else.
     let other = TcpListener::bind(local()).await.unwrap();
@@ -368,7 +369,8 @@ async fn a_peer_that_stops_reading_is_bounded_and_then_cut_off() {
 
 #[tokio::test]
 async fn small_frames_are_bounded_in_number() {
-    let mut a = Node::start(1, local(), &[]);
+    let patient = Timings { stalled: Duration::from_mins(1), ..QUICK };
+    let mut a = Node::with(config(1, local(), &[]), patient, 64);
     let mut b = Node::with(config(2, local(), &[a.addr]), QUICK, 1);
     a.up(b.id).await;
     b.up(a.id).await;
@@ -484,7 +486,7 @@ async fn ten_nodes_form_a_full_mesh() {
         while !missing.is_empty() {
             match node.next().await {
                 NetEvent::Up { peer, .. } => assert!(missing.remove(&peer), "twice"),
-                NetEvent::Refused { reason: Refusal::Unreachable(_), .. } => {}
+                NetEvent::Refused { .. } => {}
                 other => panic!("{other:?}"),
             }
         }
