@@ -98,10 +98,20 @@ impl Node {
         let cassette = writing.cassette();
         let (lineage, length) = (cassette.ledger().lineage(), cassette.ledger().durable());
         let fabric = Fabric::new(Config { me: identity.node(), lineage, length, patience: None });
-        let (lanes, running, waiting) = Default::default();
         let (write_set, sync_set, wake_at) = (false, false, None);
-        let hands =
-            Hands { life, born, identity, writing, cassette, lanes, running, waiting, write_set, sync_set, wake_at };
+        let hands = Hands {
+            life,
+            born,
+            identity,
+            writing,
+            cassette,
+            lanes: BTreeSet::new(),
+            running: BTreeMap::new(),
+            waiting: BTreeSet::new(),
+            write_set,
+            sync_set,
+            wake_at,
+        };
         let mut node = Self { fabric, hands, outputs: Vec::new() };
         node.apply(shared, Input::Wake);
         Ok(node)
