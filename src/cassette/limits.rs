@@ -12,5 +12,7 @@ pub const RAM_SHARE: usize = 4;
 pub const BATCHED: Duration = Duration::from_millis(5);
 /// Operations that may wait for the recorder; the next one is refused as busy.
 pub const RECORDER_QUEUE: usize = 16 * 1024;
+/// Bytes of payloads that may wait for the recorder. One operation alone may be larger, as large as a reply may be.
+pub const RECORDER_BYTES: u64 = 256 * 1024 * 1024;
 /// Operations that one write and one sync serve, so that the first of them does not wait for ever.
 pub const RECORDER_GROUP: usize = 4096;

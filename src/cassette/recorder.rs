@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, JoinHandle};
@@ -18,7 +19,7 @@ use crate::ledger::LedgerError;
 use crate::proof::Evidence;
 use crate::record::Record;
 
-use super::limits::{RECORDER_GROUP, RECORDER_QUEUE};
+use super::limits::{RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE};
 use super::view::Cassette;
 use super::writer::{CassetteWriter, Durability, Prepared, Recorded, Ticket};
 
@@ -41,6 +42,8 @@ pub struct RecorderHandle {
 
 struct Inner {
     queue: RwLock<Option<SyncSender<Op>>>,
+    /// Bytes of payloads in the queue.
+    queued: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<Result<u64, LedgerError>>>>,
 }
 
@@ -55,6 +58,16 @@ enum What {
     Retract { id: ContentId, answer: Digest, at: u64 },
 }
 
+impl What {
+    /// Bytes of payloads.
+    fn len(&self) -> u64 {
+        match self {
+            Self::Record(prepared) | Self::Adopt { prepared, .. } => prepared.len(),
+            Self::Retract { .. } => 0,
+        }
+    }
+}
+
 impl fmt::Debug for RecorderHandle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RecorderHandle").field("cassette", &self.cassette).finish_non_exhaustive()
@@ -66,10 +79,10 @@ impl Recorder {
     pub fn start(writer: CassetteWriter, on_durable: Option<OnDurable>) -> io::Result<RecorderHandle> {
         let cassette = writer.cassette();
         let (queue, ops) = sync_channel(RECORDER_QUEUE);
-        let thread = thread::Builder::new()
-            .name("recorder".to_owned())
-            .spawn(move || Worker { told: writer.durable(), writer, on_durable, deadline: None }.run(&ops))?;
-        let inner = Inner { queue: RwLock::new(Some(queue)), thread: Mutex::new(Some(thread)) };
+        let queued = Arc::new(AtomicU64::new(0));
+        let worker = Worker { told: writer.durable(), writer, on_durable, queued: queued.clone(), deadline: None };
+        let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || worker.run(&ops))?;
+        let inner = Inner { queue: RwLock::new(Some(queue)), queued, thread: Mutex::new(Some(thread)) };
         Ok(RecorderHandle { inner: Arc::new(inner), cassette })
     }
 }
@@ -129,15 +142,22 @@ impl RecorderHandle {
     }
 
     fn send(&self, what: What, done: Done) {
+        let len = what.len();
         let op = Op { what, done };
+        let queued = self.inner.queued.fetch_add(len, Ordering::Relaxed);
+        let too_much = queued > 0 && queued.saturating_add(len) > RECORDER_BYTES;
         let refused = match &*self.inner.queue.read().expect("no code panics while it holds the queue") {
-            None => (op, LedgerError::Closed),
+            Some(_) if too_much => (op, LedgerError::Busy { what: "bytes", bound: RECORDER_BYTES }),
             Some(queue) => match queue.try_send(op) {
                 Ok(()) => return,
-                Err(TrySendError::Full(op)) => (op, LedgerError::Busy { bound: RECORDER_QUEUE }),
+                Err(TrySendError::Full(op)) => {
+                    (op, LedgerError::Busy { what: "operations", bound: RECORDER_QUEUE as u64 })
+                }
                 Err(TrySendError::Disconnected(op)) => (op, LedgerError::Closed),
             },
+            None => (op, LedgerError::Closed),
         };
+        self.inner.queued.fetch_sub(len, Ordering::Relaxed);
         let (Op { done, .. }, error) = refused;
         done(Err(error));
     }
@@ -167,6 +187,7 @@ impl Drop for Inner {
 struct Worker {
     writer: CassetteWriter,
     on_durable: Option<OnDurable>,
+    queued: Arc<AtomicU64>,
     /// The durable length that was told last.
     told: u64,
     /// When something that was written must be durable.
@@ -222,6 +243,7 @@ impl Worker {
     }
 
     fn append(&mut self, what: What) -> Result<Ticket, LedgerError> {
+        self.queued.fetch_sub(what.len(), Ordering::Relaxed);
         match what {
             What::Record(prepared) => self.writer.record_prepared(*prepared),
             What::Adopt { evidence, prepared, announce } => self.writer.adopt_prepared(*evidence, *prepared, announce),

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use crate::error::NotHeld;
 use crate::id::{ContentId, Digest};
 use crate::identity::Signer;
+use crate::ledger::limits::INLINE_PAYLOAD;
 use crate::ledger::{LedgerReader, ReadError, Recovery, payload_window};
 use crate::proof::Evidence;
 use crate::record::Record;
@@ -27,7 +28,7 @@ pub(super) struct Inner {
     pub(super) index: Index,
     pub(super) counts: Counts,
     pub(super) recovery: Recovery,
-    /// The last payload that was read for a range of it and is too large for the memory tier: ranges are asked for one after another.
+    /// The last large payload that was read for a range of it: ranges are asked for one after another, and each is verified as a whole.
     ranged: Mutex<Option<(Digest, Bytes)>>,
 }
 
@@ -268,7 +269,7 @@ impl Cassette {
     fn load(&self, seq: u64) -> Result<Arc<Hot>, ReadError> {
         let ledger = &self.inner.ledger;
         let stored = ledger.read(seq)?.ok_or(ReadError::Quarantined { seq })?;
-        let record = stored.entry.record().ok_or(ReadError::Damaged { seq })?;
+        let record = stored.entry.record().ok_or(ReadError::Damaged { seq })?.into_owned();
         let payloads: Vec<Bytes> =
             record.blobs().map(|blob| ledger.payload_of(&stored, blob)).collect::<Result<_, _>>()?;
         let reply = inline_reply(&record, &payloads);
@@ -290,7 +291,9 @@ impl Cassette {
             return Ok(Some(bytes.clone()));
         }
         let bytes = ledger.payload_of(&stored, blob)?;
-        *ranged() = Some((digest, bytes.clone()));
+        if bytes.len() > INLINE_PAYLOAD {
+            *ranged() = Some((digest, bytes.clone()));
+        }
         Ok(Some(bytes))
     }
 

@@ -77,6 +77,11 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
+    /// Bytes of the payloads.
+    pub(super) fn len(&self) -> u64 {
+        self.blobs.iter().map(|blob| blob.name().len).sum()
+    }
+
     /// Checks that these are the payloads of the record, in the order of `Record::blobs`.
     pub(super) fn new(record: Record, payloads: Vec<Bytes>) -> Result<Self, LedgerError> {
         let blobs: Vec<Blob> = payloads.into_iter().map(Blob::new).collect();

@@ -3,6 +3,8 @@
 //! Invariant: equal entries have equal bytes, because the leaf of an entry in the Merkle tree is the hash of its kind and body. Kinds are
 //! append-only. What is not known here is kept as it is ([`Entry::Unknown`]), so that an older version never loses a newer one's entries.
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -162,10 +164,10 @@ impl Entry {
 
     /// The record that this entry is about: the observed or the adopted one.
     #[must_use]
-    pub fn record(&self) -> Option<Record> {
+    pub fn record(&self) -> Option<Cow<'_, Record>> {
         match self {
-            Self::Observed(record) => Some(record.clone()),
-            Self::Adopted(evidence) => Record::decode(&evidence.record).ok(),
+            Self::Observed(record) => Some(Cow::Borrowed(record)),
+            Self::Adopted(evidence) => Record::decode(&evidence.record).ok().map(Cow::Owned),
             Self::Epoch { .. } | Self::Retracted { .. } | Self::Unknown { .. } => None,
         }
     }

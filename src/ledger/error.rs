@@ -10,7 +10,7 @@ use crate::reply::BlobRef;
 
 use super::limits::MAX_DAMAGES;
 
-/// Why a ledger could not be opened. Nothing was changed unless it says so.
+/// Why a ledger could not be opened. A directory that is refused (locked, of another node, of a newer format) is left as it was.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -146,10 +146,12 @@ pub enum LedgerError {
     #[error("an epoch entry cannot be appended")]
     EpochEntry,
     /// The queue is full: try again later.
-    #[error("the recorder's queue is at its bound of {bound}")]
+    #[error("the recorder's queue is at its bound of {bound} {what}")]
     Busy {
+        /// What is full: operations or bytes.
+        what: &'static str,
         /// The bound.
-        bound: usize,
+        bound: u64,
     },
     /// The recorder was closed.
     #[error("the recorder is closed")]

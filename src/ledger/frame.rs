@@ -43,15 +43,15 @@ impl Header {
         bytes[8..12].copy_from_slice(&self.format.to_le_bytes());
         bytes[16..48].copy_from_slice(self.node.as_bytes());
         bytes[48..56].copy_from_slice(&self.first.to_le_bytes());
-        let checksum = crc32c::crc32c(&bytes[..56]);
-        bytes[56..60].copy_from_slice(&checksum.to_le_bytes());
+        let checksum = crc32c::crc32c(&bytes[..60]);
+        bytes[60..].copy_from_slice(&checksum.to_le_bytes());
         bytes
     }
 
     /// `None` if this is no whole header. Magic, format and checksum keep their places in every format.
     pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
         let bytes: &[u8; HEADER] = bytes.get(..HEADER)?.try_into().ok()?;
-        let sound = bytes[..8] == SEGMENT_MAGIC && u32_at(bytes, 56)? == crc32c::crc32c(&bytes[..56]);
+        let sound = bytes[..8] == SEGMENT_MAGIC && u32_at(bytes, 60)? == crc32c::crc32c(&bytes[..60]);
         let node = NodeId::from_bytes(bytes[16..48].try_into().ok()?);
         sound.then_some(Self { format: u32_at(bytes, 8)?, node, first: u64_at(bytes, 48)? })
     }

@@ -239,14 +239,14 @@ impl Replay<'_> {
             Entry::Unknown { .. } | Entry::Epoch { .. } => self.report.unknown += 1,
             Entry::Observed(_) | Entry::Adopted(_) | Entry::Retracted { .. } => {}
         }
-        let record = stored.entry.record();
+        let item = log_item(stored.entry.record().as_deref(), stored.announced);
         self.state.push_leaf(stored.seq, proof::leaf_hash(frame.kind, &frame.body(bytes)));
         let narrow = |n: usize| u32::try_from(n).expect("longer segments are quarantined");
         self.state.slots.push(Slot {
             segment: narrow(self.state.segments.len() - 1),
             offset: narrow(offset),
             len: narrow(bytes.len()),
-            item: log_item(record.as_ref(), stored.announced),
+            item,
         });
         (self.visit)(&stored);
     }

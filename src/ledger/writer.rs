@@ -18,7 +18,7 @@ use crate::record::Record;
 use super::blobs::{self, Blob};
 use super::entry::{Entry, Parent};
 use super::error::{LedgerError, OpenError, Recovery};
-use super::frame::{self, FORMAT, HEADER, Header, Parts, Salt};
+use super::frame::{self, ALIGN, FORMAT, HEADER, Header, Parts, Salt};
 use super::limits::{BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, MAX_BODY, MAX_PAYLOADS, SEGMENT_BYTES};
 use super::reader::{LedgerReader, Stored};
 use super::recovery::recover;
@@ -131,7 +131,8 @@ impl Ledger {
         let tip = state.segments.last().map(|segment| Tip {
             segment: u32::try_from(state.segments.len() - 1).expect("a file each"),
             first: segment.first,
-            offset: recovered.end,
+            // Behind the remains of a frame that was kept without its payloads nothing is aligned: begin a new segment.
+            offset: if recovered.end % ALIGN as u64 == 0 { recovered.end } else { u64::MAX },
         });
         let mut ledger = Self {
             segment_bytes: opening.segment_bytes.min(u64::from(u32::MAX / 2)),
@@ -225,8 +226,7 @@ impl Ledger {
         let len = frame::encode(&mut chunk.bytes, Salt::new(self.shared.node, tip.first), tip.offset, &parts);
         self.pending.bytes += len;
         let item = match entry {
-            Entry::Observed(record) => log_item(Some(record), announce),
-            Entry::Adopted(_) => log_item(entry.record().as_ref(), announce),
+            Entry::Observed(_) | Entry::Adopted(_) => log_item(entry.record().as_deref(), announce),
             Entry::Epoch { .. } | Entry::Retracted { .. } | Entry::Unknown { .. } => LogItem::Skip(1),
         };
         let narrow = |n: u64| u32::try_from(n).expect("a segment is shorter than 4 GiB");
@@ -335,7 +335,7 @@ fn check_payloads(entry: &Entry, payloads: &[Blob]) -> Result<(), LedgerError> {
         Entry::Epoch { .. } => Err(LedgerError::EpochEntry),
         Entry::Observed(record) if !has_form(record) => Err(LedgerError::Files),
         Entry::Observed(record) => given(record),
-        Entry::Adopted(_) => given(&entry.record().ok_or(LedgerError::Evidence)?),
+        Entry::Adopted(_) => given(&*entry.record().ok_or(LedgerError::Evidence)?),
         Entry::Retracted { .. } | Entry::Unknown { .. } => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::ledger::storage::{Storage, read_all};
 use crate::message::EpochStart;
 use crate::proof::Hash;
 
@@ -83,7 +84,6 @@ fn a_restored_copy_goes_on_in_a_new_epoch_from_where_the_copy_ends() {
 
 #[test]
 fn a_lost_epoch_entry_is_known_from_its_child() {
-    use crate::ledger::storage::Storage;
     let storage = MemoryStorage::new();
     for epoch in 1..=3 {
         let (mut ledger, _) = open(&storage, epoch);
@@ -120,7 +120,6 @@ fn changed_history_is_noticed_and_not_proven() {
         storage
     };
     let (ours, theirs) = (build(1), build(2));
-    use crate::ledger::storage::{Storage, read_all};
     let names = ours.list("segments").expect("there");
     assert_eq!(names, theirs.list("segments").expect("there"));
     let forged = read_all(&*theirs.open(&segment(1)).expect("there")).expect("reads");

@@ -6,6 +6,8 @@ mod directory;
 mod epochs;
 mod faults;
 mod golden;
+#[allow(warnings)]
+mod perf_tmp;
 mod proofs;
 
 use std::sync::Arc;
