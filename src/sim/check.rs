@@ -93,7 +93,12 @@ pub(super) fn one_evaluation(running: &BTreeMap<FlightId, ContentId>) -> Option<
 /// What was acknowledged as durable is still there.
 pub(super) fn promises_are_kept(promised: &BTreeMap<u64, ContentId>, cassette: &Cassette) -> Vec<String> {
     let kept = |seq: u64, id: ContentId| {
-        let stored = cassette.ledger().read(seq).ok().flatten().and_then(|stored| stored.entry.record().cloned());
+        let stored = cassette
+            .ledger()
+            .read(seq)
+            .ok()
+            .flatten()
+            .and_then(|stored| stored.entry.record().map(std::borrow::Cow::into_owned));
         stored.is_some_and(|record| record.request == id)
             && matches!(cassette.lookup(id), Ok(Lookup::Hit(held)) if same(&held.reply, &reply_to(id)))
     };
