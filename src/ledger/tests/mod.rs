@@ -7,7 +7,6 @@ mod epochs;
 mod faults;
 mod golden;
 #[allow(warnings)]
-mod perf_tmp;
 mod proofs;
 
 use std::sync::Arc;
