@@ -57,7 +57,7 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::run(args),
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
-        Command::Status(args) => status::run(args),
+        Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

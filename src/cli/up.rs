@@ -58,15 +58,23 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     let node = builder.start()?;
     let addresses: Vec<_> = node.status().addresses.iter().map(ToString::to_string).collect();
     info!(node = %node.id().short(), data = %directory.display(), listening = addresses.join(" "), "up; Ctrl-C stops");
-    let stopped = runtime()?.block_on(stop_signal());
-    if let Err(error) = stopped {
-        return Err(Failure::new(exit::FAILED, format!("cannot wait for Ctrl-C: {error}"), None));
-    }
-    info!("stopping");
-    // A second Ctrl-C ends the process at once: the signal handler of the runtime is gone by now.
-    node.shutdown();
+    let runtime = runtime()?;
+    let code = runtime.block_on(async {
+        stop_signal().await?;
+        info!("stopping; Ctrl-C again stops at once");
+        let stopping = tokio::task::spawn_blocking(move || node.shutdown());
+        // Whatever is acknowledged survives the impatient way too: that is what the ledger is for.
+        tokio::select! {
+            _ = stopping => Ok(exit::OK),
+            again = stop_signal() => again.map(|()| exit::INTERRUPTED),
+        }
+    });
+    runtime.shutdown_background();
+    let code = code.map_err(|error: std::io::Error| {
+        Failure::new(exit::FAILED, format!("cannot wait for Ctrl-C: {error}"), None)
+    })?;
     info!("stopped");
-    Ok(exit::OK)
+    Ok(code)
 }
 
 #[cfg(unix)]

@@ -37,6 +37,10 @@ pub(super) const EVENTS: usize = 16 * 1024;
 pub(super) type Waiting = oneshot::Sender<Result<Delivery, EvalError>>;
 
 /// What happens to the loop.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all events are the large one; a box would cost each of them an allocation"
+)]
 pub(super) enum Event {
     /// A caller asks.
     Ask(Ask, Waiting),
