@@ -24,7 +24,9 @@ type Failure = Box<dyn std::error::Error>;
 
 /// The tool: counts the lines and words of its input. Imagine a web search or a test run here.
 fn count(job: &Job) -> Result<Reply, EvalError> {
-    let text = job.stdin().map(|bytes| String::from_utf8_lossy(bytes)).unwrap_or_default();
+    let bytes = job.stdin().cloned().unwrap_or_default();
+    let text =
+        std::str::from_utf8(&bytes).map_err(|error| EvalError::Failed(format!("the input is no text: {error}")))?;
     Ok(Reply::ok(format!("{} lines, {} words", text.lines().count(), text.split_whitespace().count())))
 }
 

@@ -1,5 +1,6 @@
 //! `evalmesh up`: a node until Ctrl-C.
 
+use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +45,12 @@ pub(super) struct Args {
 
 pub(super) fn run(args: Args) -> Result<u8, Failure> {
     let filter = EnvFilter::try_from_env("EVALMESH_LOG").unwrap_or_else(|_| EnvFilter::new("evalmesh=info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_target(false)
+        .init();
     let directory = args.data.resolve()?;
     let secret = match args.fleet.secret {
         Some(path) if args.new_secret => paths::make_secret(&path)?,

@@ -228,6 +228,10 @@ impl NodeBuilder {
         Ok(Node { _guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
     }
 
+    #[cfg_attr(
+        not(feature = "wasm"),
+        expect(clippy::unnecessary_wraps, reason = "only the wasm evaluator can fail to start")
+    )]
     fn start_evaluators(&self) -> Result<Evaluators, StartError> {
         let mut evaluators = Evaluators::default();
         #[cfg(feature = "wasm")]
