@@ -9,8 +9,8 @@
 //! 2. For each peer, events come as `Up`, any number of `Frame`s in the order sent, `Down`, and again. There is one lane per pair of nodes.
 //! 3. Nothing waits without a bound; see [`limits`]. A slow peer or a slow consumer of events holds up its own lanes and nobody else's.
 //!
-//! On the wire a lane is a stream of protocol `/evalmesh/lane/1` that the dialer opens. The listener takes it with the byte `0x06`; from
-//! then on both sides send frames, each a length as `u32` little-endian and that many bytes.
+//! On the wire a lane is a stream of protocol `/evalmesh/lane` that the dialer opens. Both sides greet (see `greeting`: it settles the
+//! version) and from then on send frames, each a length as `u32` little-endian and that many bytes.
 //!
 //! It does not know what a frame means, keeps nothing across a lane's end, and acknowledges nothing: a frame that was queued when the
 //! lane went down may or may not have arrived. Heartbeats are the business of the layer above; a peer that sends nothing is cut off.
@@ -22,6 +22,7 @@ mod book;
 mod driver;
 mod error;
 mod frame;
+mod greeting;
 mod handler;
 mod lane;
 pub mod limits;
@@ -45,13 +46,14 @@ pub use self::addr::{ParsePeerError, PeerAddr};
 use self::driver::{Driver, Routes};
 pub use self::error::{DownReason, NetError, Refusal, SendError};
 pub use self::frame::FrameError;
+pub use self::greeting::Versions;
 use self::limits::{SHUTDOWN_WAIT, Timings};
 pub use self::secret::{FleetSecret, SecretError};
 use crate::id::NodeId;
 use crate::identity::Identity;
 
-/// The lane's protocol. Its version is also part of the handshake.
-const LANE_PROTOCOL: StreamProtocol = StreamProtocol::new("/evalmesh/lane/1");
+/// The lane's protocol. It has no version, since its greeting settles that and can say what was wrong.
+const LANE_PROTOCOL: StreamProtocol = StreamProtocol::new("/evalmesh/lane");
 
 /// What a [`Net`] is started with.
 #[derive(Debug, Clone)]
