@@ -39,7 +39,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
 pub use self::addr::{ParsePeerError, PeerAddr};
@@ -47,7 +47,7 @@ use self::driver::{Driver, Routes};
 pub use self::error::{DownReason, NetError, Refusal, SendError};
 pub use self::frame::FrameError;
 pub use self::greeting::Versions;
-use self::limits::{SHUTDOWN_WAIT, Timings};
+use self::limits::{MAX_LEARNED, SHUTDOWN_WAIT, Timings};
 pub use self::secret::{FleetSecret, SecretError};
 use crate::id::NodeId;
 use crate::identity::Identity;
@@ -115,6 +115,7 @@ pub enum NetEvent {
 #[derive(Debug)]
 pub struct Net {
     routes: Arc<Routes>,
+    hearsay: Sender<(NodeId, SocketAddr)>,
     local: Vec<SocketAddr>,
     /// Empty once the network was shut down.
     thread: Mutex<Option<Thread>>,
@@ -140,6 +141,7 @@ impl Net {
 
     fn start_with(config: NetConfig, timings: Timings, events: Sender<NetEvent>) -> Result<Self, NetError> {
         let routes = Arc::new(Routes::default());
+        let (hearsay, heard) = channel(MAX_LEARNED);
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = sync_channel(1);
         let (alive, done) = sync_channel(1);
@@ -153,7 +155,7 @@ impl Net {
                     Ok((driver, local)) => {
                         drop(ready.send(Ok(local)));
                         drop(config);
-                        driver.run(stopped).await;
+                        driver.run(stopped, heard).await;
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }
@@ -164,7 +166,7 @@ impl Net {
             std::thread::Builder::new().name("evalmesh-net".to_owned()).spawn(body).map_err(NetError::Thread)?;
         let died = |_| NetError::Thread(std::io::Error::other("the network thread died"));
         match started.recv().map_err(died).flatten() {
-            Ok(local) => Ok(Self { routes, local, thread: Mutex::new(Some(Thread { handle, stop, done })) }),
+            Ok(local) => Ok(Self { routes, hearsay, local, thread: Mutex::new(Some(Thread { handle, stop, done })) }),
             Err(error) => {
                 // Listeners that were bound before the one that failed are free again when this returns.
                 drop(handle.join());
@@ -182,6 +184,12 @@ impl Net {
     /// Queues a frame for a peer whose lane is up. Never waits, and tells at once if the frame has no place.
     pub fn send(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         self.routes.send(to, frame)
+    }
+
+    /// Takes note of where a node is said to listen, and dials it soon unless there is a lane to it. Hearsay: it is given up after a few
+    /// attempts, and no other node is accepted there. Dropped if too much of it comes at once.
+    pub fn learn(&self, node: NodeId, addr: SocketAddr) {
+        let _ = self.hearsay.try_send((node, addr));
     }
 
     /// Closes the lane to a peer, if there is one; its `Down` carries this reason. Frames still queued for it may be lost. A peer with a
