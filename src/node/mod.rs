@@ -194,7 +194,7 @@ impl Node {
                     Tier::Disk => (Origin::Disk, &self.inner.shared.disk),
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
-                Ok(Answer { id, reply: held.reply, origin, recorded: true })
+                Ok(Answer { id, reply: held.into_reply(), origin, recorded: true })
             }
         })
     }
