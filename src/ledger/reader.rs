@@ -37,7 +37,7 @@ pub struct Stored {
     /// The entry.
     pub entry: Entry,
     /// Not verified yet; only [`LedgerReader::payload_of`] gives them out.
-    payloads: Vec<(BlobRef, Bytes)>,
+    pub(super) payloads: Vec<(BlobRef, Bytes)>,
 }
 
 impl Stored {
