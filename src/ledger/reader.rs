@@ -75,6 +75,14 @@ impl Stored {
         self.payloads.iter().filter(|(_, range)| range.end <= self.frame.len()).map(|(name, _)| *name)
     }
 
+    /// The payloads stored with the entry that do not match their digests.
+    pub(super) fn damaged(&self) -> impl Iterator<Item = BlobRef> + '_ {
+        let damaged = |(name, range): &&(BlobRef, Range<usize>)| {
+            self.frame.get(range.clone()).is_none_or(|bytes| Digest::of(bytes) != name.digest)
+        };
+        self.payloads.iter().filter(damaged).map(|(name, _)| *name)
+    }
+
     /// The bytes of a payload that is stored with the entry, if they match checksum or digest.
     fn inline_payload(&self, blob: BlobRef) -> Option<Result<Bytes, ReadError>> {
         let (_, range) = self.payloads.iter().find(|(name, range)| *name == blob && range.end <= self.frame.len())?;
