@@ -378,8 +378,8 @@ impl Check<'_> {
         if let Some(chain) = &mut self.epoch {
             chain.tree.push(stored.entry.leaf());
         }
-        let damaged = stored.payloads.iter().filter(|(name, bytes)| Digest::of(bytes) != name.digest);
-        findings.extend(damaged.map(|(blob, _)| Finding::PayloadDamaged { seq: stored.seq, blob: *blob }));
+        let damaged = stored.damaged();
+        findings.extend(damaged.map(|blob| Finding::PayloadDamaged { seq: stored.seq, blob }));
         for blob in stored.entry.record().iter().flat_map(|record| record.blobs()) {
             if !stored.inline().any(|inline| inline == blob) {
                 self.wanted.entry(blob.digest).or_insert((stored.seq, blob));
