@@ -23,7 +23,9 @@ pub(super) struct Clock {
 
 impl Clock {
     pub(super) fn new(how: scenario::Clock, rng: &mut Rng) -> Self {
-        let around = |rng: &mut Rng, width: u32| i64::try_from(rng.below(2 * u64::from(width) + 1)).unwrap_or(0) - i64::from(width);
+        let around = |rng: &mut Rng, width: u32| {
+            i64::try_from(rng.below(2 * u64::from(width) + 1)).unwrap_or(0) - i64::from(width)
+        };
         let rate = u128::try_from(1_000_000 + around(rng, how.drift)).unwrap_or(MILLION);
         Self { rate, wrong: around(rng, how.skew) * 1_000_000 }
     }

@@ -14,7 +14,9 @@ use crate::cassette::{Cassette, CassetteOptions, CassetteWriter, Durability, Tic
 use crate::fabric::{FlightId, Time};
 use crate::id::{ContentId, Digest, EpochId, NodeId};
 use crate::identity::{Identity, Signer};
-use crate::ledger::{FaultyStorage, LedgerError, MemoryStorage, Op, OpenError, Opening, Recovery, Storage, StorageFile};
+use crate::ledger::{
+    FaultyStorage, LedgerError, MemoryStorage, Op, OpenError, Opening, Recovery, Storage, StorageFile,
+};
 use crate::record::Record;
 use crate::reply::Reply;
 use crate::verified::VerifiedReply;
@@ -164,7 +166,7 @@ impl Writing {
         let (id, answer) = (record.request, record.answer());
         let ticket = self.writer.record(record, payloads(reply).unwrap_or_default());
         if let Ok(ticket) = &ticket {
-            self.note(who, *ticket, (id, answer, who.me), history);
+            self.note(who, *ticket, (id, answer, who.me), true, history);
         }
         self.acknowledging.push((flight, ticket));
     }
@@ -179,7 +181,7 @@ impl Writing {
         let (record, payloads, evidence) = reply.into_parts();
         let about = (record.request, record.answer(), record.producer);
         let ticket = self.writer.adopt(evidence, record, payloads, announce)?;
-        self.note(who, ticket, about, history);
+        self.note(who, ticket, about, false, history);
         Ok(())
     }
 
@@ -189,17 +191,28 @@ impl Writing {
         self.writer.commit()
     }
 
-    fn note(&mut self, who: Who, ticket: Ticket, (id, answer, producer): (ContentId, Digest, NodeId), history: &mut History) {
+    fn note(
+        &mut self,
+        who: Who,
+        ticket: Ticket,
+        (id, answer, producer): (ContentId, Digest, NodeId),
+        own: bool,
+        history: &mut History,
+    ) {
         if ticket.fresh {
             self.appended.push((ticket.seq, id));
             let Who { place: node, now: at, .. } = who;
-            history.appended.push(Appended { node, at, seq: ticket.seq, id, answer, producer });
+            history.appended.push(Appended { node, at, seq: ticket.seq, id, answer, producer, own });
         }
     }
 
     /// Pays for what was appended once, as the recorder's thread does: one write, and one sync if anything in it demands so.
     /// Returns the durable length if it synced, and whose records are as durable as they have to be.
-    pub(super) fn write_out(&mut self, who: Who, history: &mut History) -> (Option<u64>, Vec<(FlightId, Result<(), String>)>) {
+    pub(super) fn write_out(
+        &mut self,
+        who: Who,
+        history: &mut History,
+    ) -> (Option<u64>, Vec<(FlightId, Result<(), String>)>) {
         let durable = |result: &Result<Ticket, LedgerError>| {
             result.as_ref().is_ok_and(|ticket| ticket.durability == Durability::Durable)
         };

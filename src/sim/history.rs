@@ -166,8 +166,10 @@ pub struct Appended {
     pub id: ContentId,
     /// The answer.
     pub answer: Digest,
-    /// Who observed it.
+    /// Who observed it, by the record's own word.
     pub producer: NodeId,
+    /// Whether this node evaluated it, as opposed to adopting it.
+    pub own: bool,
 }
 
 /// A record acknowledged as durable.

@@ -51,7 +51,9 @@ pub fn regressions(text: &str) -> Result<Vec<Regression>, ScenarioError> {
         let why = words.collect::<Vec<_>>().join(" ");
         Some(match seed {
             Some(seed) if !why.is_empty() => Ok(Regression { scenario: scenario.to_owned(), seed, why }),
-            _ => Err(ScenarioError::Text(format!("line {}: expected SCENARIO SEED REASON, found `{line}`", number + 1))),
+            _ => {
+                Err(ScenarioError::Text(format!("line {}: expected SCENARIO SEED REASON, found `{line}`", number + 1)))
+            }
         })
     };
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim_start().starts_with('#'));

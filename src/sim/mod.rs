@@ -21,7 +21,10 @@ mod compute;
 mod disk;
 mod effects;
 mod faults;
+#[cfg(all(test, target_os = "linux"))]
+mod figures;
 pub mod history;
+pub mod html;
 mod liar;
 pub mod library;
 mod mutate;

@@ -46,13 +46,11 @@ pub enum Mutation {
     ForgetEpochs,
     /// A node announces what it does not hold.
     AnnounceUnheld,
-    /// Frames that go unanswered are never given up: a lost connection is not noticed.
-    IgnoreDown,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 15] = [
         Self::AcknowledgeEarly,
         Self::SkipSync,
         Self::TrustEverybody,
@@ -68,8 +66,13 @@ impl Mutation {
         Self::LeakKey,
         Self::ForgetEpochs,
         Self::AnnounceUnheld,
-        Self::IgnoreDown,
     ];
+
+    /// The bug of this name, such as `skip-sync`.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|mutation| mutation.to_string() == name)
+    }
 
     /// What a node with this bug sends in place of a message.
     pub(super) fn twist(self, mut message: Message, secret: &[u8; 32]) -> Option<Message> {
@@ -87,6 +90,16 @@ impl Mutation {
             _ => {}
         }
         Some(message)
+    }
+}
+
+impl fmt::Display for Mutation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, c) in format!("{self:?}").chars().enumerate() {
+            let dash = if n > 0 && c.is_ascii_uppercase() { "-" } else { "" };
+            write!(f, "{dash}{}", c.to_ascii_lowercase())?;
+        }
+        Ok(())
     }
 }
 

@@ -59,7 +59,8 @@ pub(super) struct Network {
 
 impl Network {
     pub(super) fn new(how: scenario::Network, seed: u64, nodes: usize) -> Self {
-        let (lanes, links) = ((0..nodes).map(|_| BTreeMap::new()).collect(), (0..nodes).map(|_| BTreeMap::new()).collect());
+        let (lanes, links) =
+            ((0..nodes).map(|_| BTreeMap::new()).collect(), (0..nodes).map(|_| BTreeMap::new()).collect());
         Self { how, seed, faulty: true, lanes, links, generations: 0, traffic: Traffic::default() }
     }
 
@@ -124,7 +125,8 @@ impl Network {
         if link.rng.happens(how.tail) {
             travels *= 2 << link.rng.below(5);
         }
-        let [lost, twice, overtakes] = [how.loss, how.duplicate, how.reorder].map(|share| link.rng.happens(chance(share)));
+        let [lost, twice, overtakes] =
+            [how.loss, how.duplicate, how.reorder].map(|share| link.rng.happens(chance(share)));
         let spread = link.rng.within(&how.latency);
         let sent = match how.bandwidth {
             0 => now,

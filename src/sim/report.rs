@@ -152,7 +152,8 @@ fn latency(history: &History) -> Latency {
     let mut waits: Vec<_> = history.asks.iter().filter_map(answered).collect();
     waits.sort_unstable();
     // The smallest wait that so many of a hundred do not exceed.
-    let rank = |percent: usize| waits.get((waits.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
+    let rank =
+        |percent: usize| waits.get((waits.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
     Latency { p50: rank(50), p99: rank(99), max: rank(100) }
 }
 
@@ -191,8 +192,16 @@ mod tests {
             ask(7, 20, answered(Source::Peer(NodeId::from_bytes([1; 32])))),
             ask(9, 99, End::Abandoned),
         ];
-        let evaluation = |class| Evaluated { node: 0, id: ContentId::of(b"q"), class, from: Time::default(), to: None, result: None };
-        history.evaluations = vec![evaluation(Class::Portable), evaluation(Class::Portable), evaluation(Class::Observed)];
+        let evaluation = |class| Evaluated {
+            node: 0,
+            id: ContentId::of(b"q"),
+            class,
+            from: Time::default(),
+            to: None,
+            result: None,
+        };
+        history.evaluations =
+            vec![evaluation(Class::Portable), evaluation(Class::Portable), evaluation(Class::Observed)];
         let sample = |at, behind| Sample { at, behind, ..Sample::default() };
         let samples = [sample(9_500, 0), sample(10_500, 3), sample(11_000, 1), sample(11_500, 0), sample(12_000, 0)];
         let traffic = Traffic { frames: 7, bytes: 70, lost: 1 };
@@ -202,7 +211,8 @@ mod tests {
         assert_eq!(report.outcomes, Outcomes { hits: 1, fetched: 1, computed: 1, abandoned: 1, ..Outcomes::default() });
         assert_eq!((report.hit_ratio(), report.frames, report.bytes, report.lost), (666, 7, 70, 1));
         assert!(!report.is_unsafe());
-        let never = Report::new(&Scenario::default(), (Digest::of(b"t"), 9), &history, &samples[..3], traffic, Vec::new());
+        let never =
+            Report::new(&Scenario::default(), (Digest::of(b"t"), 9), &history, &samples[..3], traffic, Vec::new());
         assert_eq!(never.settled, None);
     }
 }

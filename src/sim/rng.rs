@@ -97,7 +97,12 @@ mod tests {
     fn streams_are_independent_and_fixed() {
         let first = |seed, purpose, whose| Rng::stream(seed, purpose, whose).bits();
         assert_eq!(first(7, Purpose::Link, 3), first(7, Purpose::Link, 3));
-        let all = [first(7, Purpose::Link, 3), first(7, Purpose::Link, 4), first(7, Purpose::Disk, 3), first(8, Purpose::Link, 3)];
+        let all = [
+            first(7, Purpose::Link, 3),
+            first(7, Purpose::Link, 4),
+            first(7, Purpose::Disk, 3),
+            first(8, Purpose::Link, 3),
+        ];
         let different: std::collections::BTreeSet<_> = all.iter().collect();
         assert_eq!(different.len(), all.len());
     }

@@ -38,7 +38,9 @@ impl ScenarioError {
     #[must_use]
     pub fn hint(&self) -> &'static str {
         match self {
-            Self::Text(_) => "compare it with the files in simulations/; every key is explained in simulations/storm.toml",
+            Self::Text(_) => {
+                "compare it with the files in simulations/; every key is explained in simulations/storm.toml"
+            }
             Self::Bound { .. } => "change that value in the scenario",
         }
     }
@@ -341,7 +343,12 @@ impl Scenario {
         bound("degree", &self.degree.unwrap_or(1), "1 or more", self.degree != Some(0))?;
         bound("questions.count", &questions.count, "1 or more", questions.count > 0)?;
         bound("liars.count", &liars.count, "fewer than the nodes", liars.count < *nodes)?;
-        bound("workload.every", &span::format(self.workload.every), "more than nothing", !self.workload.every.is_zero())?;
+        bound(
+            "workload.every",
+            &span::format(self.workload.every),
+            "more than nothing",
+            !self.workload.every.is_zero(),
+        )?;
         bound("clock.drift", &self.clock.drift, "at most 100000", self.clock.drift <= 100_000)?;
         bound("disk.segment", &self.disk.segment, "1 to 65536", (1..=65_536).contains(&self.disk.segment))?;
         let shares = [

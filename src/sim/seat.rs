@@ -103,14 +103,21 @@ impl Seat {
     }
 
     /// How it is at the end.
-    pub(super) fn finish(&mut self, place: Place, names: &[NodeId], history: &History, asked: &[ContentId]) -> (Final, Option<Opened>) {
+    pub(super) fn finish(
+        &mut self,
+        place: Place,
+        names: &[NodeId],
+        history: &History,
+        asked: &[ContentId],
+    ) -> (Final, Option<Opened>) {
         self.catch_up(place, history);
         let Some(node) = self.node.take() else { return (Final::default(), None) };
         let cassette = &node.hands.cassette;
         let log = facts(cassette, &self.identity);
         let announced: std::collections::BTreeSet<_> = log.iter().collect();
         let held = asked.iter().filter(|id| announced.contains(&id.fingerprint()));
-        let unserved = held.filter(|id| !matches!(cassette.evidence(**id, &self.identity), Ok(Some(_)))).copied().collect();
+        let unserved =
+            held.filter(|id| !matches!(cassette.evidence(**id, &self.identity), Ok(Some(_)))).copied().collect();
         let known = self.peers.iter().map(|peer| (*peer, node.fabric.holders().facts_of(names[*peer]))).collect();
         let (in_flight, durable) = (node.fabric.in_flight(), cassette.ledger().durable());
         let all = Recovery { entries: u64::MAX, ..Recovery::default() };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
+use super::Place;
 use super::check::{self, Check};
 use super::clock::Clock;
 use super::compute::{Evaluator, Synthetic};
@@ -23,7 +24,6 @@ use super::span::Span;
 use super::timeline::{Hop, Hops, Sample};
 use super::workload::{Ask, TURN, Workload};
 use super::world::{Watcher, World};
-use super::Place;
 use crate::fabric::Time;
 use crate::id::ContentId;
 use crate::identity::{Ed25519, Identity, MemoVerifier, Verifier};
@@ -59,6 +59,8 @@ pub struct Run {
     pub episodes: Vec<Episode>,
     /// Figures over time.
     pub samples: Vec<Sample>,
+    /// Who missed how much of whose log, summed over the samples.
+    pub missed: Vec<(Place, Place, u64)>,
     /// Frames on their way, if they were to be drawn.
     pub hops: Vec<Hop>,
 }
@@ -152,7 +154,8 @@ impl<'a> Simulation<'a> {
         let report =
             Report::new(&self.scenario, (digest, queue.taken()), &history, &world.samples, traffic, violations);
         let hops = hops.map(|hops| hops.0).unwrap_or_default();
-        Ok(Run { report, history, episodes: world.episodes, samples: world.samples, hops })
+        let missed = world.missed.into_iter().map(|((who, whom), sum)| (who, whom, sum)).collect();
+        Ok(Run { report, history, episodes: world.episodes, samples: world.samples, missed, hops })
     }
 
     /// When faults end: never before everybody had a turn.
@@ -171,7 +174,9 @@ impl<'a> Simulation<'a> {
         let mutation = self.mutation;
         let mut plan = match self.asks.take() {
             None => Workload::of(scenario),
-            Some(asks) => Workload::of_asks(asks).map_err(|error| ScenarioError::Text(format!("a question: {error}")))?,
+            Some(asks) => {
+                Workload::of_asks(asks).map_err(|error| ScenarioError::Text(format!("a question: {error}")))?
+            }
         };
         if let Some(wrong) = plan.asks.iter().find(|ask| ask.node >= scenario.nodes) {
             let bound = format!("below the number of nodes, {}", scenario.nodes);
@@ -221,7 +226,16 @@ impl<'a> Simulation<'a> {
         let mut episodes = faults::plan(scenario);
         episodes.iter_mut().filter(|e| self.skip.contains(&e.number)).for_each(|e| e.steps.clear());
         let faults = Rng::stream(seed, Purpose::Faults, u64::MAX);
-        Ok(World { shared, seats, plan, episodes, faults, samples: Vec::new(), endless: false })
+        Ok(World {
+            shared,
+            seats,
+            plan,
+            episodes,
+            faults,
+            samples: Vec::new(),
+            endless: false,
+            missed: BTreeMap::new(),
+        })
     }
 
     /// When which node retracts its answer to which question.

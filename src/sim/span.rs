@@ -63,9 +63,10 @@ pub fn format(time: Duration) -> String {
     let fits = |unit: u64| nanos >= unit && nanos.is_multiple_of(unit);
     let by_size = [("min", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000)];
     let unit = by_size.into_iter().find(|(_, unit)| fits(*unit));
-    unit.map_or_else(|| if nanos == 0 { "0s".to_owned() } else { format!("{nanos}ns") }, |(name, unit)| {
-        format!("{}{name}", nanos / unit)
-    })
+    unit.map_or_else(
+        || if nanos == 0 { "0s".to_owned() } else { format!("{nanos}ns") },
+        |(name, unit)| format!("{}{name}", nanos / unit),
+    )
 }
 
 impl FromStr for Span {

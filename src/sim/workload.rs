@@ -100,7 +100,7 @@ impl Workload {
         let mut round = Duration::ZERO;
         while round < scenario.faulty {
             for node in 0..scenario.nodes {
-                let at = round + rng.within(&Span { from: Duration::ZERO, to: every });
+                let at = round + rng.within(&Span { from: Duration::ZERO, to: every.min(scenario.faulty - round) });
                 let old = self.questions.len() - first;
                 let question = if old > 0 && rng.happens(scenario.workload.repeats) {
                     first + rng.index(old)
@@ -116,7 +116,8 @@ impl Workload {
     /// Adds a question; returns its position.
     fn make(&mut self, scenario: &Scenario, number: u64) -> usize {
         let mut rng = Rng::stream(scenario.seed, Purpose::Workload, number + 1);
-        let [observed, volatile] = [scenario.questions.observed, scenario.questions.volatile].map(|share| rng.happens(share));
+        let [observed, volatile] =
+            [scenario.questions.observed, scenario.questions.volatile].map(|share| rng.happens(share));
         let class = match (observed, volatile) {
             (_, true) => Class::Volatile,
             (true, false) => Class::Observed,

@@ -21,7 +21,6 @@ use super::{MAX_EVENTS, Place};
 use crate::cassette::Lookup;
 use crate::error::EvalError;
 use crate::fabric::{Ask, Input, JobId, Time};
-use crate::identity::Signer;
 use crate::ledger::OpenError;
 use crate::request::AnswerFrom;
 
@@ -44,6 +43,8 @@ pub(super) struct World {
     /// Figures over time.
     pub(super) samples: Vec<Sample>,
     pub(super) endless: bool,
+    /// What nodes missed of each other's logs, summed over the samples.
+    pub(super) missed: BTreeMap<(Place, Place), u64>,
 }
 
 impl World {
@@ -156,7 +157,8 @@ impl World {
     fn on_ask(&mut self, number: usize) {
         let asking = self.plan.asks[number].clone();
         let question = &self.plan.questions[asking.question];
-        let (id, wanted, class) = (question.id, Arc::clone(&question.resolved), question.resolved.request.class.clone());
+        let (id, wanted, class) =
+            (question.id, Arc::clone(&question.resolved), question.resolved.request.class.clone());
         let Some(node) = &mut self.seats[asking.node].node else { return };
         let at = self.shared.queue.now();
         let job = JobId(self.shared.history.asks.len() as u64);
@@ -221,7 +223,6 @@ impl World {
         let name = self.seats[peer].name;
         if let Some(node) = &mut self.seats[place].node
             && node.hands.lanes.remove(&peer)
-            && self.shared.mutation != Some(Mutation::IgnoreDown)
         {
             node.apply(&mut self.shared, Input::PeerDown(name));
         }
@@ -372,7 +373,7 @@ impl World {
     }
 
     /// How far honest neighbours are behind each other, and how callers fared.
-    fn sample(&self) -> Sample {
+    fn sample(&mut self) -> Sample {
         let (mut behind, mut pairs_behind) = (0, 0);
         let up: BTreeMap<Place, &Node> =
             self.seats.iter().enumerate().filter_map(|(place, seat)| Some((place, seat.node.as_ref()?))).collect();
@@ -380,12 +381,22 @@ impl World {
             for peer in self.seats[*place].peers.iter().filter(|peer| self.shared.history.nodes[**peer].honest) {
                 let Some(other) = up.get(peer) else { continue };
                 let durable = other.hands.cassette.ledger().durable();
-                let missing = durable.saturating_sub(node.fabric.holders().known(other.hands.identity.node()));
+                let missing = durable.saturating_sub(node.fabric.holders().known(other.hands.me));
                 behind += missing;
-                pairs_behind += u64::from(missing > 0);
+                if missing > 0 {
+                    pairs_behind += 1;
+                    *self.missed.entry((*place, *peer)).or_default() += missing;
+                }
             }
         }
-        let mut sample = Sample { at: millis(self.shared.queue.now()), behind, pairs_behind, up: up.len() as u64, answered: 0, hits: 0 };
+        let mut sample = Sample {
+            at: millis(self.shared.queue.now()),
+            behind,
+            pairs_behind,
+            up: up.len() as u64,
+            answered: 0,
+            hits: 0,
+        };
         for (_, end) in self.shared.history.asks.iter().flat_map(|ask| ask.ends.first()) {
             if let End::Answered { source, .. } = end {
                 sample.answered += 1;

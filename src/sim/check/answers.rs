@@ -9,7 +9,9 @@ pub(super) const CHECK: Check = Check {
     phase: Phase::Liveness,
     about: "whoever asks without conditions after everything healed gets an answer, unless its evaluator breaks",
     run: |history| {
-        let fine = |ask: &Asked| matches!(ask.ends.first(), Some((_, End::Answered { .. } | End::Error(EvalError::Failed(_)))));
+        let fine = |ask: &Asked| {
+            matches!(ask.ends.first(), Some((_, End::Answered { .. } | End::Error(EvalError::Failed(_)))))
+        };
         let probes = history.asks.iter().filter(|ask| ask.probe && !fine(ask));
         probes.map(|ask| format!("node {} does not answer {}: {:?}", ask.node, ask.id.short(), ask.ends)).collect()
     },

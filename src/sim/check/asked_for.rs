@@ -19,5 +19,9 @@ fn run(history: &History) -> Vec<String> {
         })
     };
     let unasked = history.evaluations.iter().filter(|evaluated| !wanted(evaluated));
-    unasked.map(|evaluated| format!("node {} computes {}, which nobody wants computed", evaluated.node, evaluated.id.short())).collect()
+    unasked
+        .map(|evaluated| {
+            format!("node {} computes {}, which nobody wants computed", evaluated.node, evaluated.id.short())
+        })
+        .collect()
 }

@@ -14,7 +14,7 @@ pub(super) const CHECK: Check = Check {
 
 fn run(history: &History) -> Vec<String> {
     let places: BTreeMap<_, _> = history.nodes.iter().enumerate().map(|(place, story)| (story.name, place)).collect();
-    let own = history.appended.iter().filter(|entry| places.get(&entry.producer) == Some(&entry.node));
+    let own = history.appended.iter().filter(|entry| entry.own && places.get(&entry.producer) == Some(&entry.node));
     let made: BTreeSet<_> = own.map(|entry| (entry.producer, entry.id, entry.answer)).collect();
     let mut wrong = Vec::new();
     for entry in history.appended.iter().filter(|entry| history.is_honest(entry.node)) {

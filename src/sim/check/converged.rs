@@ -22,10 +22,15 @@ fn run(history: &History) -> Vec<String> {
             let Some(other) = history.finals.get(*peer).filter(|other| other.up) else { continue };
             let log = &other.log;
             // A log that lost entries cannot take back what it announced: what peers know of it only grows.
-            let damaged = history.nodes[*peer].rotten || history.openings.iter().any(|o| o.node == *peer && o.torn && o.reported);
+            let damaged =
+                history.nodes[*peer].rotten || history.openings.iter().any(|o| o.node == *peer && o.torn && o.reported);
             let equal = if damaged { contains(known, log) } else { known == log };
             if last.up && !equal {
-                wrong.push(format!("node {place} knows {} facts of node {peer}, whose log has {}", known.len(), log.len()));
+                wrong.push(format!(
+                    "node {place} knows {} facts of node {peer}, whose log has {}",
+                    known.len(),
+                    log.len()
+                ));
             }
         }
     }

@@ -24,7 +24,8 @@ fn run(history: &History) -> Vec<String> {
         (ended > due && !paused(history, ask, ended)).then(|| ended - ask.at)
     };
     let asks = history.asks.iter().enumerate();
-    asks.filter_map(|(n, ask)| Some(format!("ask {n} with timeout {:?} waited {:?}", ask.timeout?, late(ask)?))).collect()
+    asks.filter_map(|(n, ask)| Some(format!("ask {n} with timeout {:?} waited {:?}", ask.timeout?, late(ask)?)))
+        .collect()
 }
 
 fn paused(history: &History, ask: &Asked, ended: Time) -> bool {

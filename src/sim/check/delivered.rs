@@ -28,7 +28,9 @@ fn run(history: &History) -> Vec<String> {
             };
             if !outputs.get(&ask.id).is_some_and(|all| all.iter().any(fits)) {
                 let (id, node, answer) = (ask.id.short(), ask.node, answer.short());
-                wrong.push(format!("ask {n} of {id} on node {node} got {answer}, which no evaluation of it gave ({source:?})"));
+                wrong.push(format!(
+                    "ask {n} of {id} on node {node} got {answer}, which no evaluation of it gave ({source:?})"
+                ));
             }
         }
     }
@@ -40,8 +42,13 @@ fn run(history: &History) -> Vec<String> {
 fn disagreements(outputs: &BTreeMap<ContentId, Vec<&Evaluated>>) -> Vec<String> {
     let differ = |all: &&Vec<&Evaluated>| {
         let reproducible = all.iter().filter(|evaluated| evaluated.class.is_reproducible());
-        let answers: BTreeSet<_> = reproducible.filter_map(|evaluated| evaluated.result.as_ref()?.as_ref().ok()).collect();
+        let answers: BTreeSet<_> =
+            reproducible.filter_map(|evaluated| evaluated.result.as_ref()?.as_ref().ok()).collect();
         answers.len() > 1
     };
-    outputs.iter().filter(|(_, all)| differ(all)).map(|(id, _)| format!("evaluations of {} differ", id.short())).collect()
+    outputs
+        .iter()
+        .filter(|(_, all)| differ(all))
+        .map(|(id, _)| format!("evaluations of {} differ", id.short()))
+        .collect()
 }

@@ -1,7 +1,7 @@
 //! Invariant 4: what was acknowledged as durable survives any crash; rot takes nothing in silence.
 
 use super::{Check, Phase};
-use crate::sim::history::{Found, Missing, Opened, History};
+use crate::sim::history::{Found, History, Missing, Opened};
 
 pub(super) const CHECK: Check = Check {
     name: "durable survives",

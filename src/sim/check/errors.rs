@@ -33,7 +33,9 @@ fn explained(history: &History, ask: &Asked, at: Time, error: &EvalError) -> boo
         EvalError::Limit(LimitHit::Deadline { .. }) => ask.timeout.is_some(),
         EvalError::Ledger(_) => history.disk_may_have_failed(ask.node, at),
         other => history.evaluations.iter().any(|evaluated| {
-            evaluated.node == ask.node && evaluated.id == ask.id && evaluated.result.as_ref() == Some(&Err(other.clone()))
+            evaluated.node == ask.node
+                && evaluated.id == ask.id
+                && evaluated.result.as_ref() == Some(&Err(other.clone()))
         }),
     }
 }

@@ -31,8 +31,8 @@ fn serves(history: &History, gone: &Retracted, ask: &Asked) -> bool {
     // An older image of the disk knows nothing of a later retraction.
     let forgotten = history.nodes.get(gone.node).is_some_and(|story| story.restored || story.rotten);
     let anew = history.appended.iter().any(|entry| {
-        let here = entry.node == gone.node && entry.id == gone.id && entry.answer == gone.answer;
-        here && entry.producer == history.nodes[gone.node].name && entry.at >= gone.at && entry.at <= *at
+        let here = entry.own && entry.node == gone.node && entry.id == gone.id && entry.answer == gone.answer;
+        here && entry.at >= gone.at && entry.at <= *at
     });
     *answer == gone.answer && *source != Source::Computed && ask.at > gone.at + RACE && !anew && !forgotten
 }

@@ -7,7 +7,8 @@ pub(super) const CHECK: Check = Check {
     phase: Phase::Safety,
     about: "no frame and no ledger ever contains a node's secret key",
     run: |history| {
-        let leaks = history.nodes.iter().enumerate().flat_map(|(place, story)| story.leaks.iter().map(move |w| (place, w)));
+        let leaks =
+            history.nodes.iter().enumerate().flat_map(|(place, story)| story.leaks.iter().map(move |w| (place, w)));
         leaks.map(|(place, place_of_leak)| format!("the secret key of node {place} was seen {place_of_leak}")).collect()
     },
 };

@@ -14,10 +14,12 @@ pub(super) const CHECK: Check = Check {
 
 fn run(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
-    let appended: BTreeSet<_> = history.appended.iter().map(|entry| (entry.node, entry.seq, entry.id.fingerprint())).collect();
+    let appended: BTreeSet<_> =
+        history.appended.iter().map(|entry| (entry.node, entry.seq, entry.id.fingerprint())).collect();
     for batch in history.announced.iter().filter(|batch| history.is_honest(batch.node)) {
         let not_there = batch.facts.iter().filter(|(seq, question)| !appended.contains(&(batch.node, *seq, *question)));
-        wrong.extend(not_there.map(|(seq, _)| format!("node {} announced at {seq} what it never appended", batch.node)));
+        wrong
+            .extend(not_there.map(|(seq, _)| format!("node {} announced at {seq} what it never appended", batch.node)));
     }
     for (place, last) in history.finals.iter().enumerate() {
         let Some(story) = history.nodes.get(place).filter(|story| story.honest && !story.rotten) else { continue };
