@@ -5,6 +5,8 @@ pub mod demo;
 pub mod exit;
 mod failure;
 mod paths;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 mod up;
 
@@ -39,6 +41,10 @@ enum Command {
     Status(status::Args),
     /// Start three nodes on this machine, give them a real batch, and show who answered what.
     Demo(demo::Args),
+    /// Simulate fleets: thousands of failures, each with a seed that plays it again.
+    #[cfg(feature = "sim")]
+    #[command(subcommand)]
+    Sim(sim::Command),
 }
 
 /// Where a node keeps its ledger, key and socket.
@@ -57,8 +63,10 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::run(args),
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
-        Command::Status(args) => status::run(args),
+        Command::Status(args) => status::run(&args),
         Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "sim")]
+        Command::Sim(command) => sim::run(&command),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -21,7 +21,7 @@ enum Format {
     Json,
 }
 
-pub(super) fn run(args: Args) -> Result<u8, Failure> {
+pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let directory = args.data.resolve()?;
     let status = runtime()?.block_on(async { Client::connect(&directory).await?.status().await })?;
     let text = match args.format {

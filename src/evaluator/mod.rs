@@ -6,6 +6,8 @@
 
 pub mod host;
 pub mod pool;
+#[cfg(any(all(test, feature = "wasm"), feature = "cli"))]
+pub(crate) mod reference;
 #[cfg(feature = "wasm")]
 pub mod wasm;
 

@@ -142,6 +142,9 @@ pub enum LedgerError {
         /// The answer.
         answer: Digest,
     },
+    /// What is held already could not be read; nothing was written.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// Epoch entries are made by opening, by nothing else.
     #[error("an epoch entry cannot be appended")]
     EpochEntry,
@@ -166,6 +169,7 @@ impl LedgerError {
             Self::Io { .. } | Self::Poisoned { .. } => {
                 "look at the disk (full? read-only?), then open the ledger again"
             }
+            Self::Read(error) => error.hint(),
             Self::Busy { .. } => "try again in a moment",
             Self::Closed => "start the node again",
             Self::Retracted { .. } => "compute it anew; its old answer is not taken back",

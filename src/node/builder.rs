@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::addresses::Exchange;
 use super::clock::{Clock, random, unix_micros};
 use super::control::ControlServer;
 use super::driver::{Driver, EVENTS, Event, Hands};
@@ -172,9 +173,11 @@ impl NodeBuilder {
             patience: self.patience,
         };
         #[cfg(feature = "net")]
+        let exchange = Exchange::new(self.network.iter().flat_map(|network| &network.peers).map(|peer| peer.addr));
+        #[cfg(feature = "net")]
         let (lanes, addresses) = start_lanes(self.network, &identity)?;
         #[cfg(not(feature = "net"))]
-        let (lanes, addresses): (_, Vec<SocketAddr>) = (Lanes::none(), Vec::new());
+        let (lanes, addresses, exchange): (_, Vec<SocketAddr>, _) = (Lanes::none(), Vec::new(), Exchange::new([]));
         let shared = Arc::new(Shared::default());
         for address in addresses {
             shared.listening(address);
@@ -206,6 +209,7 @@ impl NodeBuilder {
             recorder: recorder.clone(),
             evaluators,
             lanes,
+            exchange,
             shared,
             io: Pool::start("evalmesh-io", IO_THREADS).map_err(system("I/O threads"))?,
             events,
@@ -228,6 +232,10 @@ impl NodeBuilder {
         Ok(Node { _guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
     }
 
+    #[cfg_attr(
+        not(feature = "wasm"),
+        expect(clippy::unnecessary_wraps, reason = "only the wasm evaluator can fail to start")
+    )]
     fn start_evaluators(&self) -> Result<Evaluators, StartError> {
         let mut evaluators = Evaluators::default();
         #[cfg(feature = "wasm")]

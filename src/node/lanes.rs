@@ -1,4 +1,8 @@
 //! The loop's view of the network: lanes when the `net` feature is on and wanted, silence otherwise.
+#![cfg_attr(
+    not(feature = "net"),
+    expect(dead_code, clippy::unused_self, reason = "without the network there is nobody to hear and nobody to tell")
+)]
 
 use std::net::SocketAddr;
 
@@ -62,6 +66,16 @@ impl Lanes {
         }
     }
 
+    /// Dials a node that a peer told of.
+    pub(super) fn learn(&self, node: NodeId, address: SocketAddr) {
+        #[cfg(feature = "net")]
+        if let Some((net, _)) = &self.net {
+            net.learn(node, address);
+        }
+        #[cfg(not(feature = "net"))]
+        let _ = (node, address);
+    }
+
     #[cfg(not(feature = "net"))]
     pub(super) async fn next(&mut self) -> LaneEvent {
         std::future::pending().await
@@ -79,7 +93,6 @@ impl Lanes {
         Err("there is no network".to_owned())
     }
 
-    #[cfg_attr(not(feature = "net"), expect(clippy::unused_self, reason = "there is nobody to disconnect"))]
     pub(super) fn disconnect(&self, peer: NodeId, reason: &str) {
         #[cfg(feature = "net")]
         if let Some((net, _)) = &self.net {

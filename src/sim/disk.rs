@@ -105,7 +105,7 @@ impl Disk {
         true
     }
 
-    /// Flips a bit of a segment or of a large payload; says whether there was one.
+    /// Flips a bit of some file; says whether there was one.
     pub(super) fn rot(&self, which: u64) -> bool {
         let mut rng = Rng::new(which);
         let files = self.files();
@@ -127,15 +127,21 @@ impl Disk {
         })
     }
 
-    /// All segments and payload files.
+    /// All files, in order of their paths.
     fn files(&self) -> Vec<(String, Arc<dyn StorageFile>)> {
-        let below = |dir: &str| {
-            let names = self.memory.list(dir).unwrap_or_default();
-            names.into_iter().map(|name| format!("{dir}/{name}")).collect::<Vec<_>>()
-        };
-        let blobs = below("blobs").into_iter().flat_map(|dir| below(&dir));
-        let paths = below("segments").into_iter().chain(blobs);
-        paths.filter_map(|path| self.memory.open(&path).ok().map(|file| (path, file))).collect()
+        let mut files = Vec::new();
+        let mut dirs = vec![String::new()];
+        while let Some(dir) = dirs.pop() {
+            for name in self.memory.list(&dir).unwrap_or_default() {
+                let path = if dir.is_empty() { name } else { format!("{dir}/{name}") };
+                match self.memory.open(&path) {
+                    Ok(file) => files.push((path, file)),
+                    Err(_) => dirs.push(path),
+                }
+            }
+        }
+        files.sort_by(|(a, _), (b, _)| a.cmp(b));
+        files
     }
 }
 

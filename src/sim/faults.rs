@@ -96,6 +96,12 @@ pub struct Episode {
 }
 
 impl Episode {
+    /// Whether it was played, as opposed to left out.
+    #[must_use]
+    pub fn is_played(&self) -> bool {
+        !self.steps.is_empty()
+    }
+
     /// It in one line.
     #[must_use]
     pub fn describe(&self) -> String {

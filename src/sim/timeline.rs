@@ -56,6 +56,7 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::GetChunk { .. } => "get-chunk",
         Message::Chunk { .. } => "chunk",
         Message::Cancel { .. } => "cancel",
+        Message::Addresses(_) => "addresses",
     }
 }
 

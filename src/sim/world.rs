@@ -168,7 +168,9 @@ impl World {
         self.shared.history.asks.push(Asked { at, node: node_place, id, class, answer_from, timeout, probe, ends });
         if looked_up {
             let end = match node.hands.cassette.lookup(id) {
-                Ok(Lookup::Hit(held)) => Some(End::Answered { answer: delivered(&held.reply), source: Source::Memory }),
+                Ok(Lookup::Hit(held)) => {
+                    Some(End::Answered { answer: delivered(held.reply()), source: Source::Memory })
+                }
                 Ok(Lookup::Miss(_)) => None,
                 Err(error) => Some(End::Error(EvalError::Ledger(error.to_string()))),
             };
@@ -192,7 +194,7 @@ impl World {
         let Some(node) = &mut self.seats[place].node else { return };
         let at = self.shared.queue.now();
         let Ok(Lookup::Hit(held)) = node.hands.cassette.lookup(id) else { return };
-        let answer = held.record.answer();
+        let answer = held.record().answer();
         let unix = self.shared.around[place].clock.unix(at);
         if let Ok(length) = node.hands.writing.retract(id, answer, unix) {
             self.shared.history.retracted.push(Retracted { node: place, at, id, answer });

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::reference;
+use crate::evaluator::reference;
 use crate::request::{Program, Request};
 
 const WORDFREQ: &[u8] = include_bytes!("../../../examples/guests/wordfreq.wasm");

@@ -5,12 +5,11 @@
 
 mod batch;
 mod fleet;
-mod reference;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use comfy_table::Table;
+use comfy_table::{CellAlignment, LineStyle, Table, presets};
 
 use self::batch::{Question, questions};
 use self::fleet::{NodeProcess, settled};
@@ -123,8 +122,12 @@ fn millis(time: Duration) -> String {
 
 fn table(rows: &[Row]) -> String {
     let mut table = Table::new();
-
+    let rule = LineStyle::none().fill('─').junction('─');
+    table.load_style(presets::NOTHING.header_separator(rule).bottom_border(rule));
     table.set_header(["round", "question", "asked on", "answered by", "time", "answer"]);
+    if let Some(times) = table.column_mut(4) {
+        times.set_cell_alignment(CellAlignment::Right);
+    }
     for row in rows {
         let right = if row.right { "right" } else { "WRONG" };
         table.add_row([row.round, &row.question, row.asked, &row.source, &millis(row.took), right]);

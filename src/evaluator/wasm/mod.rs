@@ -1,7 +1,7 @@
 //! The wasm evaluator: WebAssembly modules on wasmtime, with a deterministic WASI preview 1 of our own.
 //!
-//! A module is scanned ([`admit`]), compiled once ([`cache`], [`program`]), and given a fresh instance per evaluation ([`store`]), which
-//! is entered as a command ([`wasi`]) or as a plain module ([`plain`]). Invariant: a reply depends on the request alone. Time and randomness
+//! A module is scanned (`admit`), compiled once (`cache`, `program`), and given a fresh instance per evaluation (`store`), which
+//! is entered as a command (`wasi`) or as a plain module (`plain`). Invariant: a reply depends on the request alone. Time and randomness
 //! are virtual, and every limit of this node ends the evaluation as an error that the guest cannot observe.
 //!
 //! Compilation runs on the calling compute thread and cannot be cancelled; the scan bounds what it can cost. A worker process that can be

@@ -32,6 +32,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &str) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Whether a file that has its length already is cheaper to sync.
+    fn rewards_room(&self) -> bool {
+        false
+    }
     /// Where a path is, for people.
     fn locate(&self, path: &str) -> PathBuf {
         PathBuf::from(path)

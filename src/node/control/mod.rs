@@ -1,6 +1,6 @@
 //! The control socket: how other processes of this machine's user talk to a running node.
 //!
-//! A request and its answer are one length-prefixed frame each: a version byte and the postcard form of [`Command`] or [`Reaction`].
+//! A request and its answer are one length-prefixed frame each: a version byte and the postcard form of `Command` or `Reaction`.
 //! Whoever can open the socket may ask: it lies in the data directory and is readable by its owner only (see `endpoint`).
 //! Invariant: a connection that closes abandons what it asked; it never holds anything up.
 

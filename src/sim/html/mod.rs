@@ -116,7 +116,7 @@ fn section(page: &mut String, title: &str, figure: &str) {
 
 fn faults(page: &mut String, run: &Run) {
     page.push_str("<h2>Faults</h2><table><tr><th>#<th>kind<th>nodes<th>from<th>to</tr>");
-    let mut episodes: Vec<_> = run.episodes.iter().filter(|episode| !episode.steps.is_empty()).collect();
+    let mut episodes: Vec<_> = run.episodes.iter().filter(|episode| episode.is_played()).collect();
     episodes.sort_by_key(|episode| (episode.from, episode.number));
     for episode in episodes {
         let nodes: Vec<_> = episode.nodes.iter().map(ToString::to_string).collect();

@@ -106,7 +106,7 @@ fn line(svg: &mut String, hop: &Hop) {
 }
 
 fn bars(svg: &mut String, run: &Run, lanes: usize) {
-    for episode in run.episodes.iter().filter(|episode| !episode.steps.is_empty()) {
+    for episode in run.episodes.iter().filter(|episode| episode.is_played()) {
         let colour = match episode.kind {
             Kind::Crash | Kind::Rollback => "var(--bad)",
             Kind::Pause | Kind::Jump => "var(--b)",

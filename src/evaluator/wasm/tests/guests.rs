@@ -1,12 +1,9 @@
 //! The shipped guests against their Rust references, on real text.
 
 use super::{SHARED, evaluator, run, run_on, stderr, stdout};
-use crate::evaluator::Evaluator;
+use crate::evaluator::{Evaluator, reference};
 use crate::reply::{Reply, Status};
 use crate::request::{Program, Request};
-
-#[path = "../../../cli/demo/reference.rs"]
-mod reference;
 
 const WORDFREQ: &[u8] = include_bytes!("../../../../examples/guests/wordfreq.wasm");
 const CRC32C: &[u8] = include_bytes!("../../../../examples/guests/crc32c.wasm");
@@ -133,7 +130,8 @@ fn the_same_request_gives_the_same_answer_everywhere() {
 #[test]
 #[ignore = "measures, asserts nothing"]
 fn guest_times() {
-    let evaluator = super::WasmEvaluator::new(crate::evaluator::pool::Pool::start("t", 1).unwrap(), Default::default());
+    let evaluator =
+        super::WasmEvaluator::new(crate::evaluator::pool::Pool::start("t", 1).unwrap(), super::WasmLimits::default());
     let evaluator = evaluator.unwrap();
     let rows = [
         ("mandelbrot 640x480x500", guest(MANDELBROT, &["640", "480", "500"])),

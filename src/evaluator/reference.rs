@@ -1,4 +1,4 @@
-//! What the demo's guests must print, computed in Rust: the guests' sources in `examples/guests` say the same in C and wat.
+//! What the shipped guests must print, computed in Rust: the guests' sources in `examples/guests` say the same in C and wat.
 //!
 //! Plain functions from inputs to the expected standard output, so that a demo or a test can say *right* and not only *answered*.
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 /// `wordfreq N`: the most frequent runs of ASCII letters, lower-cased, as `count word` lines; ties in order of the words.
 #[must_use]
-pub(super) fn wordfreq(text: &[u8], wanted: usize) -> Vec<u8> {
+pub(crate) fn wordfreq(text: &[u8], wanted: usize) -> Vec<u8> {
     let mut counts: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
     for word in text.split(|byte| !byte.is_ascii_alphabetic()).filter(|word| !word.is_empty()) {
         *counts.entry(word.to_ascii_lowercase()).or_default() += 1;
@@ -20,14 +20,14 @@ pub(super) fn wordfreq(text: &[u8], wanted: usize) -> Vec<u8> {
 
 /// `crc32c PATH...`: one line for each file.
 #[must_use]
-pub(super) fn crc32c(files: &[(&str, &[u8])]) -> Vec<u8> {
+pub(crate) fn crc32c(files: &[(&str, &[u8])]) -> Vec<u8> {
     let line = |(path, bytes): &(&str, &[u8])| format!("{:08x}  {}  {path}\n", ::crc32c::crc32c(bytes), bytes.len());
     files.iter().map(line).collect::<String>().into_bytes()
 }
 
 /// `mandelbrot WIDTH HEIGHT MAX_ITER`: a binary PGM, in integer arithmetic with 28 fractional bits.
 #[must_use]
-pub(super) fn mandelbrot(width: u32, height: u32, max_iter: u32) -> Vec<u8> {
+pub(crate) fn mandelbrot(width: u32, height: u32, max_iter: u32) -> Vec<u8> {
     const ONE: i64 = 1 << 28;
     let (width, height, limit) = (i64::from(width), i64::from(height), i64::from(max_iter));
     let mut image = format!("P5\n{width} {height}\n255\n").into_bytes();
@@ -52,7 +52,7 @@ pub(super) fn mandelbrot(width: u32, height: u32, max_iter: u32) -> Vec<u8> {
 
 /// `queens(n)`: how many ways there are to place n queens, as one line.
 #[must_use]
-pub(super) fn queens(n: u32) -> Vec<u8> {
+pub(crate) fn queens(n: u32) -> Vec<u8> {
     fn place(all: u32, taken: u32, left: u32, right: u32) -> u64 {
         if taken == all {
             return 1;
