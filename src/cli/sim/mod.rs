@@ -80,7 +80,7 @@ fn mutation(name: &str) -> Result<Mutation, String> {
 }
 
 /// A simulation, with a planted bug if one is wanted.
-fn simulation(scenario: Scenario, plant: Option<Mutation>) -> Simulation<'static> {
+fn simulation<'a>(scenario: Scenario, plant: Option<Mutation>) -> Simulation<'a> {
     let simulation = Simulation::new(scenario);
     match plant {
         Some(mutation) => simulation.mutate(mutation),
