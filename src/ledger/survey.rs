@@ -187,6 +187,7 @@ impl<'a> Survey<'a> {
     }
 
     /// The first sequence number of each segment.
+    #[must_use]
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
         self.segments.iter().map(|segment| segment.first)
     }
@@ -318,7 +319,9 @@ impl<'a> Survey<'a> {
                 visit(Sight::Finding(Finding::PayloadMissing { seq: *seq, blob: *blob }));
             }
         }
-        there.into_iter().for_each(|digest| visit(Sight::Finding(Finding::Orphan(digest))));
+        for orphan in there {
+            visit(Sight::Finding(Finding::Orphan(orphan)));
+        }
         Ok(())
     }
 
