@@ -1,10 +1,12 @@
 //! What nodes say to each other, as plain values. How it becomes bytes is `wire`'s affair, what it leads to is `fabric`'s.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ContentId, Digest, EpochId};
+use crate::id::{ContentId, Digest, EpochId, NodeId};
 use crate::proof::{Evidence, SignedHead};
 
 /// The newest protocol version spoken here.
@@ -150,4 +152,17 @@ pub enum Message {
         /// From the ask.
         ask: AskId,
     },
+    /// Where nodes listen; see the node's `addresses`. The fabric has no part in it.
+    Addresses(Addresses),
+}
+
+/// Addresses to dial.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Where the sender listens, as far as the receiver may be able to reach it.
+    pub mine: Vec<SocketAddr>,
+    /// Where the sender's peers listen, as they said themselves.
+    pub others: Vec<(NodeId, Vec<SocketAddr>)>,
+    /// "Tell me of others."
+    pub curious: bool,
 }

@@ -259,7 +259,7 @@ impl Fabric {
             Message::NotHeld { ask } => self.on_not_held(step, from, ask),
             Message::Chunk { ask, bytes } => self.on_chunk(step, from, ask, bytes),
             // Hello was taken above. Look-ups are short: by the time a cancel comes, the answer is on its way.
-            Message::Hello { .. } | Message::Cancel { .. } => {}
+            Message::Hello { .. } | Message::Cancel { .. } | Message::Addresses(_) => {}
         }
     }
 

@@ -5,7 +5,9 @@
 
 use bytes::Bytes;
 
-use crate::limits::{BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_PROOF, MAX_RECORD};
+use crate::limits::{
+    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_TOLD_PEERS,
+};
 use crate::message::Message;
 
 /// The first byte of every frame.
@@ -80,6 +82,13 @@ fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
         ],
         Message::GetChunk { len, .. } => vec![("chunk", *len as usize, CHUNK as usize)],
         Message::Chunk { bytes, .. } => vec![("chunk", bytes.len(), CHUNK as usize)],
+        Message::Addresses(told) => {
+            let each = told.others.iter().map(|(_, addresses)| addresses.len()).max().unwrap_or(0);
+            vec![
+                ("listen addresses", told.mine.len().max(each), MAX_LISTEN_ADDRS),
+                ("peers told of", told.others.len(), MAX_TOLD_PEERS),
+            ]
+        }
         Message::Heads { .. }
         | Message::Pong { .. }
         | Message::Pull { .. }
