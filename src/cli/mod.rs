@@ -62,6 +62,8 @@ struct DataDir {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "wasm")]
+    crate::evaluator::wasm::worker::enter_worker_role();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Up(args) => up::run(args),
