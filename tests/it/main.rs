@@ -1,5 +1,7 @@
 //! Integration tests, one binary with a module per topic: linking wasmtime and libp2p once is enough.
 
 mod cli;
+#[cfg(unix)]
+mod fleet;
 mod formats;
 mod request_id;
