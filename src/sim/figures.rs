@@ -68,7 +68,9 @@ fn sweep() {
         let scenario = scenario(name);
         for seed in first..first + seeds {
             let report = run(&scenario.with_seed(seed)).expect("valid");
-            failed.extend(report.violations.first().map(|first| format!("{name} {seed} {}: {}", first.check, first.what)));
+            failed.extend(
+                report.violations.first().map(|first| format!("{name} {seed} {}: {}", first.check, first.what)),
+            );
         }
         println!("{name}: {seeds} seeds from {first} on; {} failures so far", failed.len());
     }

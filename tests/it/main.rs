@@ -4,4 +4,5 @@ mod cli;
 #[cfg(unix)]
 mod fleet;
 mod formats;
+mod ledger_model;
 mod request_id;

@@ -69,7 +69,14 @@ impl Recording {
                 let answer = Digest::of(stdout.as_bytes());
                 assert_eq!(stdout, format!("{}\n", WAYS[n as usize]), "{n} queens on node {node}");
                 if source == Source::Computed {
-                    let evaluated = Evaluated { node, id, class: Class::Portable, from: at, to: Some(ended), result: Some(Ok(answer)) };
+                    let evaluated = Evaluated {
+                        node,
+                        id,
+                        class: Class::Portable,
+                        from: at,
+                        to: Some(ended),
+                        result: Some(Ok(answer)),
+                    };
                     self.history.evaluations.push(evaluated);
                 }
                 self.answered.push((node, id, Instant::now()));
@@ -89,7 +96,11 @@ impl Recording {
 
     /// A node was killed: what it had answered long enough ago must be there when it comes back.
     fn killed(&mut self, node: usize) {
-        self.durable.extend(self.answered.extract_if(.., |(place, _, at)| *place == node && at.elapsed() > DURABLE).map(|(place, id, _)| (place, id)));
+        self.durable.extend(
+            self.answered
+                .extract_if(.., |(place, _, at)| *place == node && at.elapsed() > DURABLE)
+                .map(|(place, id, _)| (place, id)),
+        );
         self.answered.retain(|(place, ..)| *place != node);
     }
 
@@ -107,7 +118,8 @@ impl Recording {
             self.history.finals.push(Final { up: true, ..Final::default() });
         }
         assert!(!asked.is_empty());
-        let due: Vec<Check> = check::ALL.iter().filter(|check| SEEN_FROM_OUTSIDE.contains(&check.name)).copied().collect();
+        let due: Vec<Check> =
+            check::ALL.iter().filter(|check| SEEN_FROM_OUTSIDE.contains(&check.name)).copied().collect();
         assert_eq!(due.len(), SEEN_FROM_OUTSIDE.len(), "every name is that of a check");
         assert_eq!(check::judge(&due, &self.history, true), []);
     }
@@ -167,7 +179,9 @@ fn killed_stopped_and_restarted_processes_keep_their_promises() {
 fn a_fleet_in_namespaces_survives_cuts_a_narrow_link_and_a_full_disk() {
     let fleet = match namespaces::fleet(3) {
         Ok(fleet) => fleet,
-        Err(why) => return println!("skipped: no network namespaces here ({why}); run it as root on Linux with iproute2"),
+        Err(why) => {
+            return println!("skipped: no network namespaces here ({why}); run it as root on Linux with iproute2");
+        }
     };
     let mut recording = Recording::new(&fleet);
     recording.ask(&fleet, 0, 4, false);
@@ -203,7 +217,15 @@ fn the_checks_find_what_a_recorded_history_shows() {
     let mut history = History { nodes: vec![Story::new(name)], ..History::default() };
     let missing = vec![Missing { seq: 0, id, durable: true, found: Found::Nothing }];
     let at = Time(Duration::from_secs(1));
-    history.openings.push(Opened { node: 0, at, restored: false, torn: false, rotten: false, reported: false, missing });
+    history.openings.push(Opened {
+        node: 0,
+        at,
+        restored: false,
+        torn: false,
+        rotten: false,
+        reported: false,
+        missing,
+    });
     let answer = Digest::of(b"1");
     let ends = vec![(at, End::Answered { answer, source: Source::Memory })];
     let (class, answer_from) = (Class::Portable, AnswerFrom::Anywhere);

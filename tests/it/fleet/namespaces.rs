@@ -64,7 +64,8 @@ impl Namespaces {
     }
 
     pub(super) fn limit(&self, node: usize, rate: &str) {
-        let line = format!("-n {}b qdisc add dev port{node} root tbf rate {rate} burst 16kb latency 200ms", self.prefix);
+        let line =
+            format!("-n {}b qdisc add dev port{node} root tbf rate {rate} burst 16kb latency 200ms", self.prefix);
         run("tc", &line.split(' ').collect::<Vec<_>>()).expect("a rate limit can be set");
     }
 }

@@ -84,7 +84,8 @@ impl Fleet {
 
     /// Starts a node (again); it is told of all nodes that run.
     pub(super) fn restart(&mut self, number: usize) {
-        let peers: Vec<_> = self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.line("listening")).collect();
+        let peers: Vec<_> =
+            self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.line("listening")).collect();
         self.nodes[number].start(&peers);
     }
 
@@ -98,7 +99,8 @@ impl Fleet {
         }
         // A heartbeat a second says how long a log is; two of them reach everybody.
         sleep(Duration::from_millis(2500));
-        let known = |node: &Node| node.line("index").split(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0_usize);
+        let known =
+            |node: &Node| node.line("index").split(' ').next().and_then(|count| count.parse().ok()).unwrap_or(0_usize);
         for (number, node) in self.nodes.iter().enumerate().filter(|_| questions > 0) {
             wait_for(&format!("node {number} to hear of what others hold"), || known(node) > 0);
         }
