@@ -4,6 +4,7 @@ mod ask;
 pub mod demo;
 pub mod exit;
 mod failure;
+mod ledger;
 mod paths;
 #[cfg(feature = "sim")]
 mod sim;
@@ -39,6 +40,9 @@ enum Command {
     Get(ask::GetArgs),
     /// Show how a running node is.
     Status(status::Args),
+    /// Look at a node's ledger: count, verify, show, export.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Start three nodes on this machine, give them a real batch, and show who answered what.
     Demo(demo::Args),
     /// Simulate fleets: thousands of failures, each with a seed that plays it again.
@@ -58,12 +62,15 @@ struct DataDir {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "wasm")]
+    crate::evaluator::wasm::worker::enter_worker_role();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Up(args) => up::run(args),
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
         Command::Status(args) => status::run(&args),
+        Command::Ledger(command) => ledger::run(&command),
         Command::Demo(args) => demo::run(&args),
         #[cfg(feature = "sim")]
         Command::Sim(command) => sim::run(&command),

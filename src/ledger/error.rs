@@ -1,5 +1,6 @@
 //! What can go wrong with a ledger, one type per place where a caller acts differently, and the report of what recovery found.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -325,4 +326,20 @@ pub enum Cause {
     Misplaced,
     /// An epoch whose entries do not lead to the root that the next epoch names: history was changed. Nothing of it can be proven.
     RootDiffers(EpochId),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame => f.write_str("no whole frame"),
+            Self::Payload => f.write_str("a payload does not match its checksum"),
+            Self::Header => f.write_str("the segment's header is damaged"),
+            Self::MissingSegment => f.write_str("a segment is missing"),
+            Self::DuplicateSegment => f.write_str("the segment covers entries of another one"),
+            Self::Misplaced => f.write_str("a file that is no segment of this ledger"),
+            Self::RootDiffers(epoch) => {
+                write!(f, "the entries of epoch {epoch} are not those that the next epoch names")
+            }
+        }
+    }
 }

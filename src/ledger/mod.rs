@@ -26,6 +26,7 @@ mod scan;
 mod seal;
 mod state;
 mod storage;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -39,5 +40,6 @@ pub(crate) use reader::range as payload_window;
 pub use reader::{LedgerReader, Stored};
 pub use room::{Made, Room};
 pub use state::Sums;
-pub use storage::{DirLock, FaultyStorage, FileStorage, MemoryStorage, Op, Storage, StorageFile};
+pub use storage::{DirLock, FaultyStorage, FileStorage, LookStorage, MemoryStorage, Op, Storage, StorageFile};
+pub use survey::{Finding, Sight, Survey};
 pub use writer::{Ledger, Opening};

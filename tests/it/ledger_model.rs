@@ -229,6 +229,26 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+/// Found by the model: power lost between sealing a full segment and making the next one, then trimmed to nothing at the next opening.
+#[test]
+fn a_segment_that_was_sealed_and_not_followed_keeps_its_entries() {
+    let mut world = World::new();
+    let mut steps = vec![Step::Append(600), Step::Append(600), Step::Append(600), Step::Append(600), Step::Append(600)];
+    steps.extend([
+        Step::Append(600),
+        Step::Append(600),
+        Step::Commit,
+        Step::Fail(Op::Name, 0),
+        Step::Append(1),
+        Step::Commit,
+    ]);
+    for after in 0..4 {
+        steps.extend([Step::Fail(Op::Name, after), Step::Append(600), Step::Append(600), Step::Commit, Step::Kill]);
+    }
+    steps.iter().for_each(|step| world.take(step));
+    assert!(world.model.slots.len() > 10);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 

@@ -4,5 +4,6 @@ mod cli;
 #[cfg(unix)]
 mod fleet;
 mod formats;
+mod ledger;
 mod ledger_model;
 mod request_id;

@@ -5,6 +5,7 @@
 
 mod faulty;
 mod file;
+mod look;
 mod memory;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use faulty::{FaultyStorage, Op};
 pub use file::{DirLock, FileStorage};
+pub use look::LookStorage;
 pub use memory::MemoryStorage;
 
 /// A directory tree.

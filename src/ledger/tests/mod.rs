@@ -7,6 +7,7 @@ mod epochs;
 mod faults;
 mod golden;
 mod proofs;
+mod survey;
 
 use std::sync::Arc;
 use std::time::Duration;
