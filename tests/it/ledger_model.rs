@@ -245,7 +245,9 @@ fn a_segment_that_was_sealed_and_not_followed_keeps_its_entries() {
     for after in 0..4 {
         steps.extend([Step::Fail(Op::Name, after), Step::Append(600), Step::Append(600), Step::Commit, Step::Kill]);
     }
-    steps.iter().for_each(|step| world.take(step));
+    for step in &steps {
+        world.take(step);
+    }
     assert!(world.model.slots.len() > 10);
 }
 
@@ -255,6 +257,8 @@ proptest! {
     #[test]
     fn the_ledger_is_a_list_that_survives(steps in proptest::collection::vec(step(), 1..60)) {
         let mut world = World::new();
-        steps.iter().for_each(|step| world.take(step));
+        for step in &steps {
+            world.take(step);
+        }
     }
 }

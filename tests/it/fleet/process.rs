@@ -10,7 +10,7 @@ use evalmesh::sim::history::Source;
 
 use super::namespaces::Namespaces;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// How an ask ended.
 pub(super) enum Answer {
@@ -33,7 +33,7 @@ pub(super) struct Fleet {
     pub(super) nodes: Vec<Node>,
     // Dropped after the nodes: a namespace and a folder outlive the processes in them.
     pub(super) namespaces: Option<Namespaces>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 #[expect(clippy::disallowed_methods, reason = "real processes take real time")]
@@ -62,10 +62,10 @@ impl Fleet {
     ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let secret = folder.path().join("secret");
-        let mut fleet = Self { nodes: Vec::new(), namespaces, _folder: folder };
+        let mut fleet = Self { nodes: Vec::new(), namespaces, folder };
         for number in 0..nodes {
             let (listen, namespace) = place(number);
-            let data = fleet.folder().join(format!("node{number}"));
+            let data = fleet.folder.path().join(format!("node{number}"));
             std::fs::create_dir(&data).expect("a folder");
             if namespace.is_some() {
                 fleet.namespaces.as_mut().expect("a fleet in namespaces").small_disk(&data);
@@ -76,10 +76,6 @@ impl Fleet {
         }
         fleet.settle(0);
         fleet
-    }
-
-    fn folder(&self) -> &Path {
-        self._folder.path()
     }
 
     /// Starts a node (again); it is told of all nodes that run.
