@@ -155,6 +155,9 @@ pub(super) struct Writing {
     mutation: Option<Mutation>,
 }
 
+/// A flight, and whether its record is as durable as it has to be.
+pub(super) type Told = (FlightId, Result<(), String>);
+
 /// Who writes, for the history.
 #[derive(Clone, Copy)]
 pub(super) struct Who {
@@ -214,11 +217,7 @@ impl Writing {
 
     /// Pays for what was appended once, as the recorder's thread does: one write, and one sync if anything in it demands so.
     /// Returns the durable length if it synced, and whose records are as durable as they have to be.
-    pub(super) fn write_out(
-        &mut self,
-        who: Who,
-        history: &mut History,
-    ) -> (Option<u64>, Vec<(FlightId, Result<(), String>)>) {
+    pub(super) fn write_out(&mut self, who: Who, history: &mut History) -> (Option<u64>, Vec<Told>) {
         let durable = |result: &Result<Ticket, LedgerError>| {
             result.as_ref().is_ok_and(|ticket| ticket.durability == Durability::Durable)
         };

@@ -166,6 +166,7 @@ fn targets(kind: Kind, nodes: usize, rng: &mut Rng) -> Vec<Place> {
 }
 
 fn steps(kind: Kind, (from, to): (Duration, Duration), nodes: &[Place], all: usize, rng: &mut Rng) -> Steps {
+    let length = to.saturating_sub(from);
     let Some(&node) = nodes.first() else { return Vec::new() };
     let pair = nodes.get(1).map(|other| (node, *other));
     let outside = || (0..all).filter(|other| !nodes.contains(other));
@@ -174,14 +175,14 @@ fn steps(kind: Kind, (from, to): (Duration, Duration), nodes: &[Place], all: usi
             let stop = if rng.happens(200) { Stop::Clean } else { Stop::Power(torn(rng)) };
             vec![(from, Act::Stop(node, stop)), (to, Act::Start(node))]
         }
-        Kind::Pause => vec![(from, Act::Pause(node, (to - from).min(Duration::from_secs(2))))],
+        Kind::Pause => vec![(from, Act::Pause(node, length.min(Duration::from_secs(2))))],
         Kind::Reset => pair.map_or_else(Vec::new, |(a, b)| vec![(from, Act::Break(a, b))]),
         Kind::Cut => pair.map_or_else(Vec::new, |(a, b)| cut_between(from, to, [a], &[b])),
         Kind::OneWay => pair.map_or_else(Vec::new, |(a, b)| vec![(from, Act::Cut(a, b)), (to, Act::Mend(a, b))]),
         Kind::Partition => cut_between(from, to, outside(), nodes),
         Kind::Swizzle => swizzle(from, to, nodes, all, rng),
         Kind::Flap => pair.map_or_else(Vec::new, |(a, b)| {
-            let beat = (to - from) / 8;
+            let beat = length / 8;
             (0..4).flat_map(|n| cut_between(from + beat * (2 * n), from + beat * (2 * n + 1), [a], &[b])).collect()
         }),
         Kind::Full => vec![(from, Act::Fill(node, rng.below(6), rng.index(600))), (to, Act::HealDisk(node))],
@@ -192,7 +193,7 @@ fn steps(kind: Kind, (from, to): (Duration, Duration), nodes: &[Place], all: usi
         Kind::Slow => vec![(from, Act::Slow(node, true)), (to, Act::Slow(node, false))],
         Kind::Rot => vec![(from, Act::Rot(node, rng.bits()))],
         Kind::Rollback => {
-            let back = (to + Duration::from_millis(500)).min(to + (to - from));
+            let back = (to + Duration::from_millis(500)).min(to + length);
             vec![(from, Act::Image(node)), (to, Act::Stop(node, Stop::Replaced)), (back, Act::Start(node))]
         }
         Kind::Jump => {
@@ -224,7 +225,7 @@ fn cut_between(from: Duration, to: Duration, left: impl IntoIterator<Item = Plac
 
 /// Cuts nodes off one after the other, and brings them back in another order.
 fn swizzle(from: Duration, to: Duration, nodes: &[Place], all: usize, rng: &mut Rng) -> Steps {
-    let half = from + (to - from) / 2;
+    let half = from + to.saturating_sub(from) / 2;
     let mut steps = Vec::new();
     for &node in nodes {
         let off = rng.within(&Span { from, to: half });

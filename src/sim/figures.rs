@@ -56,3 +56,23 @@ fn a_thousand_nodes_for_five_minutes_take_two_minutes_and_two_gigabytes() {
     assert_eq!(report.violations, []);
     assert!(took < 120.0 && memory < 2048, "{took} s, {memory} MB");
 }
+
+/// Many seeds without the command line's dependencies: `SCENARIO=storm,disks SEED=0 SEEDS=1000`.
+#[test]
+#[ignore = "a long sweep: wants an optimised build"]
+fn sweep() {
+    let number = |name: &str, default| std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default);
+    let (first, seeds) = (number("SEED", 0), number("SEEDS", 100));
+    let mut failed = Vec::new();
+    for name in std::env::var("SCENARIO").unwrap_or_else(|_| "storm".to_owned()).split(',') {
+        let scenario = scenario(name);
+        for seed in first..first + seeds {
+            let report = run(&scenario.with_seed(seed)).expect("valid");
+            failed.extend(
+                report.violations.first().map(|first| format!("{name} {seed} {}: {}", first.check, first.what)),
+            );
+        }
+        println!("{name}: {seeds} seeds from {first} on; {} failures so far", failed.len());
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}

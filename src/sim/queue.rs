@@ -173,7 +173,9 @@ impl Queue {
         let (kind, numbers) = event.code();
         self.buffer.push(kind);
         self.buffer.extend_from_slice(&at.to_le_bytes());
-        numbers.iter().for_each(|number| self.buffer.extend_from_slice(&number.to_le_bytes()));
+        for number in numbers {
+            self.buffer.extend_from_slice(&number.to_le_bytes());
+        }
         if let Event::Frame { bytes, .. } = event {
             self.buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
             self.buffer.extend_from_slice(bytes);
@@ -221,7 +223,9 @@ mod tests {
     fn the_digest_is_about_content_and_order() {
         let digest = |events: &[(u64, usize)]| {
             let mut queue = Queue::default();
-            events.iter().for_each(|(at, number)| queue.at(Time(Duration::from_millis(*at)), Event::Ask(*number)));
+            for (at, number) in events {
+                queue.at(Time(Duration::from_millis(*at)), Event::Ask(*number));
+            }
             while queue.pop(Time(Duration::from_secs(1))).is_some() {}
             queue.digest()
         };

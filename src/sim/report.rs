@@ -124,7 +124,7 @@ impl Report {
 
 fn outcomes(history: &History) -> Outcomes {
     let mut counts = Outcomes::default();
-    for (_, end) in history.asks.iter().flat_map(|ask| ask.ends.first()) {
+    for (_, end) in history.asks.iter().filter_map(|ask| ask.ends.first()) {
         let count = match end {
             End::Answered { source: Source::Memory, .. } => &mut counts.hits,
             End::Answered { source: Source::Peer(_), .. } => &mut counts.fetched,

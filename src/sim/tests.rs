@@ -112,12 +112,11 @@ fn a_run_that_is_stopped_early_is_not_judged_by_how_it_would_have_ended() {
 fn proving_ground(mutation: Mutation) -> Scenario {
     let storm = scenario("storm");
     let faulty = std::time::Duration::from_secs(5);
-    let liars = usize::from(mutation == Mutation::TrustEverybody);
-    let lies = if liars > 0 { vec![Lie::ForgedRecord] } else { Vec::new() };
-    let faults = Faults { crashes: 6, rollbacks: 3, pauses: 0, rot: 0, full: 0, errors: 0, ..storm.faults };
+    let count = usize::from(mutation == Mutation::TrustEverybody);
+    let liars = Liars { count, share: 500, lies: vec![Lie::ForgedRecord] };
+    let happens = Faults { crashes: 6, rollbacks: 3, pauses: 0, rot: 0, full: 0, errors: 0, ..storm.faults };
     let workload = Asks { asks: 200, retractions: 20, special: 150, ..storm.workload };
-    let liars = Liars { count: liars, share: 500, lies };
-    Scenario { nodes: 4, faulty, workload, faults, liars, ..storm }
+    Scenario { nodes: 4, faulty, workload, faults: happens, liars, ..storm }
 }
 
 /// Which check finds which planted bug.

@@ -71,7 +71,7 @@ impl Workload {
             Pattern::Turns => {
                 for node in 0..scenario.nodes {
                     let at = TURN * u32::try_from(node + 1).unwrap_or(u32::MAX);
-                    common.iter().for_each(|question| plan.asks.push(Asking::plain(at, node, *question)));
+                    plan.asks.extend(common.iter().map(|question| Asking::plain(at, node, *question)));
                 }
             }
             Pattern::Random => {
@@ -100,7 +100,8 @@ impl Workload {
         let mut round = Duration::ZERO;
         while round < scenario.faulty {
             for node in 0..scenario.nodes {
-                let at = round + rng.within(&Span { from: Duration::ZERO, to: every.min(scenario.faulty - round) });
+                let at = round
+                    + rng.within(&Span { from: Duration::ZERO, to: every.min(scenario.faulty.saturating_sub(round)) });
                 let old = self.questions.len() - first;
                 let question = if old > 0 && rng.happens(scenario.workload.repeats) {
                     first + rng.index(old)

@@ -287,7 +287,9 @@ impl World {
     fn on_resume(&mut self, place: Place) {
         let around = &mut self.shared.around[place];
         if around.paused <= self.shared.queue.now() {
-            std::mem::take(&mut around.held).into_iter().for_each(|event| self.happen(event));
+            for event in std::mem::take(&mut around.held) {
+                self.happen(event);
+            }
         }
     }
 
@@ -341,7 +343,9 @@ impl World {
                 seat.node = Some(node);
                 self.shared.history.openings.push(opened);
                 self.shared.history.nodes[place].starts.push(now);
-                peers.into_iter().for_each(|peer| self.shared.queue.after(REDIAL, Event::Up(place, peer)));
+                for peer in peers {
+                    self.shared.queue.after(REDIAL, Event::Up(place, peer));
+                }
             }
             Err(error) => self.on_failed_start(place, &error),
         }
@@ -399,7 +403,7 @@ impl World {
             answered: 0,
             hits: 0,
         };
-        for (_, end) in self.shared.history.asks.iter().flat_map(|ask| ask.ends.first()) {
+        for (_, end) in self.shared.history.asks.iter().filter_map(|ask| ask.ends.first()) {
             if let End::Answered { source, .. } = end {
                 sample.answered += 1;
                 sample.hits += u64::from(*source != Source::Computed);

@@ -97,11 +97,6 @@ fn run_all(all: &[Scenario], jobs: Option<usize>, plant: Option<Mutation>) -> Re
     let work = || {
         while let Some(scenario) = all.get(next.fetch_add(1, Ordering::Relaxed)) {
             let report = simulation(scenario.clone(), plant).run().map(|run| run.report);
-            if let Ok(report) = &report
-                && !report.violations.is_empty()
-            {
-                bar.println(text::failed(report));
-            }
             let position = all.iter().position(|other| std::ptr::eq(other, scenario)).unwrap_or_default();
             reports.lock().expect("no code panics while it holds the reports")[position] = Some(report);
             bar.set_message(scenario.name.clone());

@@ -7,8 +7,11 @@ use comfy_table::Table;
 use crate::sim::library::Quality;
 use crate::sim::{Report, Run, check};
 
-/// One line about a run that failed, with the command that shows it again.
-pub(super) fn failed(report: &Report) -> String {
+/// Failed runs that are told one by one.
+const MAX_TOLD: usize = 10;
+
+/// A run that failed, with the command that shows it again.
+fn failed(report: &Report) -> String {
     let first = &report.violations[0];
     format!(
         "{}, seed {}: {}: {} ({} in all)\n    evalmesh sim replay {} --scenario {}",
@@ -49,7 +52,9 @@ pub(super) fn summary(reports: &[Report]) -> String {
         ]);
     }
     let verdict = if failed == 0 { "everything holds".to_owned() } else { format!("{failed} failed") };
-    format!("{table}\n{} runs, {} checks each: {verdict}\n", reports.len(), check::ALL.len())
+    let told = reports.iter().filter(|report| !report.violations.is_empty()).take(MAX_TOLD);
+    let told: String = told.map(|report| self::failed(report) + "\n").collect();
+    format!("{table}\n{told}{} runs, {} checks each: {verdict}\n", reports.len(), check::ALL.len())
 }
 
 /// One run, told.

@@ -82,27 +82,25 @@ fn line(svg: &mut String, hop: &Hop) {
     let (from, to) = hop.between;
     let sent = x(hop.sent.0);
     let what = hop.what;
-    match hop.arrives {
-        Some(arrives) => {
-            let colour = COLOURS.iter().find(|(.., kinds)| kinds.contains(&what)).map_or("var(--b)", |colour| colour.1);
-            let _ = write!(
-                svg,
-                "<line x1='{sent:.1}' y1='{:.0}' x2='{:.1}' y2='{:.0}' stroke='{colour}' stroke-width='.7'><title>{what} {from} to {to}</title></line>",
-                y(from),
-                x(arrives.0),
-                y(to),
-            );
-        }
-        None => {
-            // A stump in the direction of where it did not arrive.
-            let stump = y(from) + (y(to) - y(from)).clamp(-LANE, LANE) * 0.4;
-            let _ = write!(
-                svg,
-                "<line x1='{sent:.1}' y1='{:.0}' x2='{sent:.1}' y2='{stump:.0}' stroke='var(--bad)' stroke-dasharray='2 2'><title>{what} {from} to {to}, lost</title></line>",
-                y(from),
-            );
-        }
-    }
+    let Some(arrives) = hop.arrives else {
+        // A stump in the direction of where it did not arrive.
+        let stump = y(from) + (y(to) - y(from)).clamp(-LANE, LANE) * 0.4;
+        let _ = write!(
+            svg,
+            "<line x1='{sent:.1}' y1='{:.0}' x2='{sent:.1}' y2='{stump:.0}' stroke='var(--bad)' stroke-dasharray='2 2'>\
+             <title>{what} {from} to {to}, lost</title></line>",
+            y(from),
+        );
+        return;
+    };
+    let colour = COLOURS.iter().find(|(.., kinds)| kinds.contains(&what)).map_or("var(--b)", |colour| colour.1);
+    let _ = write!(
+        svg,
+        "<line x1='{sent:.1}' y1='{:.0}' x2='{:.1}' y2='{:.0}' stroke='{colour}' stroke-width='.7'><title>{what} {from} to {to}</title></line>",
+        y(from),
+        x(arrives.0),
+        y(to),
+    );
 }
 
 fn bars(svg: &mut String, run: &Run, lanes: usize) {
