@@ -13,10 +13,12 @@
 
 mod blobs;
 mod block;
+mod compact;
 mod entry;
 mod error;
 mod frame;
 pub mod limits;
+pub mod pins;
 mod reader;
 mod recovery;
 mod room;
@@ -34,6 +36,7 @@ mod writer;
 
 pub use blobs::Blob;
 pub use block::Table;
+pub use compact::Freed;
 pub use entry::{Entry, EntryError, Parent};
 pub use error::{Cause, Cut, Damage, LedgerError, OpenError, ReadError, Recovery};
 pub(crate) use reader::range as payload_window;
