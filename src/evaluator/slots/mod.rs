@@ -8,7 +8,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
@@ -258,9 +258,9 @@ impl Slots {
         let before = self.view();
         let mut view = View::clone(&before);
         let mut done = Reconciled::default();
-        let mut named = BTreeMap::new();
+        let mut named = BTreeSet::new();
         for (one, digest) in wanted.iter().zip(digests) {
-            if named.insert(one.name.clone(), ()).is_some() {
+            if !named.insert(one.name.clone()) {
                 return Err(SlotError::Twice { slot: one.name.clone() });
             }
             let version = put(&mut view, one, digest)?;
@@ -272,8 +272,8 @@ impl Slots {
             list.push(one.name.clone());
         }
         self.publish(view.clone());
-        done.evicted = view.keys().filter(|name| !named.contains_key(*name)).cloned().collect();
-        view.retain(|name, _| named.contains_key(name));
+        done.evicted = view.keys().filter(|name| !named.contains(*name)).cloned().collect();
+        view.retain(|name, _| named.contains(name));
         self.publish(view);
         Ok(done)
     }
