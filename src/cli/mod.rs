@@ -4,6 +4,8 @@ mod ask;
 pub mod demo;
 pub mod exit;
 mod failure;
+#[cfg(feature = "wasm")]
+mod inspect;
 mod ledger;
 mod paths;
 mod pins;
@@ -41,6 +43,9 @@ enum Command {
     Get(ask::GetArgs),
     /// Show how a running node is.
     Status(status::Args),
+    /// Show what a program is, what it needs, and whether a node would admit it.
+    #[cfg(feature = "wasm")]
+    Inspect(inspect::Args),
     /// Look at a node's ledger - count, verify, show, export - or compact it.
     #[command(subcommand)]
     Ledger(ledger::Command),
@@ -77,6 +82,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
         Command::Status(args) => status::run(&args),
+        #[cfg(feature = "wasm")]
+        Command::Inspect(args) => inspect::run(&args),
         Command::Ledger(command) => ledger::run(&command),
         Command::Pin(args) => pins::pin(&args),
         Command::Unpin(args) => pins::unpin(&args),
