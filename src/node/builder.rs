@@ -165,12 +165,8 @@ impl NodeBuilder {
         let recorder = Recorder::start(writer, Some(Box::new(on_durable))).map_err(system("ledger thread"))?;
 
         let evaluators = Arc::new(self.start_evaluators()?);
-        let config = Config {
-            me: signer.node(),
-            lineage: cassette.ledger().lineage(),
-            length: cassette.ledger().durable(),
-            patience: self.patience,
-        };
+        let usual = Config::new(signer.node(), cassette.ledger().lineage(), cassette.ledger().durable());
+        let config = Config { patience: self.patience, ..usual };
         #[cfg(feature = "net")]
         let (lanes, addresses) = start_lanes(self.network, &identity)?;
         #[cfg(not(feature = "net"))]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::cassette::{Cassette, Lookup};
 use crate::error::{EvalError, LimitHit};
-use crate::fabric::{Delivery, Fabric, FlightId, JobId};
+use crate::fabric::{Delivery, Fabric, FlightId, JobId, segment};
 use crate::id::{ContentId, NodeId};
 use crate::identity::{Identity, Signer};
 use crate::limits::{BATCH_FACTS, INLINE_REPLY};
@@ -109,7 +109,9 @@ pub(super) fn promises_are_kept(promised: &BTreeMap<u64, ContentId>, cassette: &
 /// What a node knows of another one's log is that log.
 pub(super) fn index_is_the_log(fabric: &Fabric, peer: NodeId, log: &[u64]) -> Option<String> {
     let known = fabric.holders().facts_of(peer);
-    (known != log).then(|| format!("of {}'s {} facts {} are known elsewhere", peer.short(), log.len(), known.len()))
+    let log: BTreeSet<_> = log.iter().map(|question| segment::key(*question)).collect();
+    let same = known.iter().eq(&log);
+    (!same).then(|| format!("of {}'s {} facts {} are known elsewhere", peer.short(), log.len(), known.len()))
 }
 
 /// The facts of a node's own log: fingerprints of questions.

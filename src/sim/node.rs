@@ -17,12 +17,14 @@ use super::rng::Rng;
 use crate::cassette::{Cassette, Proven};
 use crate::error::EvalError;
 use crate::eval::Origin;
-use crate::fabric::{Config, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform};
+use crate::fabric::{
+    Config, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform, segment,
+};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, Identity, MemoVerifier, Signer};
 use crate::limits::{BATCH_FACTS, INLINE_REPLY};
-use crate::message::{AskId, Batch, Message};
-use crate::proof::Evidence;
+use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
+use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
 use crate::verified::{Checked, VerifiedReply};
@@ -97,7 +99,7 @@ impl Node {
         let writing = disk.open(&identity, epochs, micros(born))?;
         let cassette = writing.cassette();
         let (lineage, length) = (cassette.ledger().lineage(), cassette.ledger().durable());
-        let fabric = Fabric::new(Config { me: identity.node(), lineage, length, patience: None });
+        let fabric = Fabric::new(Config::new(identity.node(), lineage, length));
         let (write_set, sync_set, wake_at) = (false, false, None);
         let hands = Hands {
             life,
@@ -230,9 +232,19 @@ impl Effects for Acting<'_> {
         self.off_loop("checked", input);
     }
 
-    fn check_head(&mut self, from: NodeId, batch: Batch) {
-        let holds = batch.head.node == from && batch.head.verify(&self.shared.verifier);
-        self.off_loop("head checked", Input::HeadChecked(from, batch, holds));
+    fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
+        let holds = announcement.verify(&self.shared.verifier);
+        self.off_loop("announcement checked", Input::AnnouncementChecked(from, announcement, Some(holds)));
+    }
+
+    fn check_manifest(&mut self, from: NodeId, manifest: Manifest) {
+        let holds = manifest.verify(&self.shared.verifier);
+        self.off_loop("manifest checked", Input::ManifestChecked(from, manifest, Some(holds)));
+    }
+
+    fn check_segment(&mut self, from: NodeId, ask: AskId, name: SegmentName, bytes: Bytes) {
+        let checked = segment::check(&name, &bytes).map(|keys| (keys, bytes));
+        self.off_loop("segment checked", Input::SegmentChecked(from, ask, Some(checked)));
     }
 
     fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
@@ -274,9 +286,27 @@ impl Effects for Acting<'_> {
         self.off_loop("found a chunk", Input::FoundChunk(peer, ask, bytes));
     }
 
-    fn read_log(&mut self, peer: Option<NodeId>, from: u64) {
-        let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS, &self.hands.identity);
-        self.off_loop("read its log", Input::LogRead(peer, batch));
+    fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64) {
+        let log = |at, max| self.hands.cassette.ledger().batch(at, max, &self.hands.identity);
+        let bytes = segment::read(number, end, log).map(Bytes::from);
+        self.off_loop("found a segment", Input::FoundSegment(peer, ask, bytes));
+    }
+
+    fn read_log(&mut self, from: u64, chain: Hash) {
+        let me = &self.hands.identity;
+        let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS, me);
+        let announcement = batch.map(|batch| Announcement::sign(me, &chain, batch));
+        self.off_loop("read its log", Input::LogRead(announcement));
+    }
+
+    fn describe(&mut self, manifest: Manifest) {
+        let me = &self.hands.identity;
+        let described = segment::complete(manifest, me, |at, max| self.hands.cassette.ledger().batch(at, max, me));
+        self.off_loop("described its log", Input::Described(described));
+    }
+
+    fn connect(&mut self, _peer: NodeId) {
+        // Every pair that can reach each other is dialling already.
     }
 
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {

@@ -5,7 +5,9 @@
 
 use bytes::Bytes;
 
-use crate::limits::{BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_PROOF, MAX_RECORD};
+use crate::limits::{
+    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_PROOF, MAX_RECORD, MAX_ROWS, MAX_SEGMENT_BYTES, MAX_SEGMENTS,
+};
 use crate::message::Message;
 
 /// The first byte of every frame.
@@ -72,7 +74,12 @@ pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
 fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
     match message {
         Message::Hello { lineage, .. } => vec![("lineage", lineage.len(), MAX_LINEAGE)],
-        Message::Batch(batch) => vec![("batch", batch.items.len(), BATCH_FACTS)],
+        Message::Heads { rows, .. } | Message::Have { rows } => vec![("rows", rows.len(), MAX_ROWS)],
+        Message::Announce(announcement) => vec![("batch", announcement.batch.items.len(), BATCH_FACTS)],
+        Message::Manifest(manifest) => {
+            vec![("lineage", manifest.lineage.len(), MAX_LINEAGE), ("segments", manifest.segments.len(), MAX_SEGMENTS)]
+        }
+        Message::Segment { bytes, .. } => vec![("segment", bytes.len(), MAX_SEGMENT_BYTES)],
         Message::Held { evidence, payloads, .. } => vec![
             ("record", evidence.record.len(), MAX_RECORD),
             ("proof", evidence.path.len(), MAX_PROOF),
@@ -80,11 +87,15 @@ fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
         ],
         Message::GetChunk { len, .. } => vec![("chunk", *len as usize, CHUNK as usize)],
         Message::Chunk { bytes, .. } => vec![("chunk", bytes.len(), CHUNK as usize)],
-        Message::Heads { .. }
-        | Message::Pong { .. }
+        Message::Pong { .. }
         | Message::Pull { .. }
+        | Message::GetSegment { .. }
+        | Message::Graft { .. }
+        | Message::Prune
+        | Message::Link { .. }
         | Message::Ask { .. }
         | Message::NotHeld { .. }
+        | Message::Busy { .. }
         | Message::Cancel { .. } => Vec::new(),
     }
 }
