@@ -98,6 +98,10 @@ pub const MAX_TICKETS: usize = 64 * 1024;
 pub const MAX_ROWS: usize = 1024;
 /// Epochs a peer's log may consist of before its oldest are forgotten.
 pub const MAX_LINEAGE: usize = 4096;
+/// Addresses that one node may say it listens on: a few interfaces in two families.
+pub const MAX_LISTEN_ADDRS: usize = 16;
+/// Peers that one list of addresses may name: as many as a full mesh has.
+pub const MAX_TOLD_PEERS: usize = 256;
 /// How often a node tells each peer how long its log is; also the heartbeat.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// First guess of a peer's round trip, before anything was measured.

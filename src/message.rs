@@ -1,5 +1,7 @@
 //! What nodes say to each other, as plain values. How it becomes bytes is `wire`'s affair, what it leads to is `fabric`'s.
 
+use std::net::SocketAddr;
+
 use bytes::Bytes;
 
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,8 @@ pub const OLDEST_PROTOCOL: u16 = 1;
 const ANNOUNCE_CONTEXT: &[u8] = b"evalmesh 2026-11-21 announcement v1\0";
 /// Domain of a manifest's signature.
 const MANIFEST_CONTEXT: &[u8] = b"evalmesh 2026-11-21 manifest v1\0";
-/// BLAKE3 derive-key contexts of the chain over a log's batches and of a manifest's statement.
+/// BLAKE3 derive-key contexts of a batch, of the chain over a log's batches, and of a manifest's statement.
+const BATCH_CONTEXT: &str = "evalmesh 2026-11-21 announcement batch v1";
 const CHAIN_CONTEXT: &str = "evalmesh 2026-11-21 announcement chain v1";
 const STATEMENT_CONTEXT: &str = "evalmesh 2026-11-21 manifest statement v1";
 
@@ -86,7 +89,7 @@ pub struct Announcement {
     pub batch: Batch,
     /// The epoch's chain after this batch.
     pub chain: Hash,
-    /// The author's signature over epoch, positions and chain.
+    /// The author's signature over epoch, batch and chain.
     pub signature: Signature,
 }
 
@@ -102,8 +105,9 @@ impl Announcement {
     /// Announces a batch behind the chain `before` it.
     #[must_use]
     pub fn sign(signer: &dyn Signer, before: &Hash, batch: Batch) -> Self {
-        let chain = chain_after(before, &batch);
-        let signature = signer.sign(&statement(&batch, &chain));
+        let digest = batch_digest(&batch);
+        let chain = chain_after(before, &digest);
+        let signature = signer.sign(&statement(&batch, &digest, &chain));
         Self { batch, chain, signature }
     }
 
@@ -113,23 +117,27 @@ impl Announcement {
         self.batch.head.node
     }
 
-    /// Whether its author signed both this announcement and its head.
+    /// Whether its author signed exactly this batch and chain, and its head.
     #[must_use]
     pub fn verify(&self, verifier: &dyn Verifier) -> bool {
-        let statement = statement(&self.batch, &self.chain);
+        let statement = statement(&self.batch, &batch_digest(&self.batch), &self.chain);
         verifier.verify(self.author(), &statement, &self.signature) && self.batch.head.verify(verifier)
     }
 
-    /// Whether its chain is the one that leads on from `before`.
+    /// Whether its chain is the one that leads on from `before`. If its author signed it and it does not, the author has two histories.
     #[must_use]
     pub fn follows(&self, before: &Hash) -> bool {
-        chain_after(before, &self.batch) == self.chain
+        chain_after(before, &batch_digest(&self.batch)) == self.chain
     }
 }
 
-fn chain_after(before: &Hash, batch: &Batch) -> Hash {
-    let mut bytes = Vec::with_capacity(40 + batch.items.len() * 17);
-    bytes.extend_from_slice(before);
+fn chain_after(before: &Hash, digest: &Hash) -> Hash {
+    *blake3::Hasher::new_derive_key(CHAIN_CONTEXT).update(before).update(digest).finalize().as_bytes()
+}
+
+/// The positions and items of a batch. Whoever passes a batch on and changes an item breaks the signature, not the author's word.
+fn batch_digest(batch: &Batch) -> Hash {
+    let mut bytes = Vec::with_capacity(8 + batch.items.len() * 17);
     bytes.extend_from_slice(&batch.first.to_le_bytes());
     for item in &batch.items {
         match item {
@@ -144,12 +152,11 @@ fn chain_after(before: &Hash, batch: &Batch) -> Hash {
             }
         }
     }
-    blake3::derive_key(CHAIN_CONTEXT, &bytes)
+    blake3::derive_key(BATCH_CONTEXT, &bytes)
 }
 
-fn statement(batch: &Batch, chain: &Hash) -> Vec<u8> {
-    let positions = [batch.first.to_le_bytes(), batch.end().to_le_bytes()].concat();
-    [ANNOUNCE_CONTEXT, batch.head.epoch.as_bytes(), &positions, chain].concat()
+fn statement(batch: &Batch, digest: &Hash, chain: &Hash) -> Vec<u8> {
+    [ANNOUNCE_CONTEXT, batch.head.epoch.as_bytes(), digest, chain].concat()
 }
 
 /// One segment of a log: its facts as a Golomb-coded set, named by the digest of that set's bytes.
@@ -374,4 +381,17 @@ pub enum Message {
         /// From the ask.
         ask: AskId,
     },
+    /// Where nodes listen; see the node's `addresses`. The fabric has no part in it.
+    Addresses(Addresses),
+}
+
+/// Addresses to dial.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Addresses {
+    /// Where the sender listens, as far as the receiver may be able to reach it.
+    pub mine: Vec<SocketAddr>,
+    /// Where the sender's peers listen, as they said themselves.
+    pub others: Vec<(NodeId, Vec<SocketAddr>)>,
+    /// "Tell me of others."
+    pub curious: bool,
 }

@@ -35,7 +35,7 @@ pub fn leaf_hash(kind: u8, body: &[u8]) -> Hash {
     *LEAF.clone().update(&[kind]).update(body).finalize().as_bytes()
 }
 
-fn node_hash(left: &Hash, right: &Hash) -> Hash {
+pub(crate) fn node_hash(left: &Hash, right: &Hash) -> Hash {
     *NODE.clone().update(left).update(right).finalize().as_bytes()
 }
 
@@ -75,6 +75,16 @@ impl Tree {
             }
             hash = node_hash(&nodes[nodes.len() - 2], &nodes[nodes.len() - 1]);
         }
+    }
+
+    /// The leaf at `index`.
+    pub(crate) fn leaf(&self, index: u64) -> Option<Hash> {
+        self.levels.first()?.get(usize::try_from(index).ok()?).copied()
+    }
+
+    /// The hash over leaves `lo..hi`, a complete subtree.
+    pub(crate) fn subtree(&self, lo: u64, hi: u64) -> Option<Hash> {
+        (hi <= self.len() && (hi - lo).is_power_of_two() && lo.is_multiple_of(hi - lo)).then(|| self.range(lo, hi))
     }
 
     /// The root over the first `length` leaves; `None` if there are fewer.
@@ -123,8 +133,13 @@ impl Tree {
 }
 
 /// The largest power of two below `n`, for `n > 1`.
-fn split(n: u64) -> u64 {
+pub(crate) fn split(n: u64) -> u64 {
     1 << (n - 1).ilog2()
+}
+
+/// The root of a tree without leaves.
+pub(crate) fn empty_root() -> Hash {
+    *EMPTY
 }
 
 /// The root that `leaf` at `index` leads to by this path in a tree of `length` leaves (RFC 9162 section 2.1.3.2); `None` if the path does not fit.
@@ -172,9 +187,14 @@ impl SignedHead {
     /// Signs the first `length` leaves of an epoch's tree; `None` if there are fewer.
     #[must_use]
     pub fn sign(signer: &dyn Signer, epoch: EpochId, tree: &Tree, length: u64) -> Option<Self> {
-        let root = tree.root(length)?;
+        Some(Self::over(signer, epoch, length, tree.root(length)?))
+    }
+
+    /// Signs a root that the caller vouches for.
+    #[must_use]
+    pub fn over(signer: &dyn Signer, epoch: EpochId, length: u64, root: Hash) -> Self {
         let signature = signer.sign(&head_message(epoch, length, &root));
-        Some(Self { node: signer.node(), epoch, length, root, signature })
+        Self { node: signer.node(), epoch, length, root, signature }
     }
 
     /// Whether the named node signed exactly this.

@@ -1,32 +1,37 @@
 //! Which entries answer a question, and the replies that are kept in memory.
 //!
-//! Invariant: a reply in memory belongs to the first live entry of its question, so a retraction or a loss can never be outlived by it.
+//! A question's fingerprint leads to candidates ([`Finder`]); where one is not enough - several answers, retractions, losses - the entries are
+//! read and what they say is kept exactly. Invariant: a reply in memory belongs to the first live entry of its question, so a retraction or a
+//! loss can never be outlived by it: every change is counted first, and what was read before a change is not kept.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dashmap::DashMap;
 
 use crate::error::NotHeld;
 use crate::id::{ContentId, Digest};
+use crate::ledger::{Entry, LedgerReader, ReadError, Table};
 use crate::record::Record;
 use crate::reply::Reply;
 
-use super::limits::{RAM_OVERHEAD, RAM_SHARE};
+use super::finder::{Candidates, Finder};
+use super::limits::{EXACT_QUESTIONS, RAM_OVERHEAD, RAM_SHARE};
 
 /// A reply in memory.
 #[derive(Debug)]
 pub(super) struct Hot {
     pub(super) seq: u64,
-    pub(super) record: Arc<Record>,
+    pub(super) record: Record,
     pub(super) reply: Reply,
     /// Set by every hit, cleared by the sweep that would drop it: a second chance.
     used: AtomicBool,
 }
 
 impl Hot {
-    pub(super) fn new(seq: u64, record: Arc<Record>, reply: Reply) -> Arc<Self> {
+    pub(super) fn new(seq: u64, record: Record, reply: Reply) -> Arc<Self> {
         Arc::new(Self { seq, record, reply, used: AtomicBool::new(false) })
     }
 
@@ -38,23 +43,52 @@ impl Hot {
 #[derive(Debug, Clone, Copy)]
 struct Answer {
     seq: u64,
-    answer: Digest,
+    /// `None` if the entry could not be read.
+    answer: Option<Digest>,
 }
 
-#[derive(Default)]
+/// Exactly what the entries say about a question.
+#[derive(Debug, Clone, Default)]
 struct Answers {
     /// In order of their positions.
     live: Vec<Answer>,
     /// Entries whose bytes turned out to be lost.
     gone: Vec<Answer>,
     retracted: Vec<Digest>,
-    hot: Option<Arc<Hot>>,
+}
+
+impl Answers {
+    fn hold(&mut self, seq: u64, answer: Digest) {
+        let known = |all: &[Answer]| all.iter().any(|other| other.seq == seq);
+        if !known(&self.live) && !known(&self.gone) {
+            let at = self.live.partition_point(|other| other.seq < seq);
+            self.live.insert(at, Answer { seq, answer: Some(answer) });
+        }
+    }
+
+    fn retract(&mut self, seq: u64, answer: Digest) {
+        let standing = |other: &Answer| other.answer != Some(answer) || other.seq > seq;
+        self.live.retain(standing);
+        self.gone.retain(standing);
+        if !self.retracted.contains(&answer) {
+            self.retracted.push(answer);
+        }
+    }
+
+    fn known(&self) -> Known {
+        match self.live.first() {
+            Some(first) => Known::Cold(first.seq),
+            None if !self.gone.is_empty() => Known::Not(NotHeld::PayloadGone),
+            None if !self.retracted.is_empty() => Known::Not(NotHeld::Retracted),
+            None => Known::Not(NotHeld::NeverSeen),
+        }
+    }
 }
 
 /// What is known about a question.
 pub(super) enum Known {
     Hot(Arc<Hot>),
-    /// Its first live entry.
+    /// Its first live entry, if that is about this question at all.
     Cold(u64),
     Not(NotHeld),
 }
@@ -73,20 +107,55 @@ pub(super) enum Change {
     Retract { id: ContentId, answer: Digest, seq: u64 },
 }
 
+/// How often what is known about a question's shard had changed when something was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Version(u64);
+
+/// Ids are hashes already: their first bytes are as good as any hash of them.
+#[derive(Default)]
+pub(super) struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        if let Some(first) = bytes.first_chunk() {
+            self.0 = u64::from_le_bytes(*first);
+        }
+    }
+
+    fn write_usize(&mut self, _: usize) {}
+}
+
+type ById<V> = DashMap<ContentId, V, BuildHasherDefault<IdHasher>>;
+
 pub(super) struct Index {
-    answers: DashMap<ContentId, Answers>,
+    ledger: LedgerReader,
+    questions: Finder,
     /// Where payloads are that have no file of their own.
-    inline: DashMap<Digest, u64>,
+    names: Finder,
+    exact: ById<Answers>,
+    hot: ById<Arc<Hot>>,
+    /// By the question's shard.
+    changes: Vec<AtomicU64>,
+    asked: AtomicU64,
     queue: Mutex<VecDeque<(ContentId, u64)>>,
     ram: AtomicUsize,
     ram_bound: usize,
 }
 
 impl Index {
-    pub(super) fn new(ram_bound: usize) -> Self {
+    pub(super) fn new(ledger: LedgerReader, ram_bound: usize) -> Self {
         Self {
-            answers: DashMap::new(),
-            inline: DashMap::new(),
+            questions: Finder::new(ledger.clone(), Table::Questions),
+            names: Finder::new(ledger.clone(), Table::Names),
+            asked: AtomicU64::new(ledger.sums().answers),
+            ledger,
+            exact: DashMap::default(),
+            hot: DashMap::default(),
+            changes: (0..=u8::MAX).map(|_| AtomicU64::new(0)).collect(),
             queue: Mutex::default(),
             ram: AtomicUsize::new(0),
             ram_bound,
@@ -97,101 +166,182 @@ impl Index {
         self.ram.load(Ordering::Relaxed)
     }
 
-    pub(super) fn questions(&self) -> usize {
-        self.answers.len()
+    /// Bytes of the tables that lead from fingerprints to entries.
+    pub(super) fn bytes(&self) -> usize {
+        self.questions.bytes() + self.names.bytes()
+    }
+
+    pub(super) fn questions(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn version(&self, id: &ContentId) -> Version {
+        Version(self.change_counter(id).load(Ordering::SeqCst))
+    }
+
+    fn change_counter(&self, id: &ContentId) -> &AtomicU64 {
+        &self.changes[usize::from(LedgerReader::shard_of(id.fingerprint()))]
     }
 
     pub(super) fn apply(&self, change: Change) {
         match change {
             Change::Hold { id, answer, seq, hot } => {
-                let mut answers = self.answers.entry(id).or_default();
-                let at = answers.live.partition_point(|other| other.seq < seq);
-                answers.live.insert(at, Answer { seq, answer });
-                if at == 0
-                    && let Some(old) = answers.hot.take()
-                {
+                self.change_counter(&id).fetch_add(1, Ordering::SeqCst);
+                let alone = self.questions.insert(id.fingerprint(), seq);
+                if let Some(mut answers) = self.exact.get_mut(&id) {
+                    answers.hold(seq, answer);
+                }
+                if let Some((_, old)) = self.hot.remove_if(&id, |_, old| old.seq > seq) {
                     self.release(&old);
                 }
-                drop(answers);
-                if let Some(hot) = hot {
-                    self.warm(id, &hot);
+                if alone.as_ref().is_ok_and(|alone| *alone) {
+                    self.asked.fetch_add(1, Ordering::Relaxed);
+                    if let Some(hot) = hot {
+                        self.warm(id, &hot, self.version(&id));
+                    }
+                } else if let Some(hot) = hot
+                    && self
+                        .exact
+                        .get(&id)
+                        .is_some_and(|answers| answers.live.first().is_some_and(|first| first.seq == seq))
+                {
+                    self.warm(id, &hot, self.version(&id));
                 }
             }
             Change::Retract { id, answer, seq } => {
-                let mut answers = self.answers.entry(id).or_default();
-                let standing = |other: &Answer| other.answer != answer || other.seq > seq;
-                answers.live.retain(standing);
-                answers.gone.retain(standing);
-                if !answers.retracted.contains(&answer) {
-                    answers.retracted.push(answer);
+                self.change_counter(&id).fetch_add(1, Ordering::SeqCst);
+                if let Err(error) = self.questions.insert(id.fingerprint(), seq) {
+                    tracing::warn!(%error, "the index cannot be read");
                 }
-                self.check_hot(&mut answers);
+                if let Some(mut answers) = self.exact.get_mut(&id) {
+                    answers.retract(seq, answer);
+                }
+                if let Some((_, old)) = self.hot.remove(&id) {
+                    self.release(&old);
+                }
             }
         }
     }
 
-    pub(super) fn known(&self, id: &ContentId) -> Known {
-        let Some(answers) = self.answers.get(id) else { return Known::Not(NotHeld::NeverSeen) };
-        if let Some(hot) = &answers.hot {
-            hot.used.store(true, Ordering::Relaxed);
-            return Known::Hot(hot.clone());
+    pub(super) fn known(&self, id: &ContentId) -> Result<Known, ReadError> {
+        if let Some(hot) = self.hot.get(id) {
+            if !hot.used.load(Ordering::Relaxed) {
+                hot.used.store(true, Ordering::Relaxed);
+            }
+            return Ok(Known::Hot(hot.clone()));
         }
-        match answers.live.first() {
-            Some(first) => Known::Cold(first.seq),
-            None if !answers.gone.is_empty() => Known::Not(NotHeld::PayloadGone),
-            None if !answers.retracted.is_empty() => Known::Not(NotHeld::Retracted),
-            None => Known::Not(NotHeld::NeverSeen),
+        if let Some(answers) = self.exact.get(id) {
+            return Ok(answers.known());
         }
+        let version = self.version(id);
+        Ok(match self.questions.find(id.fingerprint())? {
+            Candidates::None => Known::Not(NotHeld::NeverSeen),
+            Candidates::One(seq) => Known::Cold(seq),
+            Candidates::Many(seqs) => {
+                let answers = self.read(id, &seqs)?;
+                let known = answers.known();
+                self.keep(*id, answers, version);
+                known
+            }
+        })
+    }
+
+    /// What these entries say about a question.
+    fn read(&self, id: &ContentId, seqs: &[u64]) -> Result<Answers, ReadError> {
+        let mut answers = Answers::default();
+        for &seq in seqs {
+            match self.ledger.read(seq) {
+                Ok(Some(stored)) => match &stored.entry {
+                    Entry::Retracted { request, answer, .. } if request == id => answers.retract(seq, *answer),
+                    entry => {
+                        if let Some(record) = entry.record().filter(|record| record.request == *id) {
+                            answers.hold(seq, record.answer());
+                        }
+                    }
+                },
+                Ok(None) => {}
+                Err(error) if error.is_loss() => answers.gone.push(Answer { seq, answer: None }),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(answers)
+    }
+
+    /// Keeps what was read, unless something has changed since `version`.
+    fn keep(&self, id: ContentId, answers: Answers, version: Version) {
+        if self.exact.len() >= EXACT_QUESTIONS {
+            self.exact.clear();
+        }
+        let place = self.exact.entry(id);
+        if self.version(&id) == version {
+            place.insert(answers);
+        }
+    }
+
+    fn answers(&self, id: &ContentId) -> Result<Answers, ReadError> {
+        if let Some(answers) = self.exact.get(id) {
+            return Ok(answers.clone());
+        }
+        self.read(id, self.questions.find(id.fingerprint())?.as_slice())
     }
 
     /// The live entries of a question.
-    pub(super) fn live(&self, id: &ContentId) -> Vec<u64> {
-        self.answers.get(id).map_or_else(Vec::new, |answers| answers.live.iter().map(|live| live.seq).collect())
+    pub(super) fn live(&self, id: &ContentId) -> Result<Vec<u64>, ReadError> {
+        Ok(self.answers(id)?.live.iter().map(|live| live.seq).collect())
     }
 
-    pub(super) fn standing(&self, id: &ContentId, answer: &Digest) -> Standing {
-        let Some(answers) = self.answers.get(id) else { return Standing::Unknown };
-        match answers.live.iter().find(|live| live.answer == *answer) {
+    pub(super) fn standing(&self, id: &ContentId, answer: &Digest) -> Result<Standing, ReadError> {
+        let answers = self.answers(id)?;
+        Ok(match answers.live.iter().find(|live| live.answer == Some(*answer)) {
             Some(live) => Standing::Held(live.seq),
             None if answers.retracted.contains(answer) => Standing::Retracted,
             None => Standing::Unknown,
-        }
+        })
     }
 
     /// This entry's bytes are lost: it no longer answers. Whether that was news.
-    pub(super) fn lose(&self, id: &ContentId, seq: u64) -> bool {
-        let Some(mut answers) = self.answers.get_mut(id) else { return false };
-        let Some(at) = answers.live.iter().position(|live| live.seq == seq) else { return false };
-        let lost = answers.live.remove(at);
-        answers.gone.push(lost);
-        self.check_hot(&mut answers);
-        true
+    pub(super) fn lose(&self, id: &ContentId, seq: u64) -> Result<bool, ReadError> {
+        let version = self.version(id);
+        let mut answers = self.answers(id)?;
+        let news = match answers.live.iter().position(|live| live.seq == seq) {
+            Some(at) => {
+                let lost = answers.live.remove(at);
+                answers.gone.push(lost);
+                true
+            }
+            None => !self.exact.contains_key(id) && answers.gone.iter().any(|gone| gone.seq == seq),
+        };
+        if news {
+            self.keep(*id, answers, version);
+            if let Some((_, old)) = self.hot.remove_if(id, |_, hot| hot.seq == seq) {
+                self.release(&old);
+            }
+        }
+        Ok(news)
     }
 
     pub(super) fn note_inline(&self, digest: Digest, seq: u64) {
-        self.inline.entry(digest).or_insert(seq);
+        if let Err(error) = self.names.insert(digest.fingerprint(), seq) {
+            tracing::warn!(%error, "the index cannot be read");
+        }
     }
 
-    pub(super) fn inline(&self, digest: &Digest) -> Option<u64> {
-        self.inline.get(digest).map(|seq| *seq)
+    /// The entries that may have these bytes in their frames.
+    pub(super) fn inline(&self, digest: &Digest) -> Result<Candidates, ReadError> {
+        self.names.find(digest.fingerprint())
     }
 
-    /// That entry does not have the payload any more; a later one may.
-    pub(super) fn forget_inline(&self, digest: &Digest, seq: u64) {
-        self.inline.remove_if(digest, |_, noted| *noted == seq);
-    }
-
-    /// Keeps a reply in memory if it is that of the first live entry.
-    pub(super) fn warm(&self, id: ContentId, hot: &Arc<Hot>) {
+    /// Keeps a reply of the first live entry in memory, unless something has changed since `version`.
+    pub(super) fn warm(&self, id: ContentId, hot: &Arc<Hot>, version: Version) {
         if hot.cost() > self.ram_bound / RAM_SHARE {
             return;
         }
         {
-            let Some(mut answers) = self.answers.get_mut(&id) else { return };
-            if answers.hot.is_some() || answers.live.first().is_none_or(|first| first.seq != hot.seq) {
+            let dashmap::Entry::Vacant(place) = self.hot.entry(id) else { return };
+            if self.version(&id) != version {
                 return;
             }
-            answers.hot = Some(hot.clone());
+            place.insert(hot.clone());
             self.ram.fetch_add(hot.cost(), Ordering::Relaxed);
         }
         let mut queue = self.queue.lock().expect("no code panics while it holds the queue");
@@ -205,22 +355,16 @@ impl Index {
         let mut chances = queue.len();
         while self.ram() > self.ram_bound {
             let Some((id, seq)) = queue.pop_front() else { break };
-            let Some(mut answers) = self.answers.get_mut(&id) else { continue };
-            let Some(hot) = answers.hot.take_if(|hot| hot.seq == seq) else { continue };
-            if chances > 0 && hot.used.swap(false, Ordering::Relaxed) {
+            let again = self
+                .hot
+                .get(&id)
+                .is_some_and(|hot| hot.seq == seq && chances > 0 && hot.used.swap(false, Ordering::Relaxed));
+            if again {
                 chances -= 1;
-                answers.hot = Some(hot);
                 queue.push_back((id, seq));
-            } else {
-                self.release(&hot);
+            } else if let Some((_, old)) = self.hot.remove_if(&id, |_, hot| hot.seq == seq) {
+                self.release(&old);
             }
-        }
-    }
-
-    fn check_hot(&self, answers: &mut Answers) {
-        let first = answers.live.first().map(|first| first.seq);
-        if let Some(stale) = answers.hot.take_if(|hot| Some(hot.seq) != first) {
-            self.release(&stale);
         }
     }
 

@@ -16,3 +16,5 @@ pub const RECORDER_QUEUE: usize = 16 * 1024;
 pub const RECORDER_BYTES: u64 = 256 * 1024 * 1024;
 /// Operations that one write and one sync serve, so that the first of them does not wait for ever.
 pub const RECORDER_GROUP: usize = 4096;
+/// Questions about which everything is kept exactly, because one entry does not tell; beyond it they are read again when needed.
+pub const EXACT_QUESTIONS: usize = 64 * 1024;

@@ -51,7 +51,7 @@ impl<I: Eval> Memo<I> {
                     Tier::Ram => Origin::Ram,
                     Tier::Disk => Origin::Disk,
                 };
-                Ok(Ok(Answer { id, reply: held.reply, origin, recorded: true }))
+                Ok(Ok(Answer { id, reply: held.into_reply(), origin, recorded: true }))
             }
             // A disk that cannot be read is not a miss; but what can be computed again may be.
             Err(error) if class.is_reproducible() => {

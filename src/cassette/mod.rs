@@ -9,6 +9,7 @@
 //!
 //! Not known here: peers, evaluators, async runtimes and clocks (the recorder's thread reads one, to bound a batch's delay).
 
+mod finder;
 mod index;
 pub mod limits;
 mod memo;

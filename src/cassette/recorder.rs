@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::id::{ContentId, Digest};
-use crate::ledger::LedgerError;
+use crate::ledger::{LedgerError, Made, Room};
 use crate::proof::Evidence;
 use crate::record::Record;
 
@@ -80,7 +80,9 @@ impl Recorder {
         let cassette = writer.cassette();
         let (queue, ops) = sync_channel(RECORDER_QUEUE);
         let queued = Arc::new(AtomicU64::new(0));
-        let worker = Worker { told: writer.durable(), writer, on_durable, queued: queued.clone(), deadline: None };
+        let room = RoomMaker::start()?;
+        let worker =
+            Worker { told: writer.durable(), writer, on_durable, queued: queued.clone(), deadline: None, room };
         let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || worker.run(&ops))?;
         let inner = Inner { queue: RwLock::new(Some(queue)), queued, thread: Mutex::new(Some(thread)) };
         Ok(RecorderHandle { inner: Arc::new(inner), cassette })
@@ -192,6 +194,47 @@ struct Worker {
     told: u64,
     /// When something that was written must be durable.
     deadline: Option<Instant>,
+    room: RoomMaker,
+}
+
+/// The thread that makes room ahead.
+struct RoomMaker {
+    wanted: Option<SyncSender<Room>>,
+    made: Receiver<Made>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl RoomMaker {
+    fn start() -> io::Result<Self> {
+        let (wanted, rooms) = sync_channel::<Room>(2);
+        let (done, made) = sync_channel(2);
+        let work = move || rooms.into_iter().map(Room::make).try_for_each(|made| done.send(made)).unwrap_or(());
+        let thread = thread::Builder::new().name("room".to_owned()).spawn(work)?;
+        Ok(Self { wanted: Some(wanted), made, thread: Some(thread) })
+    }
+
+    /// Hands work over and takes what is done; never waits.
+    fn turn(&self, writer: &mut CassetteWriter) {
+        self.made.try_iter().for_each(|made| writer.accept(made));
+        if let Some(room) = writer.wants_room()
+            && let Some(wanted) = &self.wanted
+            && wanted.try_send(room).is_err()
+        {
+            tracing::warn!("the thread that makes room is behind; commits will be slower");
+        }
+    }
+}
+
+impl Drop for RoomMaker {
+    fn drop(&mut self) {
+        drop(self.wanted.take());
+        self.made.try_iter().for_each(drop);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that makes room panicked");
+        }
+    }
 }
 
 impl Worker {
@@ -204,7 +247,7 @@ impl Worker {
             match first {
                 Ok(first) => self.group(first, ops),
                 Err(RecvTimeoutError::Timeout) => drop(self.commit()),
-                Err(RecvTimeoutError::Disconnected) => return self.commit(),
+                Err(RecvTimeoutError::Disconnected) => return self.close(),
             }
         }
     }
@@ -240,6 +283,7 @@ impl Worker {
             complete(done, result);
         }
         self.tell();
+        self.room.turn(&mut self.writer);
     }
 
     fn append(&mut self, what: What) -> Result<Ticket, LedgerError> {
@@ -249,6 +293,16 @@ impl Worker {
             What::Adopt { evidence, prepared, announce } => self.writer.adopt_prepared(*evidence, *prepared, announce),
             What::Retract { id, answer, at } => self.writer.retract(id, answer, at),
         }
+    }
+
+    /// Commits, and leaves the ledger as a quick opening wants it.
+    fn close(mut self) -> Result<u64, LedgerError> {
+        let outcome = self.commit();
+        let Self { mut writer, room, .. } = self;
+        writer.stop_room();
+        // Whatever room is being made is trimmed away only once nobody makes it any more.
+        drop(room);
+        outcome.and_then(|_| writer.close())
     }
 
     fn commit(&mut self) -> Result<u64, LedgerError> {

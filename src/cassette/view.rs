@@ -10,7 +10,7 @@ use crate::error::NotHeld;
 use crate::id::{ContentId, Digest};
 use crate::identity::Signer;
 use crate::ledger::limits::INLINE_PAYLOAD;
-use crate::ledger::{LedgerReader, ReadError, Recovery, payload_window};
+use crate::ledger::{Entry, LedgerReader, ReadError, Recovery, payload_window};
 use crate::proof::Evidence;
 use crate::record::Record;
 use crate::reply::{BlobRef, Payload, Reply};
@@ -56,22 +56,42 @@ pub enum Tier {
     Disk,
 }
 
-/// A reply that is held here, with every payload inline.
+/// A reply that is held here, with every payload inline. Cheap to clone: it is shared with the memory tier.
 #[derive(Debug, Clone)]
 pub struct Held {
-    /// The record that names it.
-    pub record: Arc<Record>,
-    /// The reply.
-    pub reply: Reply,
+    hot: Arc<Hot>,
     /// Where it was.
     pub tier: Tier,
+}
+
+impl Held {
+    /// The record that names it.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.hot.record
+    }
+
+    /// The reply.
+    #[must_use]
+    pub fn reply(&self) -> &Reply {
+        &self.hot.reply
+    }
+
+    /// The reply, to keep.
+    #[must_use]
+    pub fn into_reply(self) -> Reply {
+        Arc::try_unwrap(self.hot).map_or_else(|shared| shared.reply.clone(), |own| own.reply)
+    }
+
     /// The position of its entry in the ledger.
-    pub seq: u64,
+    #[must_use]
+    pub fn seq(&self) -> u64 {
+        self.hot.seq
+    }
 }
 
 /// What a lookup gives. A miss is a value.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "it is taken apart where it is made; a hit must not cost an allocation")]
 pub enum Lookup {
     /// It is held.
     Hit(Held),
@@ -104,7 +124,7 @@ impl CassetteError {
 /// How a cassette is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stats {
-    /// Questions that something is known about.
+    /// Questions that were answered here; one that was answered again after a restart may count twice.
     pub questions: u64,
     /// Records, observed and adopted.
     pub records: u64,
@@ -112,6 +132,8 @@ pub struct Stats {
     pub bytes: u64,
     /// Bytes of replies in memory.
     pub ram_bytes: u64,
+    /// Bytes of the index in memory.
+    pub index_bytes: u64,
     /// Lookups answered from memory.
     pub ram_hits: u64,
     /// Lookups answered from disk.
@@ -153,28 +175,29 @@ impl Cassette {
     /// The held reply to a question. The first record that is whole wins.
     pub fn lookup(&self, id: ContentId) -> Result<Lookup, CassetteError> {
         let Inner { index, counts, .. } = &*self.inner;
+        let miss = |why| {
+            count(&counts.misses, 1);
+            Ok(Lookup::Miss(why))
+        };
         loop {
-            let seq = match index.known(&id) {
-                Known::Not(why) => {
-                    count(&counts.misses, 1);
-                    return Ok(Lookup::Miss(why));
-                }
+            let version = index.version(&id);
+            let seq = match index.known(&id)? {
+                Known::Not(why) => return miss(why),
                 Known::Hot(hot) => {
                     count(&counts.ram_hits, 1);
-                    let (record, reply) = (hot.record.clone(), hot.reply.clone());
-                    return Ok(Lookup::Hit(Held { record, reply, tier: Tier::Ram, seq: hot.seq }));
+                    return Ok(Lookup::Hit(Held { hot, tier: Tier::Ram }));
                 }
                 Known::Cold(seq) => seq,
             };
-            match self.load(seq) {
-                Ok(hot) => {
+            match self.load(id, seq) {
+                Ok(Ok(hot)) => {
                     count(&counts.disk_hits, 1);
-                    index.warm(id, &hot);
-                    let (record, reply) = (hot.record.clone(), hot.reply.clone());
-                    return Ok(Lookup::Hit(Held { record, reply, tier: Tier::Disk, seq }));
+                    index.warm(id, &hot, version);
+                    return Ok(Lookup::Hit(Held { hot, tier: Tier::Disk }));
                 }
+                Ok(Err(why)) => return miss(why),
                 // Each turn takes one entry out of the live ones, so this ends.
-                Err(error) if error.is_loss() => self.lose(id, seq, &error),
+                Err(error) if error.is_loss() => self.lose(id, seq, &error)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -183,11 +206,11 @@ impl Cassette {
     /// The held reply to a question with its evidence. `None` if it is not held, not durable yet, or cannot be proven any more.
     pub fn evidence(&self, id: ContentId, signer: &dyn Signer) -> Result<Option<Proven>, CassetteError> {
         let Lookup::Hit(held) = self.lookup(id)? else { return Ok(None) };
-        match self.inner.ledger.evidence(held.seq, signer) {
+        match self.inner.ledger.evidence(held.seq(), signer) {
             Ok(evidence) => Ok(evidence.map(|evidence| Proven { held, evidence })),
             Err(ReadError::Unprovable { .. }) => Ok(None),
             Err(error) if error.is_loss() => {
-                self.lose(id, held.seq, &error);
+                self.lose(id, held.seq(), &error)?;
                 Ok(None)
             }
             Err(error) => Err(error.into()),
@@ -203,17 +226,17 @@ impl Cassette {
         len: u32,
     ) -> Result<Option<Bytes>, CassetteError> {
         let window = |bytes: &Bytes| Some(payload_window(bytes, offset, len));
-        if let Known::Hot(hot) = self.inner.index.known(&id)
+        if let Known::Hot(hot) = self.inner.index.known(&id)?
             && let Some(position) = hot.record.blobs().position(|blob| blob.digest == digest)
             && let Some(bytes) = hot.reply.payloads().nth(position).and_then(Payload::bytes)
         {
             return Ok(window(bytes));
         }
-        for seq in self.inner.index.live(&id) {
+        for seq in self.inner.index.live(&id)? {
             match self.payload(seq, digest) {
                 Ok(Some(bytes)) => return Ok(window(&bytes)),
                 Ok(None) => {}
-                Err(error) if error.is_loss() => self.lose(id, seq, &error),
+                Err(error) if error.is_loss() => self.lose(id, seq, &error)?,
                 Err(error) => return Err(error.into()),
             }
         }
@@ -223,14 +246,11 @@ impl Cassette {
     /// The bytes of any payload that is held, for an input that was given by digest.
     pub fn blob(&self, digest: Digest) -> Result<Option<Bytes>, CassetteError> {
         let Inner { ledger, index, .. } = &*self.inner;
-        if let Some(seq) = index.inline(&digest) {
+        for &seq in index.inline(&digest)?.as_slice() {
             match self.payload(seq, digest) {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) => {}
-                Err(error) if error.is_loss() => {
-                    index.forget_inline(&digest, seq);
-                    tracing::warn!(seq, %error, "a payload is lost");
-                }
+                Err(error) if error.is_loss() => tracing::warn!(seq, %error, "a payload is lost"),
                 Err(error) => return Err(error.into()),
             }
         }
@@ -240,7 +260,14 @@ impl Cassette {
     /// Whether this answer was retracted here and has not been recorded again since.
     #[must_use]
     pub fn is_retracted(&self, id: ContentId, answer: Digest) -> bool {
-        matches!(self.inner.index.standing(&id, &answer), Standing::Retracted)
+        self.inner.index.standing(&id, &answer).map_or_else(
+            |error| {
+                // "Never serve this again" holds also while the disk does not tell.
+                tracing::warn!(id = %id.short(), %error, "it cannot be told whether an answer was retracted");
+                true
+            },
+            |standing| standing == Standing::Retracted,
+        )
     }
 
     /// How this cassette is doing.
@@ -249,10 +276,11 @@ impl Cassette {
         let Inner { ledger, index, counts, recovery, .. } = &*self.inner;
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Stats {
-            questions: index.questions() as u64,
+            questions: index.questions(),
             records: read(&counts.records),
             bytes: read(&counts.bytes),
             ram_bytes: index.ram() as u64,
+            index_bytes: (index.bytes() + ledger.index_bytes()) as u64,
             ram_hits: read(&counts.ram_hits),
             disk_hits: read(&counts.disk_hits),
             misses: read(&counts.misses),
@@ -265,15 +293,20 @@ impl Cassette {
         }
     }
 
-    /// Reads the whole reply of an entry.
-    fn load(&self, seq: u64) -> Result<Arc<Hot>, ReadError> {
+    /// Reads the whole reply of an entry, or says why it is none to this question.
+    fn load(&self, id: ContentId, seq: u64) -> Result<Result<Arc<Hot>, NotHeld>, ReadError> {
         let ledger = &self.inner.ledger;
         let stored = ledger.read(seq)?.ok_or(ReadError::Quarantined { seq })?;
-        let record = stored.entry.record().ok_or(ReadError::Damaged { seq })?.into_owned();
+        let record = match stored.entry {
+            Entry::Retracted { request, .. } if request == id => return Ok(Err(NotHeld::Retracted)),
+            _ => stored.entry.record(),
+        };
+        // Another question may have the same fingerprint.
+        let Some(record) = record.filter(|record| record.request == id) else { return Ok(Err(NotHeld::NeverSeen)) };
         let payloads: Vec<Bytes> =
             record.blobs().map(|blob| ledger.payload_of(&stored, blob)).collect::<Result<_, _>>()?;
         let reply = inline_reply(&record, &payloads);
-        Ok(Hot::new(seq, Arc::new(record), reply))
+        Ok(Ok(Hot::new(seq, record.into_owned(), reply)))
     }
 
     /// One payload of an entry, if the entry names it.
@@ -297,11 +330,12 @@ impl Cassette {
         Ok(Some(bytes))
     }
 
-    fn lose(&self, id: ContentId, seq: u64, error: &ReadError) {
-        if self.inner.index.lose(&id, seq) {
+    fn lose(&self, id: ContentId, seq: u64, error: &ReadError) -> Result<(), ReadError> {
+        if self.inner.index.lose(&id, seq)? {
             count(&self.inner.counts.damaged, 1);
             tracing::warn!(seq, id = %id.short(), %error, "a held reply is lost");
         }
+        Ok(())
     }
 }
 

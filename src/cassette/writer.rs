@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::id::{ContentId, Digest};
 use crate::ledger::limits::INLINE_PAYLOAD;
-use crate::ledger::{Blob, Entry, Ledger, LedgerError, OpenError, Opening, Recovery, Storage};
+use crate::ledger::{Blob, Entry, Ledger, LedgerError, Made, OpenError, Opening, Recovery, Room, Storage};
 use crate::proof::Evidence;
 use crate::record::Record;
 use crate::reply::{Payload, Reply};
@@ -146,24 +146,12 @@ impl CassetteWriter {
         opening: &Opening,
         options: CassetteOptions,
     ) -> Result<(Self, Recovery), OpenError> {
-        let (index, counts) = (Index::new(options.ram_bytes), Counts::default());
-        let (ledger, recovery) = Ledger::open_visiting(storage, opening, &mut |stored| {
-            stored.inline().for_each(|blob| index.note_inline(blob.digest, stored.seq));
-            match &stored.entry {
-                Entry::Retracted { request, answer, .. } => {
-                    count(&counts.retracted, 1);
-                    index.apply(Change::Retract { id: *request, answer: *answer, seq: stored.seq });
-                }
-                entry => {
-                    let Some(record) = entry.record() else { return };
-                    tally(&counts, &record);
-                    if record.class.is_memoised() {
-                        let (id, answer, seq) = (record.request, record.answer(), stored.seq);
-                        index.apply(Change::Hold { id, answer, seq, hot: None });
-                    }
-                }
-            }
-        })?;
+        let (ledger, recovery) = Ledger::open(storage, opening)?;
+        let (index, counts) = (Index::new(ledger.reader(), options.ram_bytes), Counts::default());
+        let sums = ledger.reader().sums();
+        count(&counts.records, sums.records);
+        count(&counts.bytes, sums.payload);
+        count(&counts.retracted, sums.retractions);
         let cassette = Cassette::new(ledger.reader(), index, counts, recovery.clone());
         let written = ledger.next_seq();
         let (pending, staged) = Default::default();
@@ -216,7 +204,7 @@ impl CassetteWriter {
             let refused = LedgerError::Retracted { request, answer };
             return if held { Ok(Ticket { seq, durability, fresh: false }) } else { Err(refused) };
         }
-        match self.cassette.inner.index.standing(&request, &answer) {
+        match self.cassette.inner.index.standing(&request, &answer)? {
             Standing::Held(seq) => return Ok(Ticket { seq, durability: Durability::Memory, fresh: false }),
             Standing::Retracted => return Err(LedgerError::Retracted { request, answer }),
             Standing::Unknown => {}
@@ -255,6 +243,26 @@ impl CassetteWriter {
         Ok(self.written)
     }
 
+    /// Makes everything durable and seals the ledger, so that the next opening is quick; see [`Ledger::close`].
+    pub fn close(self) -> Result<u64, LedgerError> {
+        self.ledger.close()
+    }
+
+    /// See [`Ledger::wants_room`].
+    pub fn wants_room(&mut self) -> Option<Room> {
+        self.ledger.wants_room()
+    }
+
+    /// See [`Ledger::stop_room`].
+    pub fn stop_room(&mut self) {
+        self.ledger.stop_room();
+    }
+
+    /// See [`Ledger::accept`].
+    pub fn accept(&mut self, made: Made) {
+        self.ledger.accept(made);
+    }
+
     /// Entries that survive any crash.
     #[must_use]
     pub fn durable(&self) -> u64 {
@@ -286,7 +294,7 @@ impl CassetteWriter {
         let change = record.class.is_memoised().then(|| {
             let bytes: Vec<Bytes> = blobs.iter().map(|blob| blob.bytes().clone()).collect();
             let reply = inline_reply(&record, &bytes);
-            Change::Hold { id, answer, seq, hot: Some(Hot::new(seq, Arc::new(record), reply)) }
+            Change::Hold { id, answer, seq, hot: Some(Hot::new(seq, record, reply)) }
         });
         self.stage(ticket, (id, answer), true, change);
         ticket

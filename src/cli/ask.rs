@@ -144,14 +144,15 @@ const JOIN: Duration = Duration::from_secs(5);
 
 async fn ask_here(question: Question, directory: &Path, fleet: Fleet) -> Result<Answer, Failure> {
     let mut builder = Node::builder().data_dir(directory);
-    let peers = fleet.peers.len();
-    if peers > 0 {
+    let peers = fleet.all_peers()?;
+    let wanted = peers.len();
+    if wanted > 0 {
         let secret = paths::fleet_secret(fleet.secret)?;
-        builder = builder.network(Network { secret, listen: Vec::new(), peers: fleet.peers, mdns: false });
+        builder = builder.network(Network { secret, listen: Vec::new(), peers, mdns: false });
     }
     let node = builder.start()?;
-    if peers > 0 {
-        join(&node, peers).await?;
+    if wanted > 0 {
+        join(&node, wanted).await?;
     }
     let answer = match question {
         Question::Eval(request) => node.eval(*request).await,

@@ -32,6 +32,8 @@ pub const OTHER_FLEET: u8 = 23;
 pub const SECRET: u8 = 24;
 /// The ledger refused a record (disk full, disk failed).
 pub const LEDGER: u8 = 25;
+/// The ledger is damaged (`ledger verify`, or an entry that was asked for is lost).
+pub const DAMAGED: u8 = 26;
 /// An answer of the demo was wrong.
 pub const WRONG_ANSWER: u8 = 30;
 /// Ctrl-C came a second time before the node had stopped (128 + SIGINT, as shells have it).
@@ -43,4 +45,4 @@ Exit codes:
   0 ok   1 failed   2 usage   3 program ended with another status than 0, or trapped
   10 file unreadable   11 program refused   12 limit reached   13 nobody holds it   14 busy   15 no node
   20 data directory   21 data directory in use   22 address in use   23 peer of another fleet
-  24 fleet secret file   25 ledger refused   30 wrong answer (demo)   130 stopped by a second Ctrl-C";
+  24 fleet secret file   25 ledger refused   26 ledger damaged   30 wrong answer (demo)   130 stopped by a second Ctrl-C";

@@ -4,6 +4,7 @@ mod ask;
 pub mod demo;
 pub mod exit;
 mod failure;
+mod ledger;
 mod paths;
 mod status;
 mod up;
@@ -37,6 +38,9 @@ enum Command {
     Get(ask::GetArgs),
     /// Show how a running node is.
     Status(status::Args),
+    /// Look at a node's ledger: count, verify, show, export.
+    #[command(subcommand)]
+    Ledger(ledger::Command),
     /// Start three nodes on this machine, give them a real batch, and show who answered what.
     Demo(demo::Args),
 }
@@ -58,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
         Command::Status(args) => status::run(&args),
+        Command::Ledger(command) => ledger::run(&command),
         Command::Demo(args) => demo::run(&args),
     };
     match result {

@@ -9,7 +9,7 @@ use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{DataDir, Failure, exit, paths, runtime};
-use crate::net::PeerAddr;
+use crate::net::{ParsePeerError, PeerAddr};
 use crate::node::{Network, Node};
 
 /// How a node joins a fleet; shared by `up` and by an `eval` without a running node.
@@ -18,9 +18,31 @@ pub(super) struct Fleet {
     /// A peer to join, `HOST:PORT` or `NODE@HOST:PORT`; may be repeated.
     #[arg(long = "peer", value_name = "ADDR")]
     pub(super) peers: Vec<PeerAddr>,
+    /// A file with peers to join, one to a line; a line that begins with `#` is a comment.
+    #[arg(long, value_name = "FILE", env = "EVALMESH_PEERS_FILE")]
+    pub(super) peers_file: Option<PathBuf>,
     /// The file with the fleet secret [default: the user's, made at first use].
     #[arg(long, value_name = "FILE", env = "EVALMESH_SECRET")]
     pub(super) secret: Option<PathBuf>,
+}
+
+impl Fleet {
+    /// The peers of the command line and of the peers file.
+    pub(super) fn all_peers(&self) -> Result<Vec<PeerAddr>, Failure> {
+        let mut peers = self.peers.clone();
+        let Some(path) = &self.peers_file else { return Ok(peers) };
+        let text = std::fs::read_to_string(path).map_err(|error| Failure::unreadable(path, &error))?;
+        for (number, line) in text.lines().map(str::trim).enumerate() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let wrong = |error: ParsePeerError| {
+                Failure::new(exit::INPUT, format!("{}:{}: {error}", path.display(), number + 1), error.hint())
+            };
+            peers.push(line.parse().map_err(wrong)?);
+        }
+        Ok(peers)
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -52,11 +74,12 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
         .with_target(false)
         .init();
     let directory = args.data.resolve()?;
+    let peers = args.fleet.all_peers()?;
     let secret = match args.fleet.secret {
         Some(path) if args.new_secret => paths::make_secret(&path)?,
         named => paths::fleet_secret(named)?,
     };
-    let network = Network { secret, listen: args.listen, peers: args.fleet.peers, mdns: !args.no_mdns };
+    let network = Network { secret, listen: args.listen, peers, mdns: !args.no_mdns };
     let mut builder = Node::builder().data_dir(&directory).control().network(network);
     if let Some(patience) = args.patience {
         builder = builder.patience(patience);

@@ -41,6 +41,20 @@ pub(super) struct Learning {
 }
 
 impl Learning {
+    /// Logs that are being fetched by manifest.
+    pub(super) fn fetches(&self) -> usize {
+        self.fetches.len()
+    }
+
+    /// Whether `asks` names exactly what the fetches wait for.
+    pub(super) fn is_consistent(&self) -> bool {
+        let waited: usize = self.fetches.values().map(|fetch| fetch.in_flight.len()).sum();
+        let known = |(ask, author): (&AskId, &NodeId)| {
+            self.fetches.get(author).is_some_and(|fetch| fetch.in_flight.contains_key(ask))
+        };
+        waited == self.asks.len() && self.asks.iter().all(known)
+    }
+
     pub(super) fn heard_of(&self, node: NodeId) -> u64 {
         self.heard_of.get(&node).copied().unwrap_or(0)
     }

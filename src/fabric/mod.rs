@@ -337,8 +337,8 @@ impl Fabric {
             Message::NotHeld { ask } => self.on_not_held(step, from, ask),
             Message::Busy { ask } => self.on_busy(step, from, ask),
             Message::Chunk { ask, bytes } => self.on_chunk(step, from, ask, bytes),
-            // Look-ups are short: by the time a cancel comes, the answer is on its way.
-            Message::Cancel { .. } => {}
+            // Where nodes listen is the driver's affair. Look-ups are short: by the time a cancel comes, the answer is on its way.
+            Message::Cancel { .. } | Message::Addresses(_) => {}
         }
     }
 
@@ -388,6 +388,12 @@ impl Fabric {
         self.counters
     }
 
+    /// Logs that are being caught up with by their segments.
+    #[must_use]
+    pub fn catching_up(&self) -> usize {
+        self.learning.fetches()
+    }
+
     /// Questions in flight.
     #[must_use]
     pub fn in_flight(&self) -> usize {
@@ -399,6 +405,7 @@ impl Fabric {
         debug_assert!(self.by_id.iter().all(|(id, flight)| self.flights.get(flight).is_some_and(|f| f.id == *id)));
         debug_assert_eq!(self.jobs.len(), self.flights.values().map(|flight| flight.waiters.len()).sum::<usize>());
         debug_assert!(self.flights.values().all(|flight| !flight.waiters.is_empty()), "a flight without waiters");
+        debug_assert!(self.learning.is_consistent(), "asks for segments and their fetches differ");
         debug_assert_eq!(self.asks.len(), self.flights.values().map(Flight::asks_in_flight).sum::<usize>());
     }
 }

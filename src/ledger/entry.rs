@@ -9,12 +9,14 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContentId, Digest, EpochId, NodeId};
-use crate::proof::{self, Evidence, Hash};
+use crate::proof::{self, Evidence, Hash, SignedHead};
 use crate::record::{Record, RecordError};
 
 const EPOCH: u8 = 0;
 const ADOPTED: u8 = 2;
 const RETRACTED: u8 = 3;
+const CHECKPOINT: u8 = 4;
+const EVICTED: u8 = 5;
 
 /// Version byte of every body that is defined here; an observed record's body has the version of the record itself.
 const BODY_V1: u8 = 1;
@@ -61,6 +63,22 @@ pub enum Entry {
         /// When, by this node's clock: microseconds since 1970.
         at: u64,
     },
+    /// A place to hold on to: where the ledger begins now, and a signed head.
+    Checkpoint {
+        /// Entries before this position may have been dropped. It only rises.
+        floor: u64,
+        /// The newest head at that time.
+        head: Option<SignedHead>,
+        /// When, by this node's clock: microseconds since 1970.
+        at: u64,
+    },
+    /// These payloads were dropped to make room; the records that name them stay.
+    Evicted {
+        /// The payloads.
+        payloads: Vec<Digest>,
+        /// When, by this node's clock: microseconds since 1970.
+        at: u64,
+    },
     /// Something that a newer version wrote.
     Unknown {
         /// Its kind byte.
@@ -91,6 +109,19 @@ struct RetractedV1 {
     at: u64,
 }
 
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct CheckpointV1 {
+    floor: u64,
+    head: Option<SignedHead>,
+    at: u64,
+}
+
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct EvictedV1 {
+    payloads: Vec<Digest>,
+    at: u64,
+}
+
 impl Entry {
     /// The kind byte.
     #[must_use]
@@ -100,6 +131,8 @@ impl Entry {
             Self::Observed(_) => proof::OBSERVED,
             Self::Adopted(_) => ADOPTED,
             Self::Retracted { .. } => RETRACTED,
+            Self::Checkpoint { .. } => CHECKPOINT,
+            Self::Evicted { .. } => EVICTED,
             Self::Unknown { kind, .. } => *kind,
         }
     }
@@ -114,6 +147,10 @@ impl Entry {
             Self::Observed(record) => record.encode().into(),
             Self::Adopted(evidence) => encode(evidence),
             &Self::Retracted { request, answer, at } => encode(&RetractedV1 { request, answer, at }),
+            Self::Checkpoint { floor, head, at } => {
+                encode(&CheckpointV1 { floor: *floor, head: head.clone(), at: *at })
+            }
+            Self::Evicted { payloads, at } => encode(&EvictedV1 { payloads: payloads.clone(), at: *at }),
             Self::Unknown { body, .. } => body.clone(),
         }
     }
@@ -134,7 +171,9 @@ impl Entry {
                 Err(error) => Err(EntryError(error.to_string())),
             };
         }
-        if !matches!(kind, EPOCH | ADOPTED | RETRACTED) || body.first().is_some_and(|version| *version != BODY_V1) {
+        if !matches!(kind, EPOCH | ADOPTED | RETRACTED | CHECKPOINT | EVICTED)
+            || body.first().is_some_and(|version| *version != BODY_V1)
+        {
             return Ok(unknown());
         }
         Ok(match kind {
@@ -149,6 +188,14 @@ impl Entry {
                     Err(RecordError::Version(_)) => unknown(),
                     Err(error) => return Err(EntryError(error.to_string())),
                 }
+            }
+            CHECKPOINT => {
+                let CheckpointV1 { floor, head, at } = decode(body)?;
+                Self::Checkpoint { floor, head, at }
+            }
+            EVICTED => {
+                let EvictedV1 { payloads, at } = decode(body)?;
+                Self::Evicted { payloads, at }
             }
             _ => {
                 let RetractedV1 { request, answer, at } = decode(body)?;
@@ -168,7 +215,7 @@ impl Entry {
         match self {
             Self::Observed(record) => Some(Cow::Borrowed(record)),
             Self::Adopted(evidence) => Record::decode(&evidence.record).ok().map(Cow::Owned),
-            Self::Epoch { .. } | Self::Retracted { .. } | Self::Unknown { .. } => None,
+            _ => None,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong with a ledger, one type per place where a caller acts differently, and the report of what recovery found.
 
+use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::path::PathBuf;
@@ -142,6 +143,9 @@ pub enum LedgerError {
         /// The answer.
         answer: Digest,
     },
+    /// What is held already could not be read; nothing was written.
+    #[error(transparent)]
+    Read(#[from] ReadError),
     /// Epoch entries are made by opening, by nothing else.
     #[error("an epoch entry cannot be appended")]
     EpochEntry,
@@ -166,6 +170,7 @@ impl LedgerError {
             Self::Io { .. } | Self::Poisoned { .. } => {
                 "look at the disk (full? read-only?), then open the ledger again"
             }
+            Self::Read(error) => error.hint(),
             Self::Busy { .. } => "try again in a moment",
             Self::Closed => "start the node again",
             Self::Retracted { .. } => "compute it anew; its old answer is not taken back",
@@ -321,4 +326,20 @@ pub enum Cause {
     Misplaced,
     /// An epoch whose entries do not lead to the root that the next epoch names: history was changed. Nothing of it can be proven.
     RootDiffers(EpochId),
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Frame => f.write_str("no whole frame"),
+            Self::Payload => f.write_str("a payload does not match its checksum"),
+            Self::Header => f.write_str("the segment's header is damaged"),
+            Self::MissingSegment => f.write_str("a segment is missing"),
+            Self::DuplicateSegment => f.write_str("the segment covers entries of another one"),
+            Self::Misplaced => f.write_str("a file that is no segment of this ledger"),
+            Self::RootDiffers(epoch) => {
+                write!(f, "the entries of epoch {epoch} are not those that the next epoch names")
+            }
+        }
+    }
 }

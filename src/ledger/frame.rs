@@ -21,7 +21,7 @@ pub(super) const FORMAT: u32 = 1;
 const SEGMENT_MAGIC: [u8; 8] = *b"EVMLEDGR";
 const FRAME_MAGIC: [u8; 4] = *b"EVMf";
 /// Length of a frame's fixed part.
-const FIXED: usize = 32;
+pub(super) const FIXED: usize = 32;
 /// Length of one row of a frame's payload table.
 const ROW: usize = 36;
 /// Frames begin at multiples of this.
@@ -64,6 +64,11 @@ pub(super) struct Salt(u32);
 impl Salt {
     pub(super) fn new(node: NodeId, first: u64) -> Self {
         Self(crc32c::crc32c_append(crc32c::crc32c(node.as_bytes()), &first.to_le_bytes()))
+    }
+
+    /// The checksum of an index block's bytes.
+    pub(super) fn checksum(self, bytes: &[u8]) -> u32 {
+        crc32c::crc32c_append(self.0, bytes)
     }
 
     fn at(self, offset: u64) -> u32 {
@@ -174,18 +179,25 @@ impl Frame {
     }
 }
 
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+pub(super) fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_le_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }
 
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
+pub(super) fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     Some(u64::from_le_bytes(bytes.get(at..at + 8)?.try_into().ok()?))
 }
 
+/// Whether these bytes are the fixed part of the frame with this sequence number and entry checksum.
+pub(super) fn is_frame(fixed: &[u8], seq: u64, checksum: u32) -> bool {
+    fixed.starts_with(&FRAME_MAGIC) && u32_at(fixed, 4) == Some(checksum) && u64_at(fixed, 8) == Some(seq)
+}
+
 /// The first place at or after `from` (a multiple of [`ALIGN`]) where a whole entry with an acceptable sequence number begins.
-pub(super) fn resync(bytes: &[u8], salt: Salt, from: usize, accept: impl Fn(u64) -> bool) -> Option<usize> {
+///
+/// `bytes` lie at `base` of the segment; all places are relative to it.
+pub(super) fn resync(bytes: &[u8], salt: Salt, base: u64, from: usize, accept: impl Fn(u64) -> bool) -> Option<usize> {
     (from..bytes.len())
         .step_by(ALIGN)
         .filter(|at| bytes[*at..].starts_with(&FRAME_MAGIC))
-        .find(|at| Frame::parse(&bytes[*at..], salt, *at as u64).is_some_and(|frame| accept(frame.seq)))
+        .find(|at| Frame::parse(&bytes[*at..], salt, base + *at as u64).is_some_and(|frame| accept(frame.seq)))
 }

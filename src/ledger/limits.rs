@@ -14,3 +14,11 @@ pub const MAX_PAYLOADS: usize = crate::limits::MAX_OUTPUT_FILES + 2;
 pub const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// Damages that one recovery describes one by one; further ones are only counted.
 pub const MAX_DAMAGES: usize = 1024;
+/// A run of entries is sealed, and its index written, once its frames are this long: so much is read again after a crash.
+pub const RUN_BYTES: u64 = 16 * 1024 * 1024;
+/// A run is sealed once it has this many entries: their places in it take 16 bits.
+pub const RUN_ENTRIES: usize = 60_000;
+/// Room ahead is made in steps of this size, so that a step never holds up a sync for long.
+pub const ROOM_STEP: usize = 1024 * 1024;
+/// Syncs of one segment after which room ahead is worth its bytes; bulk loads never get there.
+pub const ROOM_AFTER_SYNCS: u32 = 8;

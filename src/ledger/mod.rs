@@ -12,22 +12,34 @@
 //! `cassette`), who is told about an entry (see `fabric`), or what a record means. The bytes are specified in `docs/ledger-format.md`.
 
 mod blobs;
+mod block;
 mod entry;
 mod error;
 mod frame;
 pub mod limits;
 mod reader;
 mod recovery;
+mod room;
+mod row;
+mod run;
+mod scan;
+mod seal;
 mod state;
 mod storage;
+mod survey;
 #[cfg(test)]
 mod tests;
+mod tree;
 mod writer;
 
 pub use blobs::Blob;
+pub use block::Table;
 pub use entry::{Entry, EntryError, Parent};
 pub use error::{Cause, Cut, Damage, LedgerError, OpenError, ReadError, Recovery};
 pub(crate) use reader::range as payload_window;
 pub use reader::{LedgerReader, Stored};
-pub use storage::{DirLock, FaultyStorage, FileStorage, MemoryStorage, Op, Storage, StorageFile};
+pub use room::{Made, Room};
+pub use state::Sums;
+pub use storage::{DirLock, FaultyStorage, FileStorage, LookStorage, MemoryStorage, Op, Storage, StorageFile};
+pub use survey::{Finding, Sight, Survey};
 pub use writer::{Ledger, Opening};

@@ -14,10 +14,11 @@ use crate::proof::{Evidence, SignedHead};
 use crate::reply::BlobRef;
 
 use super::blobs::{self, Found};
+use super::block::{self, Table};
 use super::entry::Entry;
 use super::error::ReadError;
-use super::frame::{Frame, Salt};
-use super::state::{Shared, Slot, State, segment_path};
+use super::frame::Frame;
+use super::state::{Located, Shared, State, Sums, push_item, segment_path};
 use super::storage::read_exact;
 
 /// A handle for reading a ledger. Cheap to clone.
@@ -36,7 +37,7 @@ pub struct Stored {
     /// The entry.
     pub entry: Entry,
     /// Not verified yet; only [`LedgerReader::payload_of`] gives them out.
-    payloads: Vec<(BlobRef, Bytes)>,
+    pub(super) payloads: Vec<(BlobRef, Bytes)>,
 }
 
 impl Stored {
@@ -99,25 +100,52 @@ impl LedgerReader {
 
     /// The entry at a position; `None` beyond the end.
     pub fn read(&self, seq: u64) -> Result<Option<Stored>, ReadError> {
-        let (slot, first, file) = {
-            let state = self.shared.read();
-            let Some(&slot) = state.slot(seq) else { return Ok(None) };
-            if slot.len == 0 {
-                return Err(ReadError::Quarantined { seq });
-            }
-            let segment = &state.segments[slot.segment as usize];
-            (slot, segment.first, segment.file.clone())
+        let (segment, place) = match self.shared.locate(seq)? {
+            Located::Beyond => return Ok(None),
+            Located::Lost => return Err(ReadError::Quarantined { seq }),
+            Located::At(segment, place) => (segment, place),
         };
-        let Slot { offset, len, .. } = slot;
-        let bytes = match read_exact(&*file, u64::from(offset), len as usize) {
+        let offset = u64::from(place.offset);
+        let failed = |error| self.shared.read_error(&segment_path(segment.first), error);
+        let bytes = match read_exact(&**segment.file().map_err(failed)?, offset, place.len as usize) {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Err(ReadError::Damaged { seq }),
-            Err(error) => return Err(self.shared.read_error(&segment_path(first), error)),
+            Err(error) => return Err(failed(error)),
         };
-        match Frame::parse(&bytes, Salt::new(self.shared.node, first), u64::from(offset)) {
+        match Frame::parse(&bytes, segment.salt, offset) {
             Some(frame) if frame.seq == seq => Ok(Some(Stored::new(&frame, &bytes))),
             _ => Err(ReadError::Damaged { seq }),
         }
+    }
+
+    /// Entries that were there before this opening.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.shared.opened
+    }
+
+    /// Hands the upper 48 bits of every fingerprint in a table whose upper 8 bits are `shard` to `visit`, with the position of the entry
+    /// that has it, for all entries before this opening.
+    pub fn shard(&self, table: Table, shard: u8, visit: &mut dyn FnMut(u64, u64)) -> Result<(), ReadError> {
+        self.shared.shard(table, shard, visit)
+    }
+
+    /// Which shard of a [`Table`] a fingerprint belongs to.
+    #[must_use]
+    pub fn shard_of(fingerprint: u64) -> u8 {
+        block::shard_of(fingerprint)
+    }
+
+    /// Bytes of the index in memory: where entries lie, and the trees.
+    #[must_use]
+    pub fn index_bytes(&self) -> usize {
+        self.shared.read().bytes()
+    }
+
+    /// Sums over all entries that are written.
+    #[must_use]
+    pub fn sums(&self) -> Sums {
+        self.shared.read().totals()
     }
 
     /// A payload that this entry names, verified against its digest.
@@ -158,35 +186,37 @@ impl LedgerReader {
     }
 
     /// The head of the current epoch over everything durable.
-    pub fn head(&self, signer: &dyn Signer) -> SignedHead {
-        let (position, length) = {
+    pub fn head(&self, signer: &dyn Signer) -> Result<SignedHead, ReadError> {
+        let (position, length, start) = {
             let state = self.shared.read();
             let position = state.epochs.len() - 1;
-            (position, provable_end(&state, position, self.durable()) - state.epochs[position].start)
+            let start = state.epochs[position].start;
+            (position, provable_end(&state, position, self.durable()) - start, start)
         };
-        self.head_over(position, length, signer).expect("the current epoch has no lost entry")
+        self.head_over(position, length, signer)?.ok_or(ReadError::Unprovable { seq: start })
     }
 
     /// A head of an epoch that covers at least its first `length` entries: the newest one made, or a new one over all that is durable.
-    fn head_over(&self, position: usize, length: u64, signer: &dyn Signer) -> Option<SignedHead> {
+    fn head_over(&self, position: usize, length: u64, signer: &dyn Signer) -> Result<Option<SignedHead>, ReadError> {
         debug_assert_eq!(signer.node(), self.shared.node, "a ledger is signed by the node that owns it");
         let state = self.shared.read();
-        let epoch = state.epochs.get(position)?;
+        let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
         let heads = || self.shared.heads.lock().expect("no code panics while it holds the heads");
         if let Some(head) = heads().get(&epoch.start).filter(|head| head.length >= length) {
-            return Some(head.clone());
+            return Ok(Some(head.clone()));
         }
-        let provable = provable_end(&state, position, self.durable()).checked_sub(epoch.start)?;
+        let provable = provable_end(&state, position, self.durable()).saturating_sub(epoch.start);
         if provable < length {
-            return None;
+            return Ok(None);
         }
-        let head = SignedHead::sign(signer, epoch.id, &epoch.tree, provable)?;
+        let Some(root) = self.shared.root(&state, position, provable)? else { return Ok(None) };
+        let head = SignedHead::over(signer, epoch.id, provable, root);
         let mut heads = heads();
         let newest = heads.entry(epoch.start).or_insert_with(|| head.clone());
         if newest.length < head.length {
             *newest = head.clone();
         }
-        Some(head)
+        Ok(Some(head))
     }
 
     /// The evidence for the record at a position: for an observed one, made here; for an adopted one, as its producer made it.
@@ -207,7 +237,7 @@ impl LedgerReader {
         match &stored.entry {
             Entry::Adopted(evidence) => return Ok(Some(evidence.clone())),
             Entry::Observed(_) => {}
-            Entry::Epoch { .. } | Entry::Retracted { .. } | Entry::Unknown { .. } => return Ok(None),
+            _ => return Ok(None),
         }
         let unprovable = ReadError::Unprovable { seq };
         let (position, index) = {
@@ -215,8 +245,8 @@ impl LedgerReader {
             let position = state.epoch_of(seq).ok_or_else(|| unprovable.clone())?;
             (position, seq - state.epochs[position].start)
         };
-        let head = self.head_over(position, index + 1, signer).ok_or_else(|| unprovable.clone())?;
-        let path = self.shared.read().epochs[position].tree.path(index, head.length).ok_or(unprovable)?;
+        let head = self.head_over(position, index + 1, signer)?.ok_or_else(|| unprovable.clone())?;
+        let path = self.shared.path(&self.shared.read(), position, index, head.length)?.ok_or(unprovable)?;
         Ok(Some(Evidence { record: stored.entry.body(), index, path, head }))
     }
 
@@ -224,22 +254,40 @@ impl LedgerReader {
     ///
     /// Entries that cannot be proven because an earlier one of their epoch is lost are skipped, with the next epoch's head.
     pub fn batch(&self, from: u64, max: usize, signer: &dyn Signer) -> Option<Batch> {
+        self.try_batch(from, max, signer).unwrap_or_else(|error| {
+            tracing::warn!(from, %error, "a batch cannot be made");
+            None
+        })
+    }
+
+    fn try_batch(&self, from: u64, max: usize, signer: &dyn Signer) -> Result<Option<Batch>, ReadError> {
         let durable = self.durable();
-        let (items, end, position, start) = {
+        let found = {
             let state = self.shared.read();
-            let (position, provable) = (state.epoch_of(from).unwrap_or(0)..state.epochs.len())
-                .map(|position| (position, provable_end(&state, position, durable)))
-                .find(|(position, provable)| *provable > from.max(state.epochs[*position].start))?;
-            let start = state.epochs[position].start;
-            let (items, end) = log_items(&state, from, from.max(start), provable, max);
-            (items, end, position, start)
+            (state.epoch_of(from).unwrap_or(0)..state.epochs.len())
+                .map(|position| (position, provable_end(&state, position, durable), state.epochs[position].start))
+                .find(|(_, provable, start)| *provable > from.max(*start))
         };
+        let Some((position, provable, start)) = found else { return Ok(None) };
+        let mut items = Vec::new();
+        let mut at = from;
+        while at < start {
+            let skip = LogItem::Skip(u32::try_from(start - at).unwrap_or(u32::MAX));
+            if !push_item(&mut items, skip, max) {
+                break;
+            }
+            at += skip.positions();
+        }
+        if at >= start {
+            self.shared.log_items(&self.shared.read(), at..provable, max, &mut items)?;
+        }
         if items.is_empty() {
-            return None;
+            return Ok(None);
         }
         // A batch may end before its epoch's first entry; any head of that epoch vouches for it.
+        let end = from + items.iter().map(LogItem::positions).sum::<u64>();
         let head = self.head_over(position, end.saturating_sub(start), signer)?;
-        Some(Batch { first: from, items, head })
+        Ok(head.map(|head| Batch { first: from, items, head }))
     }
 }
 
@@ -247,31 +295,6 @@ impl LedgerReader {
 fn provable_end(state: &State, position: usize, durable: u64) -> u64 {
     let epoch = &state.epochs[position];
     (epoch.start + epoch.tree.len()).min(durable).min(state.epoch_end(position))
-}
-
-/// The items for `from..end`, of which those before `begin` are skipped; at most `max`. Also says where they end.
-fn log_items(state: &State, from: u64, begin: u64, end: u64, max: usize) -> (Vec<LogItem>, u64) {
-    let mut items: Vec<LogItem> = Vec::new();
-    let mut at = from;
-    while at < end {
-        let item = if at < begin {
-            LogItem::Skip(u32::try_from(begin - at).unwrap_or(u32::MAX))
-        } else {
-            state.slot(at).map_or(LogItem::Skip(1), |slot| slot.item)
-        };
-        at += item.positions();
-        if let (Some(LogItem::Skip(run)), LogItem::Skip(more)) = (items.last_mut(), item)
-            && let Some(sum) = run.checked_add(more)
-        {
-            *run = sum;
-        } else if items.len() == max {
-            at -= item.positions();
-            break;
-        } else {
-            items.push(item);
-        }
-    }
-    (items, at)
 }
 
 /// The part of `bytes` that begins at `offset`, at most `len` long.

@@ -1,7 +1,8 @@
 //! Opening: what is on the disk, what of it is whole, and what was lost.
 //!
-//! Reading comes first and changes nothing, so a refusal leaves the directory as it was. Then files that do not belong are moved to
-//! `quarantine/`, and the torn tail of the newest segment is cut. Damage in the middle is left where it is and reported at every opening.
+//! Reading comes first and changes nothing, so a refusal leaves the directory as it was. What the index files cover is not read again;
+//! frames behind them are. Then files that do not belong are moved to `quarantine/`, and the torn tail of the newest segment is cut.
+//! Damage that is found in the middle is left where it is and reported at every opening.
 
 use std::io;
 use std::ops::Range;
@@ -13,19 +14,29 @@ use crate::id::NodeId;
 use crate::proof;
 
 use super::blobs;
+use super::block;
 use super::entry::{Entry, Parent};
 use super::error::{Cause, Cut, Damage, OpenError, Recovery};
-use super::frame::{ALIGN, FORMAT, Frame, HEADER, Header, Salt, resync};
-use super::reader::Stored;
-use super::state::{Epoch, QUARANTINE, SEGMENTS, Segment, Slot, State, log_item, segment_path};
-use super::storage::{Storage, StorageFile, read_all, read_exact};
+use super::frame::{FIXED, FORMAT, Frame, HEADER, Header, Salt, is_frame, resync};
+use super::room::SPARE;
+use super::row::Row;
+use super::run::{Run, Segment};
+use super::scan::{self, Found, scan};
+use super::seal::IndexFile;
+use super::state::{Epoch, INDEX, QUARANTINE, SEGMENTS, State, index_path, leaves, segment_path};
+use super::storage::{Storage, StorageFile, read_exact};
+use super::tree::{PAGE, PagedTree};
 
 /// What recovery found.
 pub(super) struct Recovered {
     pub(super) state: State,
     pub(super) report: Recovery,
+    /// The newest segment's index.
+    pub(super) index: IndexFile,
     /// Where the next frame goes in the newest segment.
     pub(super) end: u64,
+    /// How long that segment's file is: bytes behind the last frame are zero.
+    pub(super) room: u64,
 }
 
 /// A segment file that was found, before its frames are read.
@@ -40,35 +51,31 @@ struct Candidate {
 struct Replay<'a> {
     storage: &'a dyn Storage,
     node: NodeId,
-    visit: &'a mut dyn FnMut(&Stored),
     state: State,
     report: Recovery,
-    /// Where the whole frames of the newest segment so far end, and how long its file is.
-    tail: Option<(u64, u64)>,
+    /// The index of the newest segment so far.
+    index: IndexFile,
+    tail: Option<Tail>,
     /// Names to move to quarantine.
     misplaced: Vec<String>,
 }
 
-/// Reads the whole ledger, hands every entry to `visit`, and mends what can be mended.
-pub(super) fn recover(
-    storage: &dyn Storage,
-    node: NodeId,
-    visit: &mut dyn FnMut(&Stored),
-) -> Result<Recovered, OpenError> {
+/// Finds out what the ledger consists of, and mends what can be mended.
+pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, OpenError> {
     let at = |path: &str| {
         let path = storage.locate(path);
         move |source| OpenError::io(path, source)
     };
-    for dir in [SEGMENTS, blobs::DIR] {
+    for dir in [SEGMENTS, INDEX, blobs::DIR] {
         storage.create_dir(dir).map_err(at(dir))?;
     }
     storage.sync_dir("").map_err(at(""))?;
     let mut replay = Replay {
         storage,
         node,
-        visit,
         state: State::default(),
         report: Recovery::default(),
+        index: IndexFile::default(),
         tail: None,
         misplaced: Vec::new(),
     };
@@ -82,8 +89,7 @@ pub(super) fn recover(
             continue;
         }
         let path = segment_path(candidate.first);
-        let bytes = Bytes::from(read_all(&*candidate.file).map_err(at(&path))?);
-        replay.segment(candidate, &bytes, last);
+        replay.segment(candidate, last).map_err(at(&path))?;
     }
     for name in std::mem::take(&mut replay.misplaced) {
         quarantine(storage, &name).map_err(at(&format!("{SEGMENTS}/{name}")))?;
@@ -95,16 +101,22 @@ pub(super) fn recover(
     }
     // Names that were made but not synced before this process began become durable here.
     storage.sync_dir(SEGMENTS).map_err(at(SEGMENTS))?;
+    match storage.remove(SPARE) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(SPARE)(error)),
+        _ => {}
+    }
     for name in storage.list(blobs::DIR).map_err(at(blobs::DIR))? {
         if name.starts_with(blobs::TEMP_PREFIX) {
             let path = format!("{}/{name}", blobs::DIR);
             storage.remove(&path).map_err(at(&path))?;
         }
     }
-    let end = replay.cut()?;
-    replay.report.entries = replay.state.length();
-    replay.report.segments = replay.state.segments.len() as u64;
-    Ok(Recovered { state: replay.state, report: replay.report, end })
+    let (end, room) = replay.cut()?;
+    let Replay { state, mut report, index, .. } = replay;
+    report.entries = state.length();
+    report.segments = state.segments.len() as u64;
+    report.unknown = state.totals().unknown;
+    Ok(Recovered { state, report, index, end, room })
 }
 
 /// Moves a file out of the way, never over another one.
@@ -160,95 +172,223 @@ impl Replay<'_> {
         self.report.report(Damage { segment, offset: 0, bytes, lost: 0..0, cause });
     }
 
-    /// Reads one segment, in order of their names.
-    fn segment(&mut self, candidate: Candidate, bytes: &Bytes, last: bool) {
+    /// Takes in one segment, in order of their names.
+    fn segment(&mut self, candidate: Candidate, last: bool) -> io::Result<()> {
         let Candidate { name, first, file, len, header } = candidate;
         let salt = Salt::new(self.node, first);
-        let next = self.state.length();
-        if first < next {
-            return self.misplaced(&name, first, len, Cause::DuplicateSegment);
+        if first < self.state.length() {
+            self.misplaced(&name, first, len, Cause::DuplicateSegment);
+            return Ok(());
         }
         if header.is_none() {
             // The header is durable before the first frame is written: without one, only frames can say that this is a segment.
-            if resync(bytes, salt, HEADER, |seq| seq >= first).is_none() {
-                return self.misplaced(&name, first, len, Cause::Misplaced);
+            let bytes = read_exact(&*file, 0, usize::try_from(len).map_err(io::Error::other)?)?;
+            if resync(&bytes, salt, 0, HEADER, |seq| seq >= first).is_none() {
+                self.misplaced(&name, first, len, Cause::Misplaced);
+                return Ok(());
             }
             let cause = Cause::Header;
             self.report.report(Damage { segment: first, offset: 0, bytes: HEADER as u64, lost: 0..0, cause });
         }
-        self.close_tail(first);
-        self.state.segments.push(Segment { first, file });
-        let end = self.frames(bytes, salt, last);
-        self.tail = Some((end, bytes.len() as u64));
+        self.close_tail(first)?;
+        let segment = Segment::new(self.node, first, Some(file.clone()));
+        self.state.segments.push(segment.clone());
+        let indexed = self.indexed(&segment, len)?;
+        let rest = Bytes::from(read_exact(
+            &*file,
+            indexed,
+            usize::try_from(len - indexed.min(len)).map_err(io::Error::other)?,
+        )?);
+        let place = scan::Place { salt, base: indexed, next: self.state.length(), owner: self.node, torn: last };
+        let end = scan(&rest, place, &mut |found| self.found(found));
+        let is_room = rest[end..].iter().all(|byte| *byte == 0);
+        self.tail = Some(Tail { end: indexed + end as u64, len, is_room });
+        Ok(())
     }
 
     /// The newest segment so far turns out not to be the last one: what its frames leave open up to `first` is lost.
-    fn close_tail(&mut self, first: u64) {
+    fn close_tail(&mut self, first: u64) -> io::Result<()> {
         let next = self.state.length();
         let segment = self.state.segments.last().map_or(0, |segment| segment.first);
-        match self.tail.take() {
-            Some((end, len)) if end < len => self.lose(segment, end..len, next..first, Cause::Frame),
-            _ if next < first => self.lose(segment, 0..0, next..first, Cause::MissingSegment),
-            _ => {}
-        }
-    }
-
-    fn lose(&mut self, segment: u64, place: Range<u64>, lost: Range<u64>, cause: Cause) {
-        self.state.slots.extend(lost.clone().map(|_| Slot::LOST));
-        self.report.report(Damage { segment, offset: place.start, bytes: place.end - place.start, lost, cause });
-    }
-
-    /// Reads the frames of the newest segment; returns where the whole ones end.
-    fn frames(&mut self, bytes: &Bytes, salt: Salt, last: bool) -> u64 {
-        let segment = self.state.segments.last().expect("just pushed").first;
-        let mut at = HEADER.min(bytes.len());
-        while at < bytes.len() {
-            let next = self.state.length();
-            let rest = bytes.slice(at..);
-            let frame = Frame::parse(&rest, salt, at as u64).filter(|frame| frame.seq == next);
-            let Some(frame) = frame else {
-                let Some(found) = resync(bytes, salt, at + ALIGN, |seq| seq > next) else { break };
-                let seq = Frame::parse(&bytes[found..], salt, found as u64).map_or(next, |frame| frame.seq);
-                self.lose(segment, at as u64..found as u64, next..seq, Cause::Frame);
-                at = found;
-                continue;
-            };
-            let end = at + frame.len;
-            if !frame.payloads_whole {
-                if last && resync(bytes, salt, end, |seq| seq > next).is_none() {
-                    break;
-                }
-                self.lose(segment, at as u64..end as u64, next..next, Cause::Payload);
+        let lost = match self.tail.take() {
+            Some(Tail { end, len, is_room }) if end < len && !(is_room && next == first) => {
+                Some((end..len, Cause::Frame))
             }
-            let len = frame.len.min(rest.len());
-            self.entry(&frame, &rest.slice(..len), at);
-            at += len;
+            _ if next < first => Some((0..0, Cause::MissingSegment)),
+            _ => None,
+        };
+        if let Some(segment) = self.state.segments.last().cloned() {
+            std::mem::take(&mut self.index).seal(self.storage, &mut self.state, &segment)?;
         }
-        at as u64
-    }
-
-    fn entry(&mut self, frame: &Frame, bytes: &Bytes, offset: usize) {
-        let stored = Stored::new(frame, bytes);
-        match stored.entry {
-            Entry::Epoch { epoch, start, parent, node, .. } if start == stored.seq && node == self.node => {
-                if let Some(parent) = parent {
-                    self.parent(&parent);
-                }
-                self.state.epochs.push(Epoch { id: epoch, start, tree: proof::Tree::default() });
-            }
-            Entry::Unknown { .. } | Entry::Epoch { .. } => self.report.unknown += 1,
-            Entry::Observed(_) | Entry::Adopted(_) | Entry::Retracted { .. } => {}
+        let Some((place, cause)) = lost else { return Ok(()) };
+        if next < first {
+            let owner = self.state.segments.last().cloned();
+            let owner = owner.unwrap_or_else(|| Segment::new(self.node, next, None));
+            self.state.runs.push(Arc::new(Run::lost(owner, &(next..first))));
+            self.state.open.first = first;
+            self.break_epoch();
         }
-        let item = log_item(stored.entry.record().as_deref(), stored.announced);
-        self.state.push_leaf(stored.seq, proof::leaf_hash(frame.kind, &frame.body(bytes)));
-        let narrow = |n: usize| u32::try_from(n).expect("longer segments are quarantined");
-        self.state.slots.push(Slot {
-            segment: narrow(self.state.segments.len() - 1),
-            offset: narrow(offset),
-            len: narrow(bytes.len()),
-            item,
+        self.report.report(Damage {
+            segment,
+            offset: place.start,
+            bytes: place.end - place.start,
+            lost: next..first,
+            cause,
         });
-        (self.visit)(&stored);
+        Ok(())
+    }
+
+    fn break_epoch(&mut self) {
+        if let Some(epoch) = self.state.epochs.last_mut() {
+            epoch.tree.break_off();
+        }
+    }
+
+    /// Takes in what the index file of a segment covers; returns where in the segment that ends.
+    fn indexed(&mut self, segment: &Arc<Segment>, len: u64) -> io::Result<u64> {
+        let start = (HEADER as u64).min(len);
+        let file = match self.storage.open(&index_path(segment.first)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(start),
+            other => other?,
+        };
+        let (mut at, mut covered) = (0, start);
+        let mut blocks = self.blocks(segment, &file, len)?;
+        // The newest block may speak of frames that a restored copy does not have.
+        while let Some((_, header)) = blocks.last() {
+            let mut fixed = [0; FIXED];
+            segment.file()?.read_at(&mut fixed, u64::from(header.last.offset))?;
+            if is_frame(&fixed, header.first + u64::from(header.count) - 1, header.last.checksum) {
+                break;
+            }
+            blocks.pop();
+        }
+        for (place, header) in blocks {
+            let run = Run::filed(segment.clone(), file.clone(), place, header);
+            if !self.run(run)? {
+                break;
+            }
+            (at, covered) = (place + u64::from(header.len), u64::from(header.end));
+        }
+        self.index = IndexFile::resume(file, at)?;
+        Ok(covered)
+    }
+
+    /// The headers of the blocks that follow each other in an index file, with their places.
+    fn blocks(
+        &self,
+        segment: &Segment,
+        file: &Arc<dyn StorageFile>,
+        len: u64,
+    ) -> io::Result<Vec<(u64, block::Header)>> {
+        let all = file.len()?;
+        let (mut at, mut next, mut start) = (0, self.state.length(), HEADER as u64);
+        let mut blocks = Vec::new();
+        while at + block::HEADER as u64 <= all {
+            let bytes = read_exact(&**file, at, block::HEADER)?;
+            let Some(header) = block::Header::decode(&bytes, segment.salt) else { break };
+            let fits = header.first == next && u64::from(header.start) == start && u64::from(header.end) <= len;
+            if !fits || at + u64::from(header.len) > all {
+                break;
+            }
+            blocks.push((at, header));
+            at += u64::from(header.len);
+            next += u64::from(header.count);
+            start = u64::from(header.end);
+        }
+        Ok(blocks)
+    }
+
+    /// Takes in a run with its index; `false` if the index does not hold.
+    fn run(&mut self, run: Run) -> io::Result<bool> {
+        let Some((epochs, pages)) = run.tree()? else { return Ok(false) };
+        let range = run.range();
+        let mut opened = Vec::new();
+        for place in epochs {
+            let seq = range.start + u64::from(place);
+            let Some(Entry::Epoch { epoch, parent, .. }) = self.epoch_entry(&run, seq)? else { return Ok(false) };
+            opened.push((seq, epoch, parent));
+        }
+        let mut pages = pages.into_iter();
+        let run = Arc::new(run);
+        self.state.runs.push(run.clone());
+        let mut from = range.start;
+        for (seq, epoch, parent) in opened {
+            self.stretch(&run, from..seq, &mut pages)?;
+            from = seq;
+            self.state.open.first = seq;
+            self.epoch(epoch, seq, parent.as_ref());
+        }
+        self.stretch(&run, from..range.end, &mut pages)?;
+        self.state.open.first = range.end;
+        Ok(true)
+    }
+
+    fn epoch_entry(&self, run: &Run, seq: u64) -> io::Result<Option<Entry>> {
+        let Some(place) = run.place(seq)? else { return Ok(None) };
+        let bytes = Bytes::from(read_exact(&**run.segment.file()?, u64::from(place.offset), place.len as usize)?);
+        let Some(frame) = Frame::parse(&bytes, run.segment.salt, u64::from(place.offset)) else { return Ok(None) };
+        let entry = Entry::read(frame.kind, &frame.body(&bytes));
+        let opens = matches!(&entry, Entry::Epoch { start, node, .. } if *start == seq && *node == self.node);
+        Ok((frame.seq == seq && frame.payloads_whole && opens).then_some(entry))
+    }
+
+    /// Grows the newest epoch's tree by entries of an indexed run.
+    fn stretch(&mut self, run: &Run, seqs: Range<u64>, pages: &mut dyn Iterator<Item = proof::Hash>) -> io::Result<()> {
+        let Some(epoch) = self.state.epochs.last_mut().filter(|epoch| !epoch.tree.is_broken()) else { return Ok(()) };
+        let (from, to) = (seqs.start - epoch.start, seqs.end - epoch.start);
+        let wanted = usize::try_from(to / PAGE - from / PAGE).expect("a run is small");
+        let completed: Vec<_> = pages.take(wanted).collect();
+        let behind = to % PAGE;
+        let tail = if behind <= seqs.end - seqs.start {
+            run.leaves(seqs.end - behind..seqs.end, true)?
+        } else {
+            let mut tail = epoch.tree.tail().to_vec();
+            tail.extend(run.leaves(seqs, true)?);
+            tail
+        };
+        if completed.len() == wanted && tail.len() as u64 == behind && epoch.tree.len() == from {
+            epoch.tree.extend(&completed, tail);
+        } else {
+            epoch.tree.break_off();
+        }
+        Ok(())
+    }
+
+    /// Takes in what a scan found.
+    fn found(&mut self, found: Found<'_>) {
+        let segment = self.state.segments.last().map_or(0, |segment| segment.first);
+        let mut report = |place: Range<u64>, lost, cause| {
+            let bytes = place.end - place.start;
+            self.report.report(Damage { segment, offset: place.start, bytes, lost, cause });
+        };
+        self.state.open.damaged |= !matches!(found, Found::Entry { .. });
+        match found {
+            Found::Payload { place } => report(place, self.state.length()..self.state.length(), Cause::Payload),
+            Found::Lost { place, seqs, cause } => {
+                report(place.clone(), seqs.clone(), cause);
+                let end = u32::try_from(place.end).expect("longer segments are quarantined");
+                seqs.for_each(|_| self.state.push(Row::LOST, end, None));
+            }
+            Found::Entry { row, stored, end } => {
+                if let Entry::Epoch { epoch, start, parent, node, .. } = stored.entry
+                    && start == stored.seq
+                    && node == self.node
+                {
+                    self.epoch(epoch, start, parent.as_ref());
+                }
+                let names = stored.inline().map(|name| (name.digest.fingerprint(), stored.seq));
+                self.state.open.names.extend(names);
+                let end = u32::try_from(end).expect("longer segments are quarantined");
+                self.state.push(row, end, None);
+            }
+        }
+    }
+
+    fn epoch(&mut self, id: crate::id::EpochId, start: u64, parent: Option<&Parent>) {
+        if let Some(parent) = parent {
+            self.parent(parent);
+        }
+        self.state.epochs.push(Epoch { id, start, tree: PagedTree::default() });
     }
 
     /// Holds the history against what the next epoch says about it.
@@ -256,15 +396,18 @@ impl Replay<'_> {
         let segment = self.state.segments.last().map_or(0, |segment| segment.first);
         let known = self.state.epochs.last().map(|epoch| (epoch.id, epoch.start));
         if known == Some((parent.epoch, parent.start)) {
+            let root = self.root(parent.length);
             let epoch = self.state.epochs.last_mut().expect("just seen");
-            if epoch.tree.root(parent.length).is_some_and(|root| root != parent.root) {
-                epoch.tree = proof::Tree::default();
+            if root.is_some_and(|root| root != parent.root) {
+                epoch.tree = PagedTree::default();
+                epoch.tree.break_off();
                 let cause = Cause::RootDiffers(parent.epoch);
                 self.report.report(Damage { segment, offset: 0, bytes: 0, lost: 0..0, cause });
             }
         } else if known.is_none_or(|(_, start)| start < parent.start) && parent.start < self.state.length() {
             // The entry that opened it is lost: its place is known from here, and that nothing of it can be proven.
-            let tree = proof::Tree::default();
+            let mut tree = PagedTree::default();
+            tree.break_off();
             self.state.epochs.push(Epoch { id: parent.epoch, start: parent.start, tree });
         } else {
             let cause = Cause::RootDiffers(parent.epoch);
@@ -272,18 +415,43 @@ impl Replay<'_> {
         }
     }
 
-    /// Cuts the newest segment back to its last whole frame; returns where that ends.
-    fn cut(&mut self) -> Result<u64, OpenError> {
-        let (Some((end, len)), Some(segment)) = (self.tail, self.state.segments.last()) else { return Ok(0) };
-        if end < len {
+    /// The root of the newest epoch.
+    fn root(&self, length: u64) -> Option<proof::Hash> {
+        let epoch = self.state.epochs.last()?;
+        let start = epoch.start;
+        let mut fetch = |page: u64| leaves(&self.state, start + page * PAGE..start + (page + 1) * PAGE, true);
+        epoch.tree.root(length, &mut fetch).ok().flatten()
+    }
+
+    /// Cuts the newest segment back to its last whole frame; returns where that ends, and how long the file is.
+    fn cut(&mut self) -> Result<(u64, u64), OpenError> {
+        let (Some(Tail { end, len, is_room }), Some(segment)) = (&self.tail, self.state.segments.last()) else {
+            return Ok((0, 0));
+        };
+        let (end, len) = (*end, *len);
+        if *is_room {
+            return Ok((end, len));
+        }
+        {
             let place = self.storage.locate(&segment_path(segment.first));
             let cut = || {
-                segment.file.set_len(end)?;
-                segment.file.sync()
+                let file = segment.file()?;
+                file.set_len(end)?;
+                file.sync()
             };
             cut().map_err(|source| OpenError::io(place, source))?;
             self.report.cut = Some(Cut { segment: segment.first, offset: end, bytes: len - end });
         }
-        Ok(end)
+        Ok((end, end))
     }
+}
+
+/// The newest segment so far.
+struct Tail {
+    /// Where its whole frames end.
+    end: u64,
+    /// How long its file is.
+    len: u64,
+    /// Whether nothing but zeros, or nothing at all, is behind the frames.
+    is_room: bool,
 }

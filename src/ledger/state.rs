@@ -1,74 +1,86 @@
-//! What writer and readers share: where every entry lies, and the tree of every epoch.
+//! What writer and readers share: the sealed runs, the open one, and the tree of every epoch.
 //!
-//! Only written entries are in here; what still waits in the writer's buffer is not.
+//! Only written entries are in here; what still waits in the writer's buffer is not. Invariant: the runs follow each other without gaps from
+//! position 0, and the open run follows the last of them.
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::id::{EpochId, NodeId};
 use crate::message::LogItem;
-use crate::proof::{Hash, SignedHead, Tree};
-use crate::record::Record;
+use crate::proof::{Hash, SignedHead};
 
+use super::block::{Table, Totals};
 use super::error::ReadError;
-use super::storage::{Storage, StorageFile};
-
-pub(super) struct Segment {
-    /// Sequence number of its first entry, also its name.
-    pub(super) first: u64,
-    pub(super) file: Arc<dyn StorageFile>,
-}
-
-/// Where one entry lies and how it is announced.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Slot {
-    pub(super) segment: u32,
-    pub(super) offset: u32,
-    /// Length of the frame; 0 if the entry is lost.
-    pub(super) len: u32,
-    pub(super) item: LogItem,
-}
-
-impl Slot {
-    pub(super) const LOST: Self = Self { segment: 0, offset: 0, len: 0, item: LogItem::Skip(1) };
-}
-
-/// How an entry appears in the announcement log.
-pub(super) fn log_item(record: Option<&Record>, announced: bool) -> LogItem {
-    match record {
-        Some(record) if announced => LogItem::Fact {
-            question: record.request.fingerprint().to_le_bytes(),
-            answer: record.answer().fingerprint().to_le_bytes(),
-        },
-        _ => LogItem::Skip(1),
-    }
-}
+use super::row::{Row, Sort, log_item};
+use super::run::{Place, Run, Segment};
+use super::storage::Storage;
+use super::tree::{PAGE, PagedTree};
 
 pub(super) struct Epoch {
     pub(super) id: EpochId,
     pub(super) start: u64,
     /// The leaves up to the first lost entry. Invariant: leaf `i` is the entry `start + i`.
-    pub(super) tree: Tree,
+    pub(super) tree: PagedTree,
+}
+
+/// Entries that are written and not sealed yet; all in the newest segment.
+#[derive(Default)]
+pub(super) struct Open {
+    pub(super) first: u64,
+    pub(super) rows: Vec<Row>,
+    /// Fingerprints of inline payloads, each with the position of its entry.
+    pub(super) names: Vec<(u64, u64)>,
+    /// Where the last frame ends.
+    pub(super) end: u32,
+    /// Whether something among them is lost or damaged.
+    pub(super) damaged: bool,
 }
 
 #[derive(Default)]
 pub(super) struct State {
-    pub(super) segments: Vec<Segment>,
-    /// Indexed by sequence number.
-    pub(super) slots: Vec<Slot>,
+    pub(super) segments: Vec<Arc<Segment>>,
+    pub(super) runs: Vec<Arc<Run>>,
+    pub(super) open: Open,
     /// In order of their starts.
     pub(super) epochs: Vec<Epoch>,
 }
 
+/// Where an entry is.
+pub(super) enum Located {
+    /// Not written yet.
+    Beyond,
+    Lost,
+    At(Arc<Segment>, Place),
+}
+
 impl State {
     pub(super) fn length(&self) -> u64 {
-        self.slots.len() as u64
+        self.open.first + self.open.rows.len() as u64
     }
 
-    pub(super) fn slot(&self, seq: u64) -> Option<&Slot> {
-        self.slots.get(usize::try_from(seq).ok()?)
+    /// The run that covers an entry; `None` if it is in the open one or beyond.
+    pub(super) fn run_of(&self, seq: u64) -> Option<&Arc<Run>> {
+        let after = self.runs.partition_point(|run| run.first <= seq);
+        self.runs.get(after.checked_sub(1)?).filter(|run| run.range().contains(&seq))
+    }
+
+    fn open_row(&self, seq: u64) -> Option<&Row> {
+        self.open.rows.get(usize::try_from(seq.checked_sub(self.open.first)?).ok()?)
+    }
+
+    /// Where an entry of the open run is.
+    fn locate_open(&self, seq: u64) -> Option<Located> {
+        let row = self.open_row(seq)?;
+        if row.is_lost() {
+            return Some(Located::Lost);
+        }
+        let next = (seq + 1..self.length()).find_map(|seq| self.open_row(seq).filter(|row| !row.is_lost()));
+        let len = next.map_or(self.open.end, |next| next.offset).saturating_sub(row.offset);
+        Some(Located::At(self.segments.last()?.clone(), Place { offset: row.offset, len }))
     }
 
     /// The position of the epoch that an entry belongs to; `None` if the beginning of the ledger is lost.
@@ -81,30 +93,107 @@ impl State {
         self.epochs.get(position + 1).map_or(self.length(), |next| next.start)
     }
 
-    /// Appends the leaf of entry `seq` to its epoch, unless an earlier entry of it is lost.
-    pub(super) fn push_leaf(&mut self, seq: u64, leaf: Hash) {
-        if let Some(epoch) = self.epochs.last_mut()
-            && epoch.start + epoch.tree.len() == seq
-        {
-            epoch.tree.push(leaf);
+    /// Appends an entry to the open run; `opens` if it starts an epoch.
+    pub(super) fn push(&mut self, row: Row, end: u32, opens: Option<EpochId>) {
+        let seq = self.length();
+        if let Some(id) = opens {
+            self.epochs.push(Epoch { id, start: seq, tree: PagedTree::default() });
         }
+        if let Some(epoch) = self.epochs.last_mut() {
+            if row.is_lost() {
+                epoch.tree.break_off();
+            } else {
+                epoch.tree.push(row.leaf);
+            }
+        }
+        self.open.rows.push(row);
+        self.open.end = end;
+    }
+
+    /// A run takes the place of the first open entries.
+    pub(super) fn install(&mut self, run: Run) {
+        let covered = run.range().end;
+        let count = usize::try_from(run.count).expect("a run in memory");
+        self.runs.push(Arc::new(run));
+        self.open.rows.drain(..count);
+        self.open.names.retain(|(_, seq)| *seq >= covered);
+        self.open.first = covered;
+        self.open.damaged &= !self.open.rows.is_empty();
+    }
+
+    /// Bytes of all this in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let runs: usize = self.runs.iter().map(|run| run.bytes()).sum();
+        let trees: usize = self.epochs.iter().map(|epoch| epoch.tree.bytes()).sum();
+        let open = self.open.rows.capacity() * size_of::<Row>() + self.open.names.capacity() * size_of::<(u64, u64)>();
+        runs + trees + open
+    }
+
+    /// Sums over everything.
+    pub(super) fn totals(&self) -> Sums {
+        let mut sums = Sums::default();
+        for run in &self.runs {
+            match (run.header(), run.rows()) {
+                (Some(header), _) => sums.add(&header.totals),
+                (None, rows) => sums.add(&Totals::of(rows.unwrap_or_default())),
+            }
+        }
+        sums.add(&Totals::of(&self.open.rows));
+        sums
+    }
+}
+
+/// Sums over a whole ledger.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Entries with a record, observed and adopted.
+    pub records: u64,
+    /// Those of them that answer their question again later.
+    pub answers: u64,
+    /// Retractions.
+    pub retractions: u64,
+    /// Entries of a kind or version that is not known here.
+    pub unknown: u64,
+    /// Bytes of all payloads that the records name.
+    pub payload: u64,
+}
+
+impl Sums {
+    fn add(&mut self, totals: &Totals) {
+        self.records += u64::from(totals.records);
+        self.answers += u64::from(totals.answers);
+        self.retractions += u64::from(totals.retractions);
+        self.unknown += u64::from(totals.unknown);
+        self.payload += totals.payload;
     }
 }
 
 pub(super) struct Shared {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) node: NodeId,
+    /// Entries before this opening.
+    pub(super) opened: u64,
     state: RwLock<State>,
     /// Entries before this one survive any crash. Invariant: never above `state.length()`, never falls.
     durable: AtomicU64,
     /// The newest head of each epoch that was asked for, by the epoch's start.
     pub(super) heads: Mutex<BTreeMap<u64, SignedHead>>,
+    /// The log items of the run that was listed last: peers read a log from one end to the other.
+    listed: Mutex<Option<(u64, Arc<Vec<LogItem>>)>>,
 }
 
 impl Shared {
     pub(super) fn new(storage: Arc<dyn Storage>, node: NodeId, state: State) -> Self {
-        let durable = AtomicU64::new(0);
-        Self { storage, node, state: RwLock::new(state), durable, heads: Mutex::default() }
+        let (durable, opened) = (AtomicU64::new(0), state.length());
+        Self {
+            storage,
+            node,
+            opened,
+            state: RwLock::new(state),
+            durable,
+            heads: Mutex::default(),
+            listed: Mutex::default(),
+        }
     }
 
     pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -126,6 +215,157 @@ impl Shared {
     pub(super) fn read_error(&self, path: &str, source: io::Error) -> ReadError {
         ReadError::Io { path: self.storage.locate(path), source: Arc::new(source) }
     }
+
+    /// Where an entry is. Reads the index file the first time that a run is asked about.
+    pub(super) fn locate(&self, seq: u64) -> Result<Located, ReadError> {
+        let run = {
+            let state = self.read();
+            if let Some(located) = state.locate_open(seq) {
+                return Ok(located);
+            }
+            let Some(run) = state.run_of(seq) else { return Ok(Located::Beyond) };
+            run.clone()
+        };
+        let place = run.place(seq).map_err(|error| self.read_error(&index_path(run.segment.first), error))?;
+        Ok(place.map_or(Located::Lost, |place| Located::At(run.segment.clone(), place)))
+    }
+
+    /// The leaves of these entries, fewer if one is lost; see [`Run::leaves`].
+    pub(super) fn leaves(&self, state: &State, range: Range<u64>, careful: bool) -> Result<Vec<Hash>, ReadError> {
+        leaves(state, range, careful).map_err(|(first, error)| self.read_error(&index_path(first), error))
+    }
+
+    /// The root over the first `length` leaves of an epoch.
+    pub(super) fn root(&self, state: &State, position: usize, length: u64) -> Result<Option<Hash>, ReadError> {
+        let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
+        let mut fetch = |page: u64| self.leaves(state, page_range(epoch, page), false);
+        if let Some(root) = epoch.tree.root(length, &mut fetch)? {
+            return Ok(Some(root));
+        }
+        epoch.tree.root(length, &mut |page| self.leaves(state, page_range(epoch, page), true))
+    }
+
+    /// The audit path of a leaf of an epoch.
+    pub(super) fn path(
+        &self,
+        state: &State,
+        position: usize,
+        index: u64,
+        length: u64,
+    ) -> Result<Option<Vec<Hash>>, ReadError> {
+        let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
+        let mut fetch = |page: u64| self.leaves(state, page_range(epoch, page), false);
+        if let Some(path) = epoch.tree.path(index, length, &mut fetch)? {
+            return Ok(Some(path));
+        }
+        epoch.tree.path(index, length, &mut |page| self.leaves(state, page_range(epoch, page), true))
+    }
+
+    /// Adds how the entries `range` appear in the announcement log, as long as there are at most `max` items.
+    pub(super) fn log_items(
+        &self,
+        state: &State,
+        range: Range<u64>,
+        max: usize,
+        items: &mut Vec<LogItem>,
+    ) -> Result<(), ReadError> {
+        let mut at = range.start;
+        while at < range.end {
+            let item = if let Some(row) = state.open_row(at) {
+                log_item(row.announced, row.fact)
+            } else if let Some(run) = state.run_of(at) {
+                let listed = self.listed(run)?;
+                usize::try_from(at - run.first)
+                    .ok()
+                    .and_then(|local| listed.get(local))
+                    .copied()
+                    .unwrap_or(LogItem::Skip(1))
+            } else {
+                LogItem::Skip(1)
+            };
+            if !push_item(items, item, max) {
+                break;
+            }
+            at += 1;
+        }
+        Ok(())
+    }
+
+    fn listed(&self, run: &Run) -> Result<Arc<Vec<LogItem>>, ReadError> {
+        let mut listed = self.listed.lock().expect("no code panics while it holds the list");
+        if let Some((first, items)) = &*listed
+            && *first == run.first
+        {
+            return Ok(items.clone());
+        }
+        let facts = run.facts().map_err(|error| self.read_error(&index_path(run.segment.first), error))?;
+        let items: Arc<Vec<_>> =
+            Arc::new(facts.into_iter().map(|(announced, fact)| log_item(announced, fact)).collect());
+        *listed = Some((run.first, items.clone()));
+        Ok(items)
+    }
+
+    /// Hands every fingerprint of a table in a shard, and the position of its entry, to `visit`: of all entries before this opening.
+    pub(super) fn shard(&self, table: Table, shard: u8, visit: &mut dyn FnMut(u64, u64)) -> Result<(), ReadError> {
+        // Runs that were sealed since cover later entries; they are told apart by their position.
+        let runs: Vec<_> = {
+            let state = self.read();
+            state.runs.iter().take_while(|run| run.first < self.opened).cloned().collect()
+        };
+        for run in runs {
+            run.shard(table, shard, &mut |fingerprint, seq| {
+                if seq < self.opened {
+                    visit(fingerprint, seq);
+                }
+            })
+            .map_err(|error| self.read_error(&index_path(run.segment.first), error))?;
+        }
+        Ok(())
+    }
+}
+
+/// Adds an item to a list of at most `max`; runs of skips become one. Whether there was room.
+pub(super) fn push_item(items: &mut Vec<LogItem>, item: LogItem, max: usize) -> bool {
+    if let (Some(LogItem::Skip(run)), LogItem::Skip(more)) = (items.last_mut(), item)
+        && let Some(sum) = run.checked_add(more)
+    {
+        *run = sum;
+    } else if items.len() < max {
+        items.push(item);
+    } else {
+        return false;
+    }
+    true
+}
+
+fn page_range(epoch: &Epoch, page: u64) -> Range<u64> {
+    epoch.start + page * PAGE..epoch.start + (page + 1) * PAGE
+}
+
+/// The leaves of these entries, fewer if one is lost. A failure names the segment.
+pub(super) fn leaves(state: &State, range: Range<u64>, careful: bool) -> Result<Vec<Hash>, (u64, io::Error)> {
+    let mut all = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        if let Some(row) = state.open_row(at) {
+            if row.sort == Sort::Lost {
+                break;
+            }
+            all.push(row.leaf);
+            at += 1;
+            continue;
+        }
+        let Some(run) = state.run_of(at) else { break };
+        let part = at..range.end.min(run.range().end);
+        let found = run.leaves(part.clone(), careful).map_err(|error| (run.segment.first, error))?;
+        let whole = found.len() as u64 == part.end - part.start;
+        all.extend(found);
+        at = part.end;
+        if !whole {
+            break;
+        }
+    }
+    Ok(all)
 }
 
 /// The path of a segment.
@@ -133,7 +373,14 @@ pub(super) fn segment_path(first: u64) -> String {
     format!("{SEGMENTS}/{first:020}.seg")
 }
 
+/// The path of a segment's index.
+pub(super) fn index_path(first: u64) -> String {
+    format!("{INDEX}/{first:020}.idx")
+}
+
 /// The folder of all segments.
 pub(super) const SEGMENTS: &str = "segments";
+/// The folder of all segments' indexes.
+pub(super) const INDEX: &str = "index";
 /// Where files go that do not belong where they were found.
 pub(super) const QUARANTINE: &str = "quarantine";

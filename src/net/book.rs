@@ -77,18 +77,24 @@ impl Book {
         self.add(peer.addr, peer.node, false, State::Waiting(now));
     }
 
-    /// A node announced an address on the local network.
+    /// A node announced an address on the local network. Both sides hear of each other, so one of them waits.
     pub(super) fn found(&mut self, node: NodeId, addr: SocketAddr, now: Instant) {
+        let wait = if self.me < node { Duration::ZERO } else { self.jittered(self.timings.other_side) };
+        self.learn(node, addr, now + wait);
+    }
+
+    /// A peer said that a node listens there. The other side may never hear of this one, so it is dialed at once.
+    pub(super) fn heard(&mut self, node: NodeId, addr: SocketAddr, now: Instant) {
+        self.learn(node, addr, now);
+    }
+
+    fn learn(&mut self, node: NodeId, addr: SocketAddr, due: Instant) {
         let known = self.targets.values().any(|target| target.addr == addr && target.node == Some(node));
         let learned = self.targets.values().filter(|target| target.learned).count();
         if node == self.me || known || learned >= MAX_LEARNED {
             return;
         }
-        let state = if self.up.contains_key(&node) {
-            State::Resting
-        } else {
-            State::Waiting(now + if self.me < node { Duration::ZERO } else { self.jittered(self.timings.other_side) })
-        };
+        let state = if self.up.contains_key(&node) { State::Resting } else { State::Waiting(due) };
         self.add(addr, Some(node), true, state);
     }
 

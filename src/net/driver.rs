@@ -14,7 +14,7 @@ use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError, ListenError, Swarm, SwarmEvent};
 use libp2p::{TransportError, connection_limits, mdns};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
@@ -57,6 +57,8 @@ enum Action {
     Swarm(Box<SwarmEvent<Heard>>),
     /// A target of the book is due.
     Due,
+    /// A node is said to listen there.
+    Heard(NodeId, SocketAddr),
     /// Shut down: asked to, or nobody listens to the events.
     Stop,
 }
@@ -139,18 +141,19 @@ impl Driver {
     }
 
     /// Runs until `stop` is sent or dropped, or nobody listens to the events; then closes every connection in order.
-    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>) {
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>, mut heard: Receiver<(NodeId, SocketAddr)>) {
         loop {
-            match self.next(&mut stop).await {
+            match self.next(&mut stop, &mut heard).await {
                 Action::Stop => break,
                 Action::Due => self.dial_due(),
+                Action::Heard(node, addr) => self.book.heard(node, addr, Instant::now()),
                 Action::Swarm(event) => self.on_swarm(*event),
             }
         }
         self.close().await;
     }
 
-    async fn next(&mut self, stop: &mut oneshot::Receiver<()>) -> Action {
+    async fn next(&mut self, stop: &mut oneshot::Receiver<()>, heard: &mut Receiver<(NodeId, SocketAddr)>) -> Action {
         loop {
             let due = self.book.next_due();
             tokio::select! {
@@ -161,6 +164,7 @@ impl Driver {
                     Err(_) => return Action::Stop,
                 },
                 event = self.swarm.select_next_some() => return Action::Swarm(Box::new(event)),
+                Some((node, addr)) = heard.recv() => return Action::Heard(node, addr),
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Action::Due,
             }
         }

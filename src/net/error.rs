@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::frame::FrameError;
+use super::greeting::Versions;
 use super::limits::MAX_FRAME;
 use crate::id::NodeId;
 
@@ -113,6 +114,14 @@ pub enum Refusal {
     /// Something answers there that speaks another protocol.
     #[error("no evalmesh node")]
     NotEvalmesh,
+    /// The node there speaks no version of the lane that this node speaks.
+    #[error("this node speaks version {ours} of the lane, the other one {theirs}")]
+    OtherVersion {
+        /// What this node speaks.
+        ours: Versions,
+        /// What the other node speaks.
+        theirs: Versions,
+    },
     /// Another node answers there than the one that was named.
     #[error("node {} answers, not {}", found.short(), expected.short())]
     OtherNode {
@@ -147,6 +156,8 @@ impl Refusal {
                 Some("copy the fleet secret's file from a node of the fleet that this node should join")
             }
             Self::NotEvalmesh => Some("check the port"),
+            Self::OtherVersion { ours, theirs } if ours.newest < theirs.oldest => Some("upgrade evalmesh on this node"),
+            Self::OtherVersion { .. } => Some("upgrade evalmesh on the other node"),
             Self::OtherNode { .. } => Some("correct the node id before the `@`, or leave it out"),
             Self::Itself => Some("take this node's own address out of its list of peers"),
             Self::Unreachable(_) | Self::TimedOut => {

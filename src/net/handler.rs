@@ -1,14 +1,16 @@
 //! The lane's side of one connection: opening it, taking it, running it, reporting its end.
 //!
-//! The dialer opens a stream and waits for one byte; the listener asks the behaviour, which may take the lane or close the connection.
+//! The dialer opens a stream and greets (see `greeting`); the listener asks the behaviour, which may take the lane or close the connection.
 //! Invariant: at most one stream is used per connection, and a connection that has no lane when `open_lane` is over is reported as failed.
 
 use std::collections::VecDeque;
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::{AsyncRead, FutureExt};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use libp2p::core::upgrade::ReadyUpgrade;
 use libp2p::swarm::handler::{ConnectionEvent, DialUpgradeError, FullyNegotiatedInbound, FullyNegotiatedOutbound};
 use libp2p::swarm::{
@@ -18,7 +20,8 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Sleep;
 
 use super::error::{DownReason, Refusal};
-use super::lane::{ACCEPTED, Lane, LaneIo};
+use super::greeting::{self, Versions};
+use super::lane::{Lane, LaneIo};
 use super::limits::Timings;
 use super::{LANE_PROTOCOL, NetEvent};
 use crate::id::NodeId;
@@ -45,8 +48,8 @@ enum State {
     Fresh,
     /// Dialer: the stream is being negotiated. Listener: no stream has come yet.
     Idle,
-    /// Dialer: waiting for the peer to take the lane.
-    Offering(Stream),
+    /// Dialer: waiting for the peer to take the lane. Listener: waiting for the peer's greeting.
+    Greeting(BoxFuture<'static, io::Result<(Stream, Versions)>>),
     /// Listener: waiting for the behaviour to take the lane.
     Offered(Stream),
     Running(Box<LaneIo<Stream>>),
@@ -89,15 +92,22 @@ impl Handler {
         self.reports.push_back(Report::Failed(refusal));
     }
 
-    /// Reads the byte that says the lane is taken.
-    fn poll_answer(&mut self, cx: &mut Context<'_>) {
-        let State::Offering(stream) = &mut self.state else { return };
-        let mut answer = [0];
-        let Poll::Ready(read) = Pin::new(stream).poll_read(cx, &mut answer) else { return };
-        match (read, std::mem::replace(&mut self.state, State::Done)) {
-            (Ok(1), State::Offering(stream)) if answer == [ACCEPTED] => self.run(stream, &[]),
-            (Ok(1), _) => self.fail(Refusal::NotEvalmesh),
-            _ => self.fail(Refusal::HungUp),
+    fn poll_greeting(&mut self, cx: &mut Context<'_>) {
+        let State::Greeting(exchange) = &mut self.state else { return };
+        let Poll::Ready(exchanged) = exchange.poll_unpin(cx) else { return };
+        let ours = Versions::OURS;
+        match exchanged {
+            Ok((_, theirs)) if ours.common(theirs).is_none() => {
+                tracing::warn!(peer = %self.peer.short(), %ours, %theirs, "a peer speaks other versions of the lane");
+                self.fail(Refusal::OtherVersion { ours, theirs });
+            }
+            Ok((stream, _)) if self.dialer => self.run(stream, &[]),
+            Ok((stream, _)) => {
+                self.state = State::Offered(stream);
+                self.reports.push_back(Report::Offered);
+            }
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => self.fail(Refusal::NotEvalmesh),
+            Err(_) => self.fail(Refusal::HungUp),
         }
     }
 }
@@ -122,7 +132,7 @@ impl ConnectionHandler for Handler {
             self.state = State::Idle;
             return Poll::Ready(ConnectionHandlerEvent::OutboundSubstreamRequest { protocol: self.listen_protocol() });
         }
-        self.poll_answer(cx);
+        self.poll_greeting(cx);
         if let State::Running(io) = &mut self.state {
             // The report that it is open goes first.
             if self.reports.is_empty()
@@ -150,7 +160,7 @@ impl ConnectionHandler for Handler {
 
     fn on_behaviour_event(&mut self, Take: Take) {
         match std::mem::replace(&mut self.state, State::Done) {
-            State::Offered(stream) => self.run(stream, &[ACCEPTED]),
+            State::Offered(stream) => self.run(stream, &Versions::OURS.encode()),
             other => self.state = other,
         }
     }
@@ -159,14 +169,13 @@ impl ConnectionHandler for Handler {
         match event {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
                 if let State::Idle = self.state {
-                    self.state = State::Offering(protocol);
+                    self.state = State::Greeting(greeting::offer(protocol).boxed());
                 }
             }
             // Only the dialer opens a lane, and only one; any further stream is dropped, which resets it.
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => {
                 if let (State::Idle, false) = (&self.state, self.dialer) {
-                    self.state = State::Offered(protocol);
-                    self.reports.push_back(Report::Offered);
+                    self.state = State::Greeting(greeting::hear(protocol).boxed());
                 }
             }
             ConnectionEvent::DialUpgradeError(DialUpgradeError { error, .. }) => self.fail(match error {

@@ -30,9 +30,6 @@ use super::frame::{Decoder, Queue, check_len};
 use super::limits::{IDLE_WRITE_BUFFER, READ_BUFFER, ROUNDS_PER_POLL, Timings, WRITE_BUFFER};
 use crate::id::NodeId;
 
-/// The listener's first byte on a lane: the lane is taken. Frames of both directions follow.
-pub(super) const ACCEPTED: u8 = 0x06;
-
 /// The half of a lane that other threads hold.
 #[derive(Debug)]
 pub(super) struct Lane {

@@ -9,8 +9,8 @@
 //! 2. For each peer, events come as `Up`, any number of `Frame`s in the order sent, `Down`, and again. There is one lane per pair of nodes.
 //! 3. Nothing waits without a bound; see [`limits`]. A slow peer or a slow consumer of events holds up its own lanes and nobody else's.
 //!
-//! On the wire a lane is a stream of protocol `/evalmesh/lane/1` that the dialer opens. The listener takes it with the byte `0x06`; from
-//! then on both sides send frames, each a length as `u32` little-endian and that many bytes.
+//! On the wire a lane is a stream of protocol `/evalmesh/lane` that the dialer opens. Both sides greet (see `greeting`: it settles the
+//! version) and from then on send frames, each a length as `u32` little-endian and that many bytes.
 //!
 //! It does not know what a frame means, keeps nothing across a lane's end, and acknowledges nothing: a frame that was queued when the
 //! lane went down may or may not have arrived. Heartbeats are the business of the layer above; a peer that sends nothing is cut off.
@@ -22,6 +22,7 @@ mod book;
 mod driver;
 mod error;
 mod frame;
+mod greeting;
 mod handler;
 mod lane;
 pub mod limits;
@@ -38,20 +39,21 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
-use tokio::sync::mpsc::Sender;
+use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
 pub use self::addr::{ParsePeerError, PeerAddr};
 use self::driver::{Driver, Routes};
 pub use self::error::{DownReason, NetError, Refusal, SendError};
 pub use self::frame::FrameError;
-use self::limits::{SHUTDOWN_WAIT, Timings};
+pub use self::greeting::Versions;
+use self::limits::{MAX_LEARNED, SHUTDOWN_WAIT, Timings};
 pub use self::secret::{FleetSecret, SecretError};
 use crate::id::NodeId;
 use crate::identity::Identity;
 
-/// The lane's protocol. Its version is also part of the handshake.
-const LANE_PROTOCOL: StreamProtocol = StreamProtocol::new("/evalmesh/lane/1");
+/// The lane's protocol. It has no version, since its greeting settles that and can say what was wrong.
+const LANE_PROTOCOL: StreamProtocol = StreamProtocol::new("/evalmesh/lane");
 
 /// What a [`Net`] is started with.
 #[derive(Debug, Clone)]
@@ -113,6 +115,7 @@ pub enum NetEvent {
 #[derive(Debug)]
 pub struct Net {
     routes: Arc<Routes>,
+    hearsay: Sender<(NodeId, SocketAddr)>,
     local: Vec<SocketAddr>,
     /// Empty once the network was shut down.
     thread: Mutex<Option<Thread>>,
@@ -138,6 +141,7 @@ impl Net {
 
     fn start_with(config: NetConfig, timings: Timings, events: Sender<NetEvent>) -> Result<Self, NetError> {
         let routes = Arc::new(Routes::default());
+        let (hearsay, heard) = channel(MAX_LEARNED);
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = sync_channel(1);
         let (alive, done) = sync_channel(1);
@@ -151,7 +155,7 @@ impl Net {
                     Ok((driver, local)) => {
                         drop(ready.send(Ok(local)));
                         drop(config);
-                        driver.run(stopped).await;
+                        driver.run(stopped, heard).await;
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }
@@ -162,7 +166,7 @@ impl Net {
             std::thread::Builder::new().name("evalmesh-net".to_owned()).spawn(body).map_err(NetError::Thread)?;
         let died = |_| NetError::Thread(std::io::Error::other("the network thread died"));
         match started.recv().map_err(died).flatten() {
-            Ok(local) => Ok(Self { routes, local, thread: Mutex::new(Some(Thread { handle, stop, done })) }),
+            Ok(local) => Ok(Self { routes, hearsay, local, thread: Mutex::new(Some(Thread { handle, stop, done })) }),
             Err(error) => {
                 // Listeners that were bound before the one that failed are free again when this returns.
                 drop(handle.join());
@@ -180,6 +184,12 @@ impl Net {
     /// Queues a frame for a peer whose lane is up. Never waits, and tells at once if the frame has no place.
     pub fn send(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         self.routes.send(to, frame)
+    }
+
+    /// Takes note of where a node is said to listen, and dials it soon unless there is a lane to it. Hearsay: it is given up after a few
+    /// attempts, and no other node is accepted there. Dropped if too much of it comes at once.
+    pub fn learn(&self, node: NodeId, addr: SocketAddr) {
+        let _ = self.hearsay.try_send((node, addr));
     }
 
     /// Closes the lane to a peer, if there is one; its `Down` carries this reason. Frames still queued for it may be lost. A peer with a

@@ -269,26 +269,45 @@ async fn garbage_does_not_disturb_a_listener() {
 
 /// A peer with the right secret that opens a lane by hand and then sends these bytes.
 async fn send_by_hand(seed: u8, to: SocketAddr, raw: &[u8]) {
+    assert_eq!(talk_by_hand(seed, to, b"EVMH\x01\x00\x01\x00", raw).await, *b"EVMH\x01\x00\x01\x00");
+}
+
+/// The same with this greeting; returns the other side's.
+async fn talk_by_hand(seed: u8, to: SocketAddr, greeting: &[u8], raw: &[u8]) -> [u8; 8] {
     let key = super::transport::keypair(&Identity::from_seed([seed; 32])).unwrap();
     let mut stack = super::transport::build(&key, &SECRET, &QUICK).unwrap();
     let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
     let (_, mut muxer) = stack.dial(super::addr::multiaddr(to), opts).unwrap().await.unwrap();
     let mut stream = std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await.unwrap();
     let run = std::future::poll_fn(|cx| muxer.poll_unpin(cx).map(drop));
+    let mut heard = [0; 8];
     let talk = async {
-        stream.write_all(b"\x13/multistream/1.0.0\n\x11/evalmesh/lane/1\n").await.unwrap();
-        let mut answer = [0; 20 + 18 + 1];
+        stream.write_all(b"\x13/multistream/1.0.0\n\x0f/evalmesh/lane\n").await.unwrap();
+        stream.write_all(greeting).await.unwrap();
+        let mut answer = [0; 20 + 16 + 8];
         stream.read_exact(&mut answer).await.unwrap();
-        assert_eq!(&answer[20..], b"\x11/evalmesh/lane/1\n\x06");
+        assert_eq!(&answer[20..36], b"\x0f/evalmesh/lane\n");
+        heard.copy_from_slice(&answer[36..]);
         stream.write_all(raw).await.unwrap();
         // Until the other side closes.
         drop(stream.read(&mut [0]).await);
     };
     tokio::select! { () = run => {}, () = talk => {} }
+    heard
 }
 
-/// A node with the right secret that hangs up on everybody once they are authenticated, as a full one does.
-async fn hang_up_by_hand(address: tokio::sync::oneshot::Sender<SocketAddr>) {
+#[tokio::test]
+async fn a_peer_of_another_version_is_told_ours_and_gets_no_lane() {
+    let mut a = Node::start(1, local(), &[]);
+    let theirs = talk_by_hand(2, a.addr, b"EVMH\x02\x00\x07\x00", &[]).await;
+    assert_eq!(theirs, *b"EVMH\x01\x00\x01\x00");
+    let mut b = Node::start(3, local(), &[a.addr]);
+    a.up(b.id).await;
+    b.up(a.id).await;
+}
+
+/// A node with the right secret that hangs up on everybody once they are authenticated, as a full one does; or greets them like this.
+async fn listen_by_hand(address: tokio::sync::oneshot::Sender<SocketAddr>, greeting: Option<&[u8; 8]>) {
     let key = super::transport::keypair(&Identity::from_seed([1; 32])).unwrap();
     let mut stack = super::transport::build(&key, &SECRET, &QUICK).unwrap();
     stack.listen_on(ListenerId::next(), super::addr::multiaddr(local())).unwrap();
@@ -299,10 +318,45 @@ async fn hang_up_by_hand(address: tokio::sync::oneshot::Sender<SocketAddr>) {
                 let addr = super::addr::socket_addr(&listen_addr).unwrap();
                 address.take().unwrap().send(addr).unwrap();
             }
-            TransportEvent::Incoming { upgrade, .. } => drop(upgrade.await),
+            TransportEvent::Incoming { upgrade, .. } => {
+                let (_, mut muxer) = upgrade.await.unwrap();
+                let Some(greeting) = greeting else { continue };
+                let mut stream = std::future::poll_fn(|cx| muxer.poll_inbound_unpin(cx)).await.unwrap();
+                let run = std::future::poll_fn(|cx| muxer.poll_unpin(cx).map(drop));
+                let talk = async {
+                    stream.read_exact(&mut [0; 20 + 16]).await.unwrap();
+                    stream.write_all(b"\x13/multistream/1.0.0\n\x0f/evalmesh/lane\n").await.unwrap();
+                    stream.read_exact(&mut [0; 8]).await.unwrap();
+                    stream.write_all(greeting).await.unwrap();
+                    drop(stream.read(&mut [0]).await);
+                };
+                tokio::select! { () = run => {}, () = talk => {} }
+            }
             _ => {}
         }
     }
+}
+
+#[tokio::test]
+async fn another_version_is_refused_with_both_named() {
+    let (send, addr) = tokio::sync::oneshot::channel();
+    let talk = async {
+        let mut node = Node::start(2, local(), &[addr.await.unwrap()]);
+        let refused = node.refused().await;
+        assert_eq!(refused.to_string(), "this node speaks version 1 of the lane, the other one 3 to 4");
+        assert_eq!(refused.hint(), Some("upgrade evalmesh on this node"));
+    };
+    tokio::select! { () = listen_by_hand(send, Some(b"EVMH\x03\x00\x04\x00")) => {}, () = talk => {} }
+}
+
+#[tokio::test]
+async fn a_listener_that_does_not_greet_is_no_evalmesh_node() {
+    let (send, addr) = tokio::sync::oneshot::channel();
+    let talk = async {
+        let mut node = Node::start(2, local(), &[addr.await.unwrap()]);
+        assert_eq!(node.refused().await, Refusal::NotEvalmesh);
+    };
+    tokio::select! { () = listen_by_hand(send, Some(b"HTTP/1.1")) => {}, () = talk => {} }
 }
 
 #[tokio::test]
@@ -314,7 +368,7 @@ async fn a_peer_that_takes_no_lane_is_dialed_again() {
             assert_eq!(node.refused().await, Refusal::HungUp);
         }
     };
-    tokio::select! { () = hang_up_by_hand(send) => {}, () = talk => {} }
+    tokio::select! { () = listen_by_hand(send, None) => {}, () = talk => {} }
 }
 
 #[tokio::test]

@@ -18,7 +18,6 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::derive_prelude::Either;
 use libp2p::{PeerId, Transport, noise, tcp, yamux};
 
-use super::LANE_PROTOCOL;
 use super::limits::{MAX_STREAMS, Timings};
 use super::secret::FleetSecret;
 use crate::identity::Identity;
@@ -93,8 +92,7 @@ pub(super) fn build(
     secret: &FleetSecret,
     timings: &Timings,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
-    let mut prologue = secret.derive(PROLOGUE_CONTEXT).to_vec();
-    prologue.extend_from_slice(LANE_PROTOCOL.as_ref().as_bytes());
+    let prologue = secret.derive(PROLOGUE_CONTEXT).to_vec();
     let noise = noise::Config::new(key).map_err(|error| error.to_string())?.with_prologue(prologue);
     let mut yamux = yamux::Config::default();
     yamux.set_max_num_streams(MAX_STREAMS);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use super::addresses::Exchange;
 use super::clock::{Clock, random, unix_micros};
 use super::control::ControlServer;
 use super::driver::{Driver, EVENTS, Event, Hands};
@@ -168,9 +169,11 @@ impl NodeBuilder {
         let usual = Config::new(signer.node(), cassette.ledger().lineage(), cassette.ledger().durable());
         let config = Config { patience: self.patience, ..usual };
         #[cfg(feature = "net")]
+        let exchange = Exchange::new(self.network.iter().flat_map(|network| &network.peers).map(|peer| peer.addr));
+        #[cfg(feature = "net")]
         let (lanes, addresses) = start_lanes(self.network, &identity)?;
         #[cfg(not(feature = "net"))]
-        let (lanes, addresses): (_, Vec<SocketAddr>) = (Lanes::none(), Vec::new());
+        let (lanes, addresses, exchange): (_, Vec<SocketAddr>, _) = (Lanes::none(), Vec::new(), Exchange::new([]));
         let shared = Arc::new(Shared::default());
         for address in addresses {
             shared.listening(address);
@@ -202,6 +205,7 @@ impl NodeBuilder {
             recorder: recorder.clone(),
             evaluators,
             lanes,
+            exchange,
             shared,
             io: Pool::start("evalmesh-io", IO_THREADS).map_err(system("I/O threads"))?,
             events,

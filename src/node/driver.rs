@@ -21,7 +21,8 @@ use crate::fabric::{
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
+use crate::message::{Addresses, Announcement, AskId, Manifest, Message, SegmentName};
+use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
@@ -67,6 +68,7 @@ pub(super) struct Hands {
     pub(super) recorder: RecorderHandle,
     pub(super) evaluators: Arc<Evaluators>,
     pub(super) lanes: Lanes,
+    pub(super) exchange: Exchange,
     pub(super) shared: Arc<Shared>,
     /// Threads for disk, hashing and signatures.
     pub(super) io: Pool,
@@ -99,7 +101,7 @@ impl Driver {
                     Some(Event::Fabric(input)) => self.apply(input, &mut outputs),
                 },
                 lane = self.hands.lanes.next() => {
-                    if let Some(input) = self.hands.on_lane(lane) {
+                    if let Some(input) = self.hands.on_lane(lane, self.clock.now()) {
                         self.apply(input, &mut outputs);
                     }
                 }
@@ -133,17 +135,24 @@ impl Driver {
 }
 
 impl Hands {
-    fn on_lane(&mut self, event: LaneEvent) -> Option<Input> {
+    fn on_lane(&mut self, event: LaneEvent, now: Time) -> Option<Input> {
         match event {
             LaneEvent::Up(peer, address) => {
                 self.shared.peer_up(peer, address);
+                let greeting = self.exchange.up(peer, address);
+                self.send(peer, greeting);
                 Some(Input::PeerUp(peer))
             }
             LaneEvent::Down(peer) => {
                 self.shared.peer_down(peer);
+                self.exchange.down(peer);
                 Some(Input::PeerDown(peer))
             }
             LaneEvent::Frame(peer, bytes) => Some(match crate::wire::decode(&bytes) {
+                Ok(Message::Addresses(told)) => {
+                    self.on_addresses(peer, told, now);
+                    return None;
+                }
                 Ok(message) => Input::Message(peer, message),
                 Err(error) => Input::Garbage(peer, error.to_string()),
             }),
@@ -152,9 +161,20 @@ impl Hands {
                 None
             }
             LaneEvent::Listening(address) => {
+                self.exchange.listening(address);
                 self.shared.listening(address);
                 None
             }
+        }
+    }
+
+    fn on_addresses(&mut self, from: NodeId, told: Addresses, now: Time) {
+        let Consequences { send, dial } = self.exchange.heard(from, told, now);
+        for (peer, message) in send {
+            self.send(peer, message);
+        }
+        for (node, address) in dial {
+            self.lanes.learn(node, address);
         }
     }
 
@@ -317,7 +337,7 @@ impl Effects for Hands {
                 None
             });
             let found = found.map(|crate::cassette::Proven { held, evidence }| {
-                let payloads: Vec<_> = held.reply.payloads().filter_map(Payload::bytes).cloned().collect();
+                let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
                 let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
                 (evidence, if fits { payloads } else { Vec::new() })
             });

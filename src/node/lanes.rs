@@ -66,6 +66,16 @@ impl Lanes {
         }
     }
 
+    /// Dials a node that a peer told of.
+    pub(super) fn learn(&self, node: NodeId, address: SocketAddr) {
+        #[cfg(feature = "net")]
+        if let Some((net, _)) = &self.net {
+            net.learn(node, address);
+        }
+        #[cfg(not(feature = "net"))]
+        let _ = (node, address);
+    }
+
     #[cfg(not(feature = "net"))]
     pub(super) async fn next(&mut self) -> LaneEvent {
         std::future::pending().await

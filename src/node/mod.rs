@@ -4,6 +4,7 @@
 //! [`Node::shutdown`] is called or the last handle is dropped. A hit in the cassette is answered on the caller's own thread and never
 //! reaches the loop. This module is tokio's place; decisions are the fabric's.
 
+mod addresses;
 mod builder;
 mod clock;
 pub mod control;
@@ -193,7 +194,7 @@ impl Node {
                     Tier::Disk => (Origin::Disk, &self.inner.shared.disk),
                 };
                 counter.fetch_add(1, Ordering::Relaxed);
-                Ok(Answer { id, reply: held.reply, origin, recorded: true })
+                Ok(Answer { id, reply: held.into_reply(), origin, recorded: true })
             }
         })
     }

@@ -100,7 +100,7 @@ pub(super) fn promises_are_kept(promised: &BTreeMap<u64, ContentId>, cassette: &
             .flatten()
             .and_then(|stored| stored.entry.record().map(std::borrow::Cow::into_owned));
         stored.is_some_and(|record| record.request == id)
-            && matches!(cassette.lookup(id), Ok(Lookup::Hit(held)) if same(&held.reply, &reply_to(id)))
+            && matches!(cassette.lookup(id), Ok(Lookup::Hit(held)) if same(held.reply(), &reply_to(id)))
     };
     let broken = promised.iter().filter(|(seq, id)| !kept(**seq, **id));
     broken.map(|(seq, id)| format!("the durable answer to {} at {seq} is gone", id.short())).collect()

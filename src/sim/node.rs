@@ -274,7 +274,7 @@ impl Effects for Acting<'_> {
             None
         });
         let found = found.map(|Proven { held, evidence }| {
-            let payloads: Vec<_> = held.reply.payloads().filter_map(Payload::bytes).cloned().collect();
+            let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
             let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
             (evidence, if fits { payloads } else { Vec::new() })
         });

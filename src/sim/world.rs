@@ -204,7 +204,7 @@ impl World {
         self.shared.jobs.insert(job, Job { id, answer_from, timed: timeout.is_some(), ends: Vec::new() });
         if answer_from != AnswerFrom::ComputedOnly {
             match node.hands.cassette.lookup(id) {
-                Ok(Lookup::Hit(held)) => return self.shared.end(job, End::Hit(held.reply.clone())),
+                Ok(Lookup::Hit(held)) => return self.shared.end(job, End::Hit(held.into_reply())),
                 Ok(Lookup::Miss(_)) => {}
                 Err(error) => self.shared.violations.push(format!("a look-up failed: {error}")),
             }

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use crate::limits::{
-    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_PROOF, MAX_RECORD, MAX_ROWS, MAX_SEGMENT_BYTES, MAX_SEGMENTS,
+    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_ROWS,
+    MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_TOLD_PEERS,
 };
 use crate::message::Message;
 
@@ -87,6 +88,13 @@ fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
         ],
         Message::GetChunk { len, .. } => vec![("chunk", *len as usize, CHUNK as usize)],
         Message::Chunk { bytes, .. } => vec![("chunk", bytes.len(), CHUNK as usize)],
+        Message::Addresses(told) => {
+            let each = told.others.iter().map(|(_, addresses)| addresses.len()).max().unwrap_or(0);
+            vec![
+                ("listen addresses", told.mine.len().max(each), MAX_LISTEN_ADDRS),
+                ("peers told of", told.others.len(), MAX_TOLD_PEERS),
+            ]
+        }
         Message::Pong { .. }
         | Message::Pull { .. }
         | Message::GetSegment { .. }

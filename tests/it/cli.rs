@@ -121,6 +121,24 @@ fn computed_on_a_then_peer_on_b_then_disk_on_b_alone() {
 }
 
 #[test]
+fn two_nodes_that_know_a_third_one_find_each_other() {
+    let folder = Folder::new();
+    let seed = folder.up("seed", "secret", &[]);
+    let peers = folder.path("peers.txt");
+    fs::write(&peers, format!("# the seed\n\n{}\n", seed.line("listening"))).expect("written");
+    let b = folder.up("b", "secret", &["--peers-file", &peers]);
+    let c = folder.up("c", "secret", &["--peer", &seed.line("listening")]);
+    let name = |node: &Up| node.line("node")[..10].to_owned();
+    wait_for("B to meet C", || b.status().contains(&format!("peer       {}", name(&c))));
+    wait_for("C to meet B", || c.status().contains(&format!("peer       {}", name(&b))));
+    fs::write(&peers, "127.0.0.1:1\nnonsense\n").expect("written");
+    let output =
+        evalmesh(&["up", "--data", &folder.path("d"), "--secret", &folder.path("secret"), "--peers-file", &peers]);
+    assert_eq!(output.status.code(), Some(10));
+    assert!(text(&output.stderr).contains("peers.txt:2: "), "{}", text(&output.stderr));
+}
+
+#[test]
 fn without_a_running_node_eval_remembers_too() {
     let folder = Folder::new();
     let data = folder.path("alone");

@@ -2,4 +2,5 @@
 
 mod cli;
 mod formats;
+mod ledger;
 mod request_id;

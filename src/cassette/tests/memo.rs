@@ -84,8 +84,8 @@ fn a_question_is_computed_once_and_answered_from_memory_then() {
     assert_eq!(ask(&memo, request("a")), Ok(("1".to_owned(), Origin::Ram, true)));
     assert_eq!(ask(&memo, request("b")), Ok(("2".to_owned(), Origin::Computed, true)));
     let Ok(Lookup::Hit(held)) = recorder.cassette().lookup(request("a").id().expect("an id")) else { panic!("held") };
-    assert_eq!((held.record.observed_at, held.record.producer), (1234, identity().node()));
-    assert_eq!((held.record.kind.as_str(), &held.record.class), ("count", &Class::Observed));
+    assert_eq!((held.record().observed_at, held.record().producer), (1234, identity().node()));
+    assert_eq!((held.record().kind.as_str(), &held.record().class), ("count", &Class::Observed));
     assert!(memo.admit(&request("a")).is_ok());
 }
 

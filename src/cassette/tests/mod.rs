@@ -74,10 +74,10 @@ pub(super) fn served(cassette: &Cassette, n: u64) -> Result<(String, Tier), NotH
     match cassette.lookup(id(n)).expect("the disk answers") {
         Lookup::Miss(why) => Err(why),
         Lookup::Hit(held) => {
-            assert_eq!(held.record.request, id(n));
-            assert_eq!(held.record.answer(), held.reply.answer());
-            assert!(held.reply.payloads().all(|payload| payload.bytes().is_some()));
-            let stdout = held.reply.stdout.as_ref().and_then(Payload::bytes).expect("inline").to_vec();
+            assert_eq!(held.record().request, id(n));
+            assert_eq!(held.record().answer(), held.reply().answer());
+            assert!(held.reply().payloads().all(|payload| payload.bytes().is_some()));
+            let stdout = held.reply().stdout.as_ref().and_then(Payload::bytes).expect("inline").to_vec();
             Ok((String::from_utf8(stdout).expect("text"), held.tier))
         }
     }

@@ -112,7 +112,7 @@ fn check(cassette: &Cassette, model: &Model) {
             (None, true) => Err(NotHeld::NeverSeen),
         };
         let found = match cassette.lookup(id(question)).expect("the disk answers") {
-            Lookup::Hit(held) => Ok(held.reply),
+            Lookup::Hit(held) => Ok(held.into_reply()),
             Lookup::Miss(why) => Err(why),
         };
         assert_eq!(found.map(|reply| reply.answer()), expected.map(|reply| reply.answer()), "question {question}");

@@ -35,7 +35,7 @@ fn a_reply_comes_back_whole_from_memory_and_from_disk() {
     expected.files.sort_by(|a, b| a.path.cmp(&b.path));
     let hit = |cassette: &Cassette| match cassette.lookup(id(1)).expect("reads") {
         Lookup::Hit(held) => {
-            assert_eq!((&*held.record, &held.reply), (&record, &expected));
+            assert_eq!((held.record(), held.reply()), (&record, &expected));
             held.tier
         }
         Lookup::Miss(why) => panic!("{why}"),

@@ -110,6 +110,8 @@ pub struct HolderIndex {
     lineages: usize,
     /// Insertions since the last page was swept.
     since_sweep: u32,
+    /// The log of the current merge, once there is no room for it: nobody is farther away.
+    refused: Option<usize>,
 }
 
 impl HolderIndex {
@@ -124,6 +126,7 @@ impl HolderIndex {
             budget: usize::try_from(budget).unwrap_or(usize::MAX),
             lineages: 0,
             since_sweep: 0,
+            refused: None,
         }
     }
 
@@ -213,6 +216,7 @@ impl HolderIndex {
         if log.contradicts(announcement) || !follows {
             return Merge::Equivocal;
         }
+        self.refused = None;
         let mut position = batch.first;
         for item in &batch.items {
             if let LogItem::Fact { question, .. } = item {
@@ -237,6 +241,7 @@ impl HolderIndex {
 
     /// Merges a segment whose digest was checked.
     pub fn merge_segment(&mut self, peer: NodeId, name: &SegmentName, keys: &[u64]) {
+        self.refused = None;
         if let Some(at) = self.find(peer) {
             keys.iter().for_each(|key| self.add(at, (name.number, name.end), *key));
         }
@@ -434,17 +439,27 @@ impl HolderIndex {
 
     /// Whether one more fact of this log fits; near the budget, makes room at the cost of logs that are farther away.
     fn has_room_for(&mut self, at: usize) -> bool {
-        let bytes = self.bytes();
         // The last sixteenth is what comes in while masked runs are swept.
-        if bytes > self.budget - self.budget / 16 && !self.runs.is_sweeping() {
+        if self.bytes() > self.budget - self.budget / 16 && !self.runs.is_sweeping() {
+            if self.refused == Some(at) {
+                return false;
+            }
             let mine = (self.logs[at].distance, self.logs[at].node);
             let farther = |log: &&Log| log.stats.facts > 0 && (log.distance, log.node) > mine;
             let victim = self.logs.iter().filter(farther).max_by_key(|log| (log.distance, log.node));
-            if let Some(victim) = victim.and_then(|log| self.find(log.node)) {
-                for (segment, run) in self.logs[victim].runs.clone() {
-                    self.logs[victim].stats.dropped += u64::from(self.runs.facts(run));
-                    self.kill(victim, segment, run);
-                }
+            let Some(victim) = victim.and_then(|log| self.find(log.node)) else {
+                self.refused = Some(at);
+                return false;
+            };
+            // The oldest of it goes, as much as makes the spare room good again.
+            let mut freed = 0;
+            while freed < self.budget / 16
+                && let Some((&segment, &run)) = self.logs[victim].runs.first_key_value()
+            {
+                let facts = self.runs.facts(run);
+                freed += facts as usize * 5;
+                self.logs[victim].stats.dropped += u64::from(facts);
+                self.kill(victim, segment, run);
             }
         }
         self.bytes() + self.table.growth() + self.runs.growth() <= self.budget

@@ -27,7 +27,8 @@ impl Page {
         }
         entries.sort_unstable();
         let widest = entries.iter().map(|(_, run)| *run).max().unwrap_or(0);
-        let run_bits = u32::BITS - widest.leading_zeros();
+        // At least one bit, so that every run begins inside of the words.
+        let run_bits = (u32::BITS - widest.leading_zeros()).max(1);
         let bits = (entries.len() + TAIL) * (rem_bits + run_bits) as usize;
         // One more word, so that an entry can be read as two words without asking.
         let words = vec![0; bits.div_ceil(64) + 1].into_boxed_slice();

@@ -271,12 +271,11 @@ fn the_budget_is_never_exceeded_and_what_is_nearest_stays() {
     }
     let kept = |peer| index.stats_of(peer).facts;
     assert_eq!(kept(near), 120_000, "the nearest lost nothing");
-    assert!(kept(far) > 20_000, "the second nearest has what is left: {}", kept(far));
-    assert_eq!(kept(farther), 0, "the farthest made room");
-    assert_eq!(index.stats_of(farther).dropped, 151_000);
+    assert!(kept(far) > 50_000, "the second nearest has what is left: {}", kept(far));
+    assert!(index.stats_of(farther).dropped >= 150_000, "the farthest made room, whatever of it came first");
     let all: u64 = [near, far, farther].into_iter().map(|peer| kept(peer) + index.stats_of(peer).dropped).sum();
     assert_eq!(all, 421_000, "every fact is kept or counted");
-    assert_eq!(index.stats().dropped, 421_000 - kept(near) - kept(far));
+    assert_eq!(index.stats().dropped, 421_000 - kept(near) - kept(far) - kept(farther));
 }
 
 #[test]

@@ -139,6 +139,10 @@ impl Storage for FaultyStorage {
         self.inner.sync_dir(path)
     }
 
+    fn rewards_room(&self) -> bool {
+        self.inner.rewards_room()
+    }
+
     fn locate(&self, path: &str) -> PathBuf {
         self.inner.locate(path)
     }

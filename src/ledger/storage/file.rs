@@ -96,6 +96,10 @@ impl Storage for FileStorage {
         if cfg!(unix) { File::open(self.locate(path))?.sync_all() } else { Ok(()) }
     }
 
+    fn rewards_room(&self) -> bool {
+        true
+    }
+
     fn locate(&self, path: &str) -> PathBuf {
         if path.is_empty() { self.root.clone() } else { self.root.join(path) }
     }

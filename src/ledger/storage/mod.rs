@@ -5,6 +5,7 @@
 
 mod faulty;
 mod file;
+mod look;
 mod memory;
 
 use std::fmt;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 pub use faulty::{FaultyStorage, Op};
 pub use file::{DirLock, FileStorage};
+pub use look::LookStorage;
 pub use memory::MemoryStorage;
 
 /// A directory tree.
@@ -32,6 +34,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn create_dir(&self, path: &str) -> io::Result<()>;
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &str) -> io::Result<()>;
+    /// Whether a file that has its length already is cheaper to sync.
+    fn rewards_room(&self) -> bool {
+        false
+    }
     /// Where a path is, for people.
     fn locate(&self, path: &str) -> PathBuf {
         PathBuf::from(path)

@@ -25,7 +25,7 @@ fn each_opening_names_the_one_before_it() {
         assert_eq!((parent, opened_at), (expected, 1_000_000 + u64::from(epoch)));
         append_all(&mut ledger, 0..u64::from(epoch) % 4, 3);
         ledger.commit().expect("commits");
-        let head = reader.head(&identity());
+        let head = reader.head(&identity()).expect("provable");
         expected = Some(Parent { epoch: id, start, length: head.length, root: head.root });
     }
     let (ledger, _) = open(&storage, 21);
@@ -61,7 +61,7 @@ fn a_restored_copy_goes_on_in_a_new_epoch_from_where_the_copy_ends() {
     let (mut ledger, _) = open(&storage, 1);
     append_all(&mut ledger, 0..4, 3);
     ledger.commit().expect("commits");
-    let head = ledger.reader().head(&identity());
+    let head = ledger.reader().head(&identity()).expect("provable");
     drop(ledger);
     let copy = storage.fork();
 
@@ -92,11 +92,10 @@ fn a_lost_epoch_entry_is_known_from_its_child() {
     }
     let (reader_before, slot) = {
         let (ledger, _) = open(&storage, 4);
-        let slot = *ledger.shared_for_test().read().slot(4).expect("the second epoch's entry");
-        (ledger.reader().lineage(), slot)
+        (ledger.reader().lineage(), place(&ledger, 4))
     };
     let file = storage.open(&segment(0)).expect("there");
-    file.write_at(&[0xff; 40], u64::from(slot.offset)).expect("writes");
+    file.write_at(&[0xff; 40], slot).expect("writes");
     let (ledger, recovery) = open(&storage, 5);
     assert_eq!((recovery.lost, recovery.damaged), (1, 1));
     let reader = ledger.reader();

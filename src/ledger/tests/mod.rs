@@ -6,8 +6,8 @@ mod directory;
 mod epochs;
 mod faults;
 mod golden;
-#[allow(warnings)]
 mod proofs;
+mod survey;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -75,6 +75,12 @@ pub(super) fn is_record(reader: &LedgerReader, seq: u64, n: u64, len: usize) -> 
     let Ok(Some(stored)) = reader.read(seq) else { return false };
     stored.entry == Entry::Observed(record)
         && blobs.iter().all(|blob| reader.payload_of(&stored, blob.name()).is_ok_and(|bytes| bytes == *blob.bytes()))
+}
+
+/// Where the frame of an entry begins in its segment.
+pub(super) fn place(ledger: &Ledger, seq: u64) -> u64 {
+    let Ok(super::state::Located::At(_, place)) = ledger.shared.locate(seq) else { panic!("{seq} is there") };
+    u64::from(place.offset)
 }
 
 pub(super) fn segment(first: u64) -> String {

@@ -56,7 +56,7 @@ fn only_what_is_durable_is_proven_and_a_head_is_made_when_none_covers() {
     ledger.write_out().expect("writes");
     assert!(is_record(&reader, 1, 1, 3));
     assert_eq!(reader.evidence(1, &me).expect("reads"), None);
-    assert_eq!(reader.head(&me).length, 1);
+    assert_eq!(reader.head(&me).expect("provable").length, 1);
     assert_eq!(reader.batch(1, 10, &me), None);
     ledger.commit().expect("commits");
     let first = reader.evidence(1, &me).expect("reads").expect("durable");
@@ -70,7 +70,7 @@ fn only_what_is_durable_is_proven_and_a_head_is_made_when_none_covers() {
     );
     let second = reader.evidence(2, &me).expect("reads").expect("durable");
     assert_eq!(second.head.length, 3);
-    assert_eq!(reader.head(&me), second.head);
+    assert_eq!(reader.head(&me).expect("provable"), second.head);
     assert!(second.verify(&Ed25519).is_ok());
 }
 
@@ -135,9 +135,9 @@ fn behind_a_lost_entry_everything_is_readable_and_nothing_is_claimed() {
     let (mut ledger, _) = open(&storage, 1);
     append_all(&mut ledger, 0..6, 3);
     ledger.commit().expect("commits");
-    let slot = *ledger.shared_for_test().read().slot(3).expect("written");
+    let slot = place(&ledger, 3);
     drop(ledger);
-    storage.open(&segment(0)).expect("there").write_at(b"rot", u64::from(slot.offset) + 40).expect("writes");
+    storage.open(&segment(0)).expect("there").write_at(b"rot", slot + 40).expect("writes");
     let (mut ledger, recovery) = open(&storage, 2);
     append(&mut ledger, 9, 3);
     ledger.commit().expect("commits");

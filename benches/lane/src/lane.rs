@@ -1,0 +1,75 @@
+//! A lane as a node uses it: the network on its own thread, frames and events across a channel.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use evalmesh::id::NodeId;
+use evalmesh::identity::Identity;
+use evalmesh::net::{FleetSecret, Net, NetConfig, NetEvent};
+use tokio::sync::mpsc;
+
+use super::{Client, Failure, SIZE, Server, Window};
+
+fn start(seed: u8, peers: Vec<String>) -> Result<(Net, mpsc::Receiver<NetEvent>), Failure> {
+    let (sender, events) = mpsc::channel(4096);
+    let listen = if peers.is_empty() { vec!["127.0.0.1:0".parse()?] } else { Vec::new() };
+    let peers = peers.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?;
+    let (identity, secret) = (Identity::from_seed([seed; 32]), FleetSecret::from_bytes([3; 32]));
+    let net = Net::start(NetConfig { identity, secret, listen, peers, mdns: false }, sender)?;
+    Ok((net, events))
+}
+
+pub(super) async fn serve() -> Result<(), Failure> {
+    let (net, mut events) = start(1, Vec::new())?;
+    println!("{}", net.local_addrs()[0]);
+    while let Some(event) = events.recv().await {
+        if let NetEvent::Frame { from, bytes } = event {
+            net.send(from, bytes)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) struct Lane {
+    net: Net,
+    events: mpsc::Receiver<NetEvent>,
+    peer: NodeId,
+    server: Server,
+}
+
+pub(super) async fn client() -> Result<Lane, Failure> {
+    let (server, address) = Server::start("lane-server").await?;
+    let (net, mut events) = start(2, vec![address])?;
+    loop {
+        match events.recv().await.ok_or("the network ended")? {
+            NetEvent::Up { peer, .. } => return Ok(Lane { net, events, peer, server }),
+            NetEvent::Refused { reason, .. } => return Err(reason.to_string().into()),
+            _ => {}
+        }
+    }
+}
+
+impl Client for Lane {
+    async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
+        let request = Bytes::from(vec![7; SIZE]);
+        let mut window = Window::new(count);
+        let mut events = Vec::with_capacity(in_flight);
+        while !window.done() {
+            while window.send(in_flight) {
+                self.net.send(self.peer, request.clone())?;
+            }
+            self.events.recv_many(&mut events, in_flight).await;
+            for event in events.drain(..) {
+                match event {
+                    NetEvent::Frame { bytes, .. } if bytes.len() == SIZE => window.received(in_flight),
+                    other => return Err(format!("{other:?}").into()),
+                }
+            }
+        }
+        Ok(window.times)
+    }
+
+    fn server(&self) -> u32 {
+        self.server.pid()
+    }
+}

@@ -1,0 +1,184 @@
+//! What one small request costs on a lane, on raw TCP with the same framing, and through Redis.
+//!
+//! ```sh
+//! cargo run --release --manifest-path benches/lane/Cargo.toml      # redis-server on the path adds its row
+//! ```
+//!
+//! Client and server are two processes on loopback. A request is 256 bytes and so is its answer (an echo; Redis: a GET of 256 bytes).
+//! Time: one request at a time, the median of 20,000. CPU: 500,000 requests with 64 in flight, what the kernel counted for all threads of
+//! client and server. Each row is measured five times, in turns, and the medians are shown: ratios are what counts, machines differ.
+
+mod lane;
+mod redis_get;
+mod tcp;
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+const SIZE: usize = 256;
+const ALONE: usize = 20_000;
+const TOGETHER: usize = 500_000;
+const IN_FLIGHT: usize = 64;
+const MANY_IN_FLIGHT: usize = 1024;
+const ROUNDS: usize = 5;
+
+/// A connected client of one system.
+trait Client {
+    /// Does `count` requests with `in_flight` of them under way; calls `each` with the time of every one if there is one at a time.
+    async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure>;
+
+    /// The process that serves.
+    fn server(&self) -> u32;
+}
+
+#[derive(Clone, Copy)]
+struct Figures {
+    alone_us: f64,
+    client_us: f64,
+    server_us: f64,
+}
+
+async fn measure(client: &mut impl Client) -> Result<Figures, Failure> {
+    client.requests(2_000, IN_FLIGHT).await?;
+    let mut alone = client.requests(ALONE, 1).await?;
+    alone.sort_unstable();
+    let (me, server) = (std::process::id(), client.server());
+    let before = (cpu(me)?, cpu(server)?);
+    client.requests(TOGETHER, IN_FLIGHT).await?;
+    let after = (cpu(me)?, cpu(server)?);
+    client.requests(20_000, MANY_IN_FLIGHT).await?;
+    let each = |spent: Duration| spent.as_secs_f64() * 1e6 / TOGETHER as f64;
+    Ok(Figures {
+        alone_us: alone[alone.len() / 2].as_secs_f64() * 1e6,
+        client_us: each(after.0 - before.0),
+        server_us: each(after.1 - before.1),
+    })
+}
+
+/// Time on a processor of all live threads of a process, in nanoseconds by the kernel's scheduler.
+fn cpu(pid: u32) -> Result<Duration, Failure> {
+    let mut nanos = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let stat = std::fs::read_to_string(task?.path().join("schedstat"))?;
+        nanos += stat.split(' ').next().unwrap_or_default().parse::<u64>()?;
+    }
+    Ok(Duration::from_nanos(nanos))
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+async fn run() -> Result<(), Failure> {
+    let mut rows: [(&str, Vec<Figures>); 3] = [("raw tcp", vec![]), ("lane", vec![]), ("redis get", vec![])];
+    for _ in 0..ROUNDS {
+        rows[0].1.push(measure(&mut tcp::client().await?).await?);
+        rows[1].1.push(measure(&mut lane::client().await?).await?);
+        if let Some(mut client) = redis_get::client().await? {
+            rows[2].1.push(measure(&mut client).await?);
+        }
+    }
+    println!("{SIZE} bytes each way, {ROUNDS} rounds, medians; microseconds");
+    println!("{:<10} {:>14} {:>16} {:>16} {:>8}", "", "one at a time", "cpu client", "cpu server", "sum");
+    let mut sums = Vec::new();
+    for (name, figures) in rows.iter().filter(|(_, figures)| !figures.is_empty()) {
+        let of = |pick: fn(&Figures) -> f64| median(figures.iter().map(pick).collect());
+        let (alone, client, server) = (of(|f| f.alone_us), of(|f| f.client_us), of(|f| f.server_us));
+        println!("{name:<10} {alone:>14.1} {client:>16.2} {server:>16.2} {:>8.2}", client + server);
+        sums.push((alone, client + server));
+    }
+    println!("lane / raw tcp, one at a time: {:.2} (at most 2)", sums[1].0 / sums[0].0);
+    match sums.get(2) {
+        Some(redis) => println!("lane / redis, cpu: {:.2} (at most 0.9)", sums[1].1 / redis.1),
+        None => println!("no redis-server on the path: its row is left out"),
+    }
+    println!("no request failed at {MANY_IN_FLIGHT} in flight");
+    Ok(())
+}
+
+/// Ends a run that hangs.
+async fn within<T>(limit: Duration, what: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(limit, what).await.map_err(|_| Failure::from(format!("no end after {limit:?}")))?
+}
+
+fn main() -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let limit = Duration::from_secs(600);
+    let result = match std::env::args().nth(1).as_deref() {
+        Some("tcp-server") => runtime.block_on(tcp::serve()),
+        Some("lane-server") => runtime.block_on(lane::serve()),
+        _ => runtime.block_on(within(limit, run())),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs requests over something that takes one frame and gives back one frame, in order.
+struct Window {
+    left: usize,
+    under_way: usize,
+    sent_at: Instant,
+    times: Vec<Duration>,
+}
+
+impl Window {
+    fn new(count: usize) -> Self {
+        Self { left: count, under_way: 0, sent_at: Instant::now(), times: Vec::new() }
+    }
+
+    /// Whether to send one more now.
+    fn send(&mut self, in_flight: usize) -> bool {
+        let more = self.left > 0 && self.under_way < in_flight;
+        if more {
+            self.left -= 1;
+            self.under_way += 1;
+            if in_flight == 1 {
+                self.sent_at = Instant::now();
+            }
+        }
+        more
+    }
+
+    fn received(&mut self, in_flight: usize) {
+        self.under_way -= 1;
+        if in_flight == 1 {
+            self.times.push(self.sent_at.elapsed());
+        }
+    }
+
+    fn done(&self) -> bool {
+        self.left == 0 && self.under_way == 0
+    }
+}
+
+/// A server in a process of its own, which is ended with this handle.
+struct Server(tokio::process::Child);
+
+impl Server {
+    /// Starts this program again as a server; gives back its first line of output.
+    async fn start(role: &str) -> Result<(Self, String), Failure> {
+        use tokio::io::{AsyncBufReadExt, BufReader};
+
+        let mut child = tokio::process::Command::new(std::env::current_exe()?)
+            .arg(role)
+            .stdout(std::process::Stdio::piped())
+            .stdin(std::process::Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or("no output")?;
+        let line = BufReader::new(stdout).lines().next_line().await?.ok_or("the server said nothing")?;
+        Ok((Self(child), line))
+    }
+
+    fn pid(&self) -> u32 {
+        self.0.id().unwrap_or_default()
+    }
+}

@@ -1,0 +1,399 @@
+//! Looking at a ledger without opening it: every frame, every hash, every payload, and exactly what is wrong.
+//!
+//! Recovery believes index files where their checksums hold; a survey reads the frames themselves and makes every hash again. It changes
+//! nothing, needs no lock and no key, and may run beside a node that is writing: then the newest entries may look torn.
+//! Invariant: nothing is held in memory but one segment, the tree of one epoch, and the names of blobs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::id::{Digest, EpochId, NodeId};
+use crate::identity::Verifier;
+use crate::proof::{EvidenceError, Tree};
+use crate::reply::BlobRef;
+
+use super::blobs;
+use super::entry::{Entry, Parent};
+use super::error::{Cause, Damage, OpenError};
+use super::frame::{FORMAT, HEADER, Header, Salt};
+use super::reader::Stored;
+use super::scan::{self, scan};
+use super::state::{SEGMENTS, segment_path};
+use super::storage::{Storage, StorageFile, read_exact};
+
+/// Blob files are hashed in pieces of this size.
+const PIECE: usize = 1024 * 1024;
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// A damaged place in a segment.
+    Damage(Damage),
+    /// Bytes at the end of the newest segment that are no whole entry: being written right now, or cut off at the next opening.
+    Tail {
+        /// First sequence number of the segment.
+        segment: u64,
+        /// Where the last whole entry ends.
+        offset: u64,
+        /// How many bytes follow.
+        bytes: u64,
+    },
+    /// A payload whose bytes are not those of its digest.
+    PayloadDamaged {
+        /// The entry that names it.
+        seq: u64,
+        /// The payload.
+        blob: BlobRef,
+    },
+    /// A payload that is nowhere.
+    PayloadMissing {
+        /// The entry that names it.
+        seq: u64,
+        /// The payload.
+        blob: BlobRef,
+    },
+    /// An adopted record whose proof or signature does not hold.
+    NotProven {
+        /// The entry.
+        seq: u64,
+        /// Why not.
+        why: EvidenceError,
+    },
+    /// A blob file that no entry names: a left-over, harmless.
+    Orphan(Digest),
+}
+
+impl Finding {
+    /// Whether something is lost or wrong; otherwise it is a remark.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        !matches!(self, Self::Tail { .. } | Self::Orphan(_))
+    }
+}
+
+impl std::fmt::Display for Finding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Damage(Damage { segment, offset, bytes, lost, cause }) => {
+                write!(f, "segment {segment}, byte {offset}: {cause} ({bytes} bytes)")?;
+                match lost.end - lost.start {
+                    0 => Ok(()),
+                    1 => write!(f, "; entry {} is lost", lost.start),
+                    count => write!(f, "; {count} entries are lost, {} to {}", lost.start, lost.end - 1),
+                }
+            }
+            Self::Tail { segment, offset, bytes } => {
+                write!(f, "segment {segment}, byte {offset}: {bytes} bytes at the end are no whole entry")
+            }
+            Self::PayloadDamaged { seq, blob } => {
+                write!(f, "entry {seq}: payload {} ({} bytes) is damaged", blob.digest, blob.len)
+            }
+            Self::PayloadMissing { seq, blob } => {
+                write!(f, "entry {seq}: payload {} ({} bytes) is missing", blob.digest, blob.len)
+            }
+            Self::NotProven { seq, why } => write!(f, "entry {seq}: {why}"),
+            Self::Orphan(digest) => write!(f, "blob {digest}: no entry names it"),
+        }
+    }
+}
+
+/// What a survey comes across, in order.
+#[derive(Debug)]
+pub enum Sight<'a> {
+    /// This many more bytes were read.
+    Progress(u64),
+    /// An entry.
+    Entry {
+        /// The entry.
+        stored: &'a Stored,
+        /// First sequence number of its segment.
+        segment: u64,
+        /// Where its frame lies in the segment.
+        place: Range<u64>,
+    },
+    /// Something that is not as it should be.
+    Finding(Finding),
+}
+
+/// A segment file.
+struct File {
+    first: u64,
+    len: u64,
+    file: Arc<dyn StorageFile>,
+}
+
+/// A ledger that is looked at. See the module.
+pub struct Survey<'a> {
+    storage: &'a dyn Storage,
+    node: NodeId,
+    segments: Vec<File>,
+    misplaced: Vec<Damage>,
+}
+
+impl<'a> Survey<'a> {
+    /// Finds the segments. `None` if there is no ledger.
+    pub fn open(storage: &'a dyn Storage) -> Result<Option<Self>, OpenError> {
+        let at = |path: &str| {
+            let path = storage.locate(path);
+            move |source| OpenError::io(path, source)
+        };
+        let names = match storage.list(SEGMENTS) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            names => names.map_err(at(SEGMENTS))?,
+        };
+        let (mut found, mut misplaced, mut owner) = (Vec::new(), Vec::new(), None);
+        for name in names {
+            let path = format!("{SEGMENTS}/{name}");
+            let first = name.strip_suffix(".seg").and_then(|first| first.parse().ok());
+            let Some(first) = first.filter(|first| segment_path(*first) == path) else {
+                misplaced.push(Damage { segment: 0, offset: 0, bytes: 0, lost: 0..0, cause: Cause::Misplaced });
+                continue;
+            };
+            let file = storage.open(&path).map_err(at(&path))?;
+            let len = file.len().map_err(at(&path))?;
+            let head = read_exact(&*file, 0, len.min(HEADER as u64) as usize).map_err(at(&path))?;
+            let header = Header::decode(&head);
+            if let Some(Header { format, .. }) = header
+                && format > FORMAT
+            {
+                return Err(OpenError::Newer { path: storage.locate(&path), found: format, known: FORMAT });
+            }
+            owner = owner.or(header.filter(|header| header.first == first).map(|header| header.node));
+            found.push((File { first, len, file }, header));
+        }
+        let Some(node) = owner else { return Ok(None) };
+        let mut segments = Vec::new();
+        for (file, header) in found {
+            if header.is_some_and(|header| header.first != file.first || header.node != node) {
+                let (segment, bytes) = (file.first, file.len);
+                misplaced.push(Damage { segment, offset: 0, bytes, lost: 0..0, cause: Cause::Misplaced });
+            } else {
+                segments.push(file);
+            }
+        }
+        segments.sort_by_key(|segment| segment.first);
+        Ok(Some(Self { storage, node, segments, misplaced }))
+    }
+
+    /// Whose ledger it is.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The first sequence number of each segment.
+    pub fn segments(&self) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
+        self.segments.iter().map(|segment| segment.first)
+    }
+
+    /// Bytes of the segments from the one that holds this position on.
+    #[must_use]
+    pub fn bytes(&self, from: u64) -> u64 {
+        self.segments[self.start(from)..].iter().map(|segment| segment.len).sum()
+    }
+
+    fn start(&self, from: u64) -> usize {
+        self.segments.partition_point(|segment| segment.first <= from).saturating_sub(1)
+    }
+
+    /// Reads the segments from the one that holds the position `from` on, and hands over what it comes across. Payload files and proofs are
+    /// not looked at; see [`Survey::verify`].
+    pub fn walk(&self, from: u64, visit: &mut dyn FnMut(Sight<'_>)) -> Result<(), OpenError> {
+        for damage in &self.misplaced {
+            visit(Sight::Finding(Finding::Damage(damage.clone())));
+        }
+        let start = self.start(from);
+        let mut next = if start == 0 { 0 } else { self.segments[start].first };
+        for (position, segment) in self.segments.iter().enumerate().skip(start) {
+            let io = |source| OpenError::io(self.storage.locate(&segment_path(segment.first)), source);
+            if segment.first < next {
+                let cause = Cause::DuplicateSegment;
+                let damage = Damage { segment: segment.first, offset: 0, bytes: segment.len, lost: 0..0, cause };
+                visit(Sight::Finding(Finding::Damage(damage)));
+                continue;
+            }
+            if segment.first > next {
+                let cause = Cause::MissingSegment;
+                let damage = Damage { segment: segment.first, offset: 0, bytes: 0, lost: next..segment.first, cause };
+                visit(Sight::Finding(Finding::Damage(damage)));
+            }
+            let last = position + 1 == self.segments.len();
+            next = self.segment(segment, last, self.segments.get(position + 1), visit).map_err(io)?;
+        }
+        Ok(())
+    }
+
+    /// Reads one segment; returns the sequence number after its last entry.
+    fn segment(
+        &self,
+        segment: &File,
+        last: bool,
+        following: Option<&File>,
+        visit: &mut dyn FnMut(Sight<'_>),
+    ) -> io::Result<u64> {
+        let first = segment.first;
+        let bytes =
+            Bytes::from(read_exact(&*segment.file, 0, usize::try_from(segment.len).map_err(io::Error::other)?)?);
+        let damage = |place: Range<u64>, lost, cause| {
+            let (offset, bytes) = (place.start, place.end - place.start);
+            Sight::Finding(Finding::Damage(Damage { segment: first, offset, bytes, lost, cause }))
+        };
+        if Header::decode(&bytes).is_none() && !(last && bytes.len() <= HEADER) {
+            visit(damage(0..HEADER as u64, 0..0, Cause::Header));
+        }
+        let base = bytes.len().min(HEADER);
+        let place = scan::Place {
+            salt: Salt::new(self.node, first),
+            base: base as u64,
+            next: first,
+            owner: self.node,
+            torn: last,
+        };
+        let (mut next, mut at) = (first, base as u64);
+        let end = scan(&bytes.slice(base..), place, &mut |found| match found {
+            scan::Found::Entry { stored, end, .. } => {
+                visit(Sight::Entry { stored, segment: first, place: at..end });
+                (next, at) = (stored.seq + 1, end);
+            }
+            scan::Found::Lost { place, seqs, cause } => {
+                (next, at) = (seqs.end, place.end);
+                visit(damage(place, seqs, cause));
+            }
+            scan::Found::Payload { place } => visit(damage(place, next..next, Cause::Payload)),
+        });
+        let end = base + end;
+        if bytes[end..].iter().any(|byte| *byte != 0) {
+            let (offset, len) = (end as u64, (bytes.len() - end) as u64);
+            match following {
+                None => visit(Sight::Finding(Finding::Tail { segment: first, offset, bytes: len })),
+                Some(following) => {
+                    let lost = next..following.first.max(next);
+                    visit(damage(offset..offset + len, lost.clone(), Cause::Frame));
+                    next = lost.end;
+                }
+            }
+        }
+        visit(Sight::Progress(segment.len));
+        Ok(next)
+    }
+
+    /// Verifies everything: frames, payloads, the root of every epoch that a later one names, adopted proofs and signatures, blob files.
+    pub fn verify(&self, verifier: &dyn Verifier, visit: &mut dyn FnMut(Sight<'_>)) -> Result<(), OpenError> {
+        let mut check = Check { verifier, epoch: None, wanted: BTreeMap::new(), evicted: BTreeSet::new() };
+        self.walk(0, &mut |sight| {
+            match &sight {
+                Sight::Entry { stored, segment, .. } => {
+                    check.entry(stored, *segment).into_iter().for_each(|finding| visit(Sight::Finding(finding)));
+                }
+                // A lost entry's leaf is unknown, so the root of its epoch cannot be made any more.
+                Sight::Finding(Finding::Damage(damage)) if !damage.lost.is_empty() => {
+                    check.epoch.iter_mut().for_each(|epoch| epoch.whole = false);
+                }
+                _ => {}
+            }
+            visit(sight);
+        })?;
+        self.blobs(&check, visit).map_err(|source| OpenError::io(self.storage.locate(blobs::DIR), source))
+    }
+
+    fn blobs(&self, check: &Check<'_>, visit: &mut dyn FnMut(Sight<'_>)) -> io::Result<()> {
+        let mut there = BTreeSet::new();
+        for shard in self.list(blobs::DIR)?.into_iter().filter(|name| name.len() == 2) {
+            let names = self.list(&format!("{}/{shard}", blobs::DIR))?;
+            there.extend(names.into_iter().filter_map(|name| name.parse::<Digest>().ok()));
+        }
+        for (digest, (seq, blob)) in &check.wanted {
+            if there.remove(digest) {
+                let (whole, read) = hash_file(&*self.storage.open(&blobs::path(digest))?, blob)?;
+                visit(Sight::Progress(read));
+                if !whole {
+                    visit(Sight::Finding(Finding::PayloadDamaged { seq: *seq, blob: *blob }));
+                }
+            } else if !check.evicted.contains(digest) {
+                visit(Sight::Finding(Finding::PayloadMissing { seq: *seq, blob: *blob }));
+            }
+        }
+        there.into_iter().for_each(|digest| visit(Sight::Finding(Finding::Orphan(digest))));
+        Ok(())
+    }
+
+    fn list(&self, dir: &str) -> io::Result<Vec<String>> {
+        match self.storage.list(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            names => names,
+        }
+    }
+}
+
+fn hash_file(file: &dyn StorageFile, blob: &BlobRef) -> io::Result<(bool, u64)> {
+    let (mut hasher, mut at, mut piece) = (blake3::Hasher::new(), 0, vec![0; PIECE]);
+    loop {
+        let read = file.read_at(&mut piece, at)?;
+        if read == 0 {
+            break;
+        }
+        hasher.update(&piece[..read]);
+        at += read as u64;
+    }
+    Ok((at == blob.len && hasher.finalize().as_bytes() == blob.digest.as_bytes(), at))
+}
+
+/// The epoch under way.
+struct Chain {
+    id: EpochId,
+    start: u64,
+    tree: Tree,
+    /// Whether every leaf is there.
+    whole: bool,
+}
+
+struct Check<'a> {
+    verifier: &'a dyn Verifier,
+    epoch: Option<Chain>,
+    /// Payloads that should have files of their own, and an entry that names each.
+    wanted: BTreeMap<Digest, (u64, BlobRef)>,
+    evicted: BTreeSet<Digest>,
+}
+
+impl Check<'_> {
+    fn entry(&mut self, stored: &Stored, segment: u64) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        match &stored.entry {
+            Entry::Epoch { epoch, start, parent, .. } if *start == stored.seq => {
+                findings.extend(self.parent(parent.as_ref(), segment));
+                self.epoch = Some(Chain { id: *epoch, start: *start, tree: Tree::default(), whole: true });
+            }
+            Entry::Adopted(evidence) => {
+                let seq = stored.seq;
+                findings.extend(evidence.verify(self.verifier).err().map(|why| Finding::NotProven { seq, why }));
+            }
+            Entry::Evicted { payloads, .. } => self.evicted.extend(payloads),
+            _ => {}
+        }
+        if let Some(chain) = &mut self.epoch {
+            chain.tree.push(stored.entry.leaf());
+        }
+        let damaged = stored.payloads.iter().filter(|(name, bytes)| Digest::of(bytes) != name.digest);
+        findings.extend(damaged.map(|(blob, _)| Finding::PayloadDamaged { seq: stored.seq, blob: *blob }));
+        for blob in stored.entry.record().iter().flat_map(|record| record.blobs()) {
+            if !stored.inline().any(|inline| inline == blob) {
+                self.wanted.entry(blob.digest).or_insert((stored.seq, blob));
+            }
+        }
+        findings
+    }
+
+    /// Holds the epoch under way against what the next one says about it.
+    fn parent(&self, parent: Option<&Parent>, segment: u64) -> Option<Finding> {
+        let (chain, parent) = (self.epoch.as_ref()?, parent?);
+        let same = (chain.id, chain.start) == (parent.epoch, parent.start);
+        let holds = same && (!chain.whole || chain.tree.root(parent.length) == Some(parent.root));
+        let cause = Cause::RootDiffers(parent.epoch);
+        (!holds).then_some(Finding::Damage(Damage { segment, offset: 0, bytes: 0, lost: 0..0, cause }))
+    }
+}
