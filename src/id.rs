@@ -5,11 +5,13 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::LazyLock;
 
 use serde::{Deserialize, Serialize};
 
 /// The BLAKE3 derive-key context of every [`ContentId`]; changing it is a new id space.
-const CONTENT_ID_CONTEXT: &str = "evalmesh 2026-11-21 content id v1";
+static CONTENT_ID: LazyLock<blake3::Hasher> =
+    LazyLock::new(|| blake3::Hasher::new_derive_key("evalmesh 2026-11-21 content id v1"));
 
 /// A text that should have been the lower- or upper-case hexadecimal form of an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +100,7 @@ impl ContentId {
     /// The id of a question with these canonical bytes (see `Request::canonical`).
     #[must_use]
     pub fn of(canonical: &[u8]) -> Self {
-        Self(blake3::derive_key(CONTENT_ID_CONTEXT, canonical))
+        Self(*CONTENT_ID.clone().update(canonical).finalize().as_bytes())
     }
 
     /// The first eight bytes, little-endian: what announcements carry. Two ids may share one, so it only ever *suggests* a holder.

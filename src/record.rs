@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContentId, Digest, NodeId};
@@ -155,20 +156,40 @@ impl Record {
     /// The record of this reply, observed by `producer`. Inline payloads are hashed here; files are put in order.
     #[must_use]
     pub fn observe(about: Observation, reply: &Reply, producer: NodeId) -> Self {
-        let mut files: Vec<_> = reply
-            .files
-            .iter()
-            .map(|file| FileRef { path: file.path.clone(), executable: file.executable, data: file.data.blob_ref() })
-            .collect();
+        let mut files: Vec<_> = reply.files.iter().collect();
         files.sort_by(|a, b| a.path.cmp(&b.path));
+        let names: Vec<_> = reply
+            .stdout
+            .iter()
+            .chain(&reply.stderr)
+            .chain(files.into_iter().map(|file| &file.data))
+            .map(Payload::blob_ref)
+            .collect();
+        Self::observe_named(about, reply, names.into_iter(), producer)
+    }
+
+    /// As [`Self::observe`], with the names of the payloads in the order of [`Self::blobs`].
+    pub(crate) fn observe_named(
+        about: Observation,
+        reply: &Reply,
+        mut names: impl Iterator<Item = BlobRef>,
+        producer: NodeId,
+    ) -> Self {
+        let mut next = || names.next().expect("a name for each payload");
+        let stdout = reply.stdout.as_ref().map(|_| next());
+        let stderr = reply.stderr.as_ref().map(|_| next());
+        let mut files: Vec<_> = reply.files.iter().collect();
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let name = |file: &OutputFile| FileRef { path: file.path.clone(), executable: file.executable, data: next() };
+        let files = files.into_iter().map(name).collect();
         let Observation { request, kind, class, observed_at, trace, upstream } = about;
         Self {
             request,
             kind,
             class,
             status: reply.status,
-            stdout: reply.stdout.as_ref().map(Payload::blob_ref),
-            stderr: reply.stderr.as_ref().map(Payload::blob_ref),
+            stdout,
+            stderr,
             files,
             duration: reply.facts.duration,
             fuel: reply.facts.fuel,
@@ -218,10 +239,29 @@ impl Record {
         }
     }
 
+    /// The reply that this record names, with these payloads in the order of [`Self::blobs`]; those that are missing stay names.
+    pub(crate) fn into_reply(self, payloads: Vec<Bytes>) -> Reply {
+        let mut payloads = payloads.into_iter();
+        let mut fill = |blob: BlobRef| payloads.next().map_or(Payload::Stored(blob), Payload::Inline);
+        Reply {
+            status: self.status,
+            stdout: self.stdout.map(&mut fill),
+            stderr: self.stderr.map(&mut fill),
+            files: self
+                .files
+                .into_iter()
+                .map(|file| OutputFile { path: file.path, executable: file.executable, data: fill(file.data) })
+                .collect(),
+            facts: Facts { duration: self.duration, fuel: self.fuel, host: self.host, evaluator: self.evaluator },
+        }
+    }
+
     /// The one byte form.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        postcard::to_extend(self, vec![RECORD_V1]).expect("plain values into memory always encode")
+        let mut bytes = Vec::with_capacity(256);
+        bytes.push(RECORD_V1);
+        postcard::to_extend(self, bytes).expect("plain values into memory always encode")
     }
 
     /// Reads the one byte form; anything else that would decode to the same values is refused, so that equal records have equal bytes.
@@ -238,9 +278,12 @@ impl Record {
         if record.files.len() > MAX_OUTPUT_FILES || !in_order {
             return Err(RecordError::Encoding("files out of order or too many".to_owned()));
         }
-        if record.encode() != bytes {
+        // The one form is the shortest one: every other encoding of the same values has a longer number in it.
+        let canonical = postcard::serialize_with_flavor(&record, postcard::ser_flavors::Size::default());
+        if canonical != Ok(body.len()) {
             return Err(RecordError::Encoding("another form of the same values".to_owned()));
         }
+        debug_assert_eq!(record.encode(), bytes, "equal length means equal bytes");
         Ok(record)
     }
 }

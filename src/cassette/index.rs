@@ -7,32 +7,57 @@
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
+use bytes::Bytes;
 use dashmap::DashMap;
 
 use crate::error::NotHeld;
 use crate::id::{ContentId, Digest};
-use crate::ledger::{Entry, LedgerReader, ReadError, Table};
+use crate::ledger::{Entry, LedgerReader, ReadError, Stored, Table};
 use crate::record::Record;
 use crate::reply::Reply;
 
 use super::finder::{Candidates, Finder};
 use super::limits::{EXACT_QUESTIONS, RAM_OVERHEAD, RAM_SHARE};
 
-/// A reply in memory.
+/// A reply in memory. What a hit touches lies together.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Hot {
-    pub(super) seq: u64,
-    pub(super) record: Record,
-    pub(super) reply: Reply,
     /// Set by every hit, cleared by the sweep that would drop it: a second chance.
     used: AtomicBool,
+    pub(super) seq: u64,
+    pub(super) reply: Reply,
+    /// The record, or the entry to read it from: few who ask want it.
+    record: OnceLock<Record>,
+    source: Option<Source>,
 }
+
+/// Where a record can be read again: the kind and body of its entry.
+#[derive(Debug)]
+struct Source(u8, Bytes);
 
 impl Hot {
     pub(super) fn new(seq: u64, record: Record, reply: Reply) -> Arc<Self> {
-        Arc::new(Self { seq, record, reply, used: AtomicBool::new(false) })
+        let used = AtomicBool::new(false);
+        Arc::new(Self { used, seq, reply, record: OnceLock::from(record), source: None })
+    }
+
+    /// What was read from disk, with the payloads of its record; `None` if it holds no record.
+    pub(super) fn read(stored: Stored, payloads: Vec<Bytes>) -> Option<Arc<Self>> {
+        let (used, seq) = (AtomicBool::new(false), stored.seq);
+        let (kind, body) = stored.source();
+        let reply = stored.into_record()?.into_reply(payloads);
+        Some(Arc::new(Self { used, seq, reply, record: OnceLock::new(), source: Some(Source(kind, body)) }))
+    }
+
+    pub(super) fn record(&self) -> &Record {
+        self.record.get_or_init(|| {
+            let Some(Source(kind, body)) = &self.source else { unreachable!("made with the one or the other") };
+            let entry = Entry::decode(*kind, body).expect("it was decoded when it was read");
+            entry.record().expect("it has a record").into_owned()
+        })
     }
 
     fn cost(&self) -> usize {
@@ -329,6 +354,11 @@ impl Index {
     /// The entries that may have these bytes in their frames.
     pub(super) fn inline(&self, digest: &Digest) -> Result<Candidates, ReadError> {
         self.names.find(digest.fingerprint())
+    }
+
+    /// Whether a reply of so many bytes would be kept in memory.
+    pub(super) fn has_room_for(&self, bytes: usize) -> bool {
+        bytes.saturating_add(RAM_OVERHEAD) <= self.ram_bound / RAM_SHARE
     }
 
     /// Keeps a reply of the first live entry in memory, unless something has changed since `version`.

@@ -10,12 +10,12 @@ use crate::error::{EvalError, NotHeld, RequestError};
 use crate::eval::{Answer, Eval, Origin};
 use crate::id::{ContentId, NodeId};
 use crate::ledger::LedgerError;
-use crate::record::{Observation, Record};
+use crate::record::Observation;
 use crate::request::{AnswerFrom, Class, Request};
 
 use super::recorder::RecorderHandle;
 use super::view::{Lookup, Tier};
-use super::writer::{Recorded, payloads};
+use super::writer::Recorded;
 
 /// Memory around an [`Eval`].
 pub struct Memo<I> {
@@ -71,11 +71,9 @@ impl<I: Eval> Memo<I> {
             trace: None,
             upstream: Vec::new(),
         };
-        let record = Record::observe(about, &answer.reply, self.producer);
-        let bytes = payloads(&answer.reply).ok_or(LedgerError::Payload { position: 0 })?;
         let (done, recorded) = oneshot::channel();
         // Whoever asked may be gone by then; the record is made all the same.
-        self.recorder.record(record, bytes, move |result| drop(done.send(result)));
+        self.recorder.observe(about, &answer.reply, self.producer, move |result| drop(done.send(result)));
         recorded.await.unwrap_or(Err(LedgerError::Closed))
     }
 }

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use crate::id::{ContentId, Digest};
+use crate::id::{ContentId, Digest, NodeId};
 use crate::ledger::{LedgerError, Made, Room};
 use crate::proof::Evidence;
-use crate::record::Record;
+use crate::record::{Observation, Record};
+use crate::reply::Reply;
 
 use super::limits::{RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE};
 use super::view::Cassette;
@@ -104,6 +105,20 @@ impl RecorderHandle {
         done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
     ) {
         match Prepared::new(record, payloads) {
+            Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Records a reply that this node observed, all of whose payloads are inline. Hashes them, once, on the calling thread.
+    pub fn observe(
+        &self,
+        about: Observation,
+        reply: &Reply,
+        producer: NodeId,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        match Prepared::observe(about, reply, producer) {
             Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
             Err(error) => done(Err(error)),
         }

@@ -68,7 +68,7 @@ impl Held {
     /// The record that names it.
     #[must_use]
     pub fn record(&self) -> &Record {
-        &self.hot.record
+        self.hot.record()
     }
 
     /// The reply.
@@ -227,7 +227,7 @@ impl Cassette {
     ) -> Result<Option<Bytes>, CassetteError> {
         let window = |bytes: &Bytes| Some(payload_window(bytes, offset, len));
         if let Known::Hot(hot) = self.inner.index.known(&id)?
-            && let Some(position) = hot.record.blobs().position(|blob| blob.digest == digest)
+            && let Some(position) = hot.record().blobs().position(|blob| blob.digest == digest)
             && let Some(bytes) = hot.reply.payloads().nth(position).and_then(Payload::bytes)
         {
             return Ok(window(bytes));
@@ -297,16 +297,16 @@ impl Cassette {
     fn load(&self, id: ContentId, seq: u64) -> Result<Result<Arc<Hot>, NotHeld>, ReadError> {
         let ledger = &self.inner.ledger;
         let stored = ledger.read(seq)?.ok_or(ReadError::Quarantined { seq })?;
-        let record = match stored.entry {
-            Entry::Retracted { request, .. } if request == id => return Ok(Err(NotHeld::Retracted)),
-            _ => stored.entry.record(),
+        if matches!(stored.entry, Entry::Retracted { request, .. } if request == id) {
+            return Ok(Err(NotHeld::Retracted));
+        }
+        let payloads = {
+            let record = stored.entry.record().filter(|record| record.request == id);
+            // Another question may have the same fingerprint.
+            let Some(record) = record else { return Ok(Err(NotHeld::NeverSeen)) };
+            record.blobs().map(|blob| ledger.payload_of(&stored, blob)).collect::<Result<_, _>>()?
         };
-        // Another question may have the same fingerprint.
-        let Some(record) = record.filter(|record| record.request == id) else { return Ok(Err(NotHeld::NeverSeen)) };
-        let payloads: Vec<Bytes> =
-            record.blobs().map(|blob| ledger.payload_of(&stored, blob)).collect::<Result<_, _>>()?;
-        let reply = inline_reply(&record, &payloads);
-        Ok(Ok(Hot::new(seq, record.into_owned(), reply)))
+        Ok(Hot::read(stored, payloads).ok_or(NotHeld::NeverSeen))
     }
 
     /// One payload of an entry, if the entry names it.

@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::id::{ContentId, Digest};
+use crate::id::{ContentId, Digest, NodeId};
 use crate::ledger::limits::INLINE_PAYLOAD;
 use crate::ledger::{Blob, Entry, Ledger, LedgerError, Made, OpenError, Opening, Recovery, Room, Storage};
 use crate::proof::Evidence;
-use crate::record::Record;
+use crate::record::{Observation, Record};
 use crate::reply::{Payload, Reply};
 use crate::request::Class;
 
@@ -80,6 +80,14 @@ impl Prepared {
     /// Bytes of the payloads.
     pub(super) fn len(&self) -> u64 {
         self.blobs.iter().map(|blob| blob.name().len).sum()
+    }
+
+    /// The record of a reply whose payloads are all inline; each is hashed once.
+    pub(super) fn observe(about: Observation, reply: &Reply, producer: NodeId) -> Result<Self, LedgerError> {
+        let bytes = payloads(reply).ok_or(LedgerError::Payload { position: 0 })?;
+        let blobs: Vec<Blob> = bytes.into_iter().map(Blob::new).collect();
+        let record = Record::observe_named(about, reply, blobs.iter().map(Blob::name), producer);
+        Ok(Self { record, blobs })
     }
 
     /// Checks that these are the payloads of the record, in the order of `Record::blobs`.
@@ -292,9 +300,13 @@ impl CassetteWriter {
             self.cassette.inner.index.note_inline(blob.name().digest, seq);
         }
         let change = record.class.is_memoised().then(|| {
-            let bytes: Vec<Bytes> = blobs.iter().map(|blob| blob.bytes().clone()).collect();
-            let reply = inline_reply(&record, &bytes);
-            Change::Hold { id, answer, seq, hot: Some(Hot::new(seq, record, reply)) }
+            let size: usize = blobs.iter().map(|blob| blob.bytes().len()).sum();
+            let hot = self.cassette.inner.index.has_room_for(size).then(|| {
+                let bytes: Vec<Bytes> = blobs.iter().map(|blob| blob.bytes().clone()).collect();
+                let reply = inline_reply(&record, &bytes);
+                Hot::new(seq, record, reply)
+            });
+            Change::Hold { id, answer, seq, hot }
         });
         self.stage(ticket, (id, answer), true, change);
         ticket

@@ -6,6 +6,8 @@ pub mod exit;
 mod failure;
 mod ledger;
 mod paths;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 mod up;
 
@@ -43,6 +45,10 @@ enum Command {
     Ledger(ledger::Command),
     /// Start three nodes on this machine, give them a real batch, and show who answered what.
     Demo(demo::Args),
+    /// Simulate fleets: thousands of failures, each with a seed that plays it again.
+    #[cfg(feature = "sim")]
+    #[command(subcommand)]
+    Sim(sim::Command),
 }
 
 /// Where a node keeps its ledger, key and socket.
@@ -56,6 +62,8 @@ struct DataDir {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "wasm")]
+    crate::evaluator::wasm::worker::enter_worker_role();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Up(args) => up::run(args),
@@ -64,6 +72,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Ledger(command) => ledger::run(&command),
         Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "sim")]
+        Command::Sim(command) => sim::run(&command),
     };
     match result {
         Ok(code) => ExitCode::from(code),

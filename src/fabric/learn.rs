@@ -139,7 +139,9 @@ impl Fabric {
         self.learning.checking.retain(|_, via| *via != peer);
         let fetches = self.learning.fetches.iter();
         let lost: Vec<_> = fetches.filter(|(_, fetch)| fetch.from == peer).map(|(author, _)| *author).collect();
-        lost.into_iter().for_each(|author| self.give_up_fetch(author));
+        for author in lost {
+            self.give_up_fetch(author);
+        }
     }
 
     pub(super) fn on_pull(&mut self, step: &mut Step<'_>, from: NodeId, node: NodeId, position: u64) {

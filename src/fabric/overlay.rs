@@ -155,10 +155,9 @@ impl Fabric {
     /// Keeps the chosen neighbours at their number: the live peers with the lowest rank, which differs from node to node.
     pub(super) fn choose_links(&mut self, step: &mut Step<'_>) {
         let me = self.config.me;
-        let mut chosen: Vec<_> = match self.is_overlay() {
-            true => self.live_peers().filter(|peer| !self.is_suspect(step.now, *peer)).collect(),
-            false => Vec::new(),
-        };
+        let overlay = self.is_overlay();
+        let fit = |peer: &NodeId| overlay && !self.is_suspect(step.now, *peer);
+        let mut chosen: Vec<_> = self.live_peers().filter(fit).collect();
         chosen.sort_by_cached_key(|peer| link_rank(me, *peer));
         chosen.truncate(LINKS_CHOSEN);
         for (node, peer) in &mut self.peers {

@@ -266,7 +266,9 @@ mod tests {
         #[test]
         fn any_set_round_trips(mut keys in proptest::collection::vec(0..=KEY_MASK, 0..300), dense in any::<bool>()) {
             if dense {
-                keys.iter_mut().for_each(|key| *key %= 400);
+                for key in &mut keys {
+                    *key %= 400;
+                }
             }
             let bytes = encode_keys(keys.clone());
             keys.sort_unstable();

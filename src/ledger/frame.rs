@@ -122,8 +122,9 @@ pub(super) struct Frame {
     pub(super) seq: u64,
     pub(super) kind: u8,
     pub(super) announced: bool,
-    body: Range<usize>,
-    payloads: Vec<(BlobRef, Range<usize>)>,
+    pub(super) body: Range<usize>,
+    /// Names and places of the inline payloads.
+    pub(super) payloads: Vec<(BlobRef, Range<usize>)>,
     /// Length up to the next frame.
     pub(super) len: usize,
     /// Whether the inline payloads match their checksum.
@@ -170,12 +171,6 @@ impl Frame {
     /// The body, from the same bytes that the frame was parsed from.
     pub(super) fn body(&self, bytes: &Bytes) -> Bytes {
         bytes.slice(self.body.clone())
-    }
-
-    /// The inline payloads, from the same bytes that the frame was parsed from; not verified, and only those that are all there.
-    pub(super) fn payloads(&self, bytes: &Bytes) -> Vec<(BlobRef, Bytes)> {
-        let inside = self.payloads.iter().filter(|(_, range)| range.end <= bytes.len());
-        inside.map(|(name, range)| (*name, bytes.slice(range.clone()))).collect()
     }
 }
 

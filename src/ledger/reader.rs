@@ -2,7 +2,9 @@
 //!
 //! Invariant: nothing leaves this file without its checksum, digest or proof having been made from the very bytes returned.
 
+use std::borrow::Cow;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -11,6 +13,7 @@ use crate::id::{Digest, EpochId, NodeId};
 use crate::identity::Signer;
 use crate::message::{Batch, EpochStart, LogItem};
 use crate::proof::{Evidence, SignedHead};
+use crate::record::Record;
 use crate::reply::BlobRef;
 
 use super::blobs::{self, Found};
@@ -36,19 +39,57 @@ pub struct Stored {
     pub announced: bool,
     /// The entry.
     pub entry: Entry,
-    /// Not verified yet; only [`LedgerReader::payload_of`] gives them out.
-    pub(super) payloads: Vec<(BlobRef, Bytes)>,
+    kind: u8,
+    /// The frame, and where in it body and payloads lie.
+    frame: Bytes,
+    body: Range<usize>,
+    payloads: Vec<(BlobRef, Range<usize>)>,
+    /// Whether the payloads match their checksum; only [`LedgerReader::payload_of`] gives them out.
+    whole: bool,
 }
 
 impl Stored {
-    pub(super) fn new(frame: &Frame, bytes: &Bytes) -> Self {
+    pub(super) fn new(frame: Frame, bytes: &Bytes) -> Self {
         let entry = Entry::read(frame.kind, &frame.body(bytes));
-        Self { seq: frame.seq, announced: frame.announced, entry, payloads: frame.payloads(bytes) }
+        let Frame { seq, kind, announced, body, payloads, payloads_whole: whole, .. } = frame;
+        Self { seq, announced, entry, kind, frame: bytes.clone(), body, payloads, whole }
+    }
+
+    /// The kind of the entry, and its body as it is stored.
+    #[must_use]
+    pub fn source(&self) -> (u8, Bytes) {
+        (self.kind, self.frame.slice(self.body.clone()))
+    }
+
+    /// The record that the entry is about, without a copy.
+    #[must_use]
+    pub fn into_record(self) -> Option<Record> {
+        match self.entry {
+            Entry::Observed(record) => Some(record),
+            other => other.record().map(Cow::into_owned),
+        }
     }
 
     /// The names of the payloads that are stored with the entry; all others have files of their own.
     pub fn inline(&self) -> impl Iterator<Item = BlobRef> + '_ {
-        self.payloads.iter().map(|(name, _)| *name)
+        self.payloads.iter().filter(|(_, range)| range.end <= self.frame.len()).map(|(name, _)| *name)
+    }
+
+    /// The payloads stored with the entry that do not match their digests.
+    pub(super) fn damaged(&self) -> impl Iterator<Item = BlobRef> + '_ {
+        let damaged = |(name, range): &&(BlobRef, Range<usize>)| {
+            self.frame.get(range.clone()).is_none_or(|bytes| Digest::of(bytes) != name.digest)
+        };
+        self.payloads.iter().filter(damaged).map(|(name, _)| *name)
+    }
+
+    /// The bytes of a payload that is stored with the entry, if they match checksum or digest.
+    fn inline_payload(&self, blob: BlobRef) -> Option<Result<Bytes, ReadError>> {
+        let (_, range) = self.payloads.iter().find(|(name, range)| *name == blob && range.end <= self.frame.len())?;
+        let bytes = self.frame.slice(range.clone());
+        // One checksum covers all payloads of a frame; where it fails, those that are whole are told by their digests.
+        let holds = self.whole || Digest::of(&bytes) == blob.digest;
+        Some(if holds { Ok(bytes) } else { Err(ReadError::PayloadDamaged { seq: self.seq, blob }) })
     }
 }
 
@@ -113,7 +154,7 @@ impl LedgerReader {
             Err(error) => return Err(failed(error)),
         };
         match Frame::parse(&bytes, segment.salt, offset) {
-            Some(frame) if frame.seq == seq => Ok(Some(Stored::new(&frame, &bytes))),
+            Some(frame) if frame.seq == seq => Ok(Some(Stored::new(frame, &bytes))),
             _ => Err(ReadError::Damaged { seq }),
         }
     }
@@ -148,12 +189,11 @@ impl LedgerReader {
         self.shared.read().totals()
     }
 
-    /// A payload that this entry names, verified against its digest.
+    /// A payload that this entry names: one that lies in the frame matches its checksum, one in a file its digest.
     pub fn payload_of(&self, stored: &Stored, blob: BlobRef) -> Result<Bytes, ReadError> {
         let seq = stored.seq;
-        if let Some((_, bytes)) = stored.payloads.iter().find(|(name, _)| *name == blob) {
-            let whole = Digest::of(bytes) == blob.digest;
-            return if whole { Ok(bytes.clone()) } else { Err(ReadError::PayloadDamaged { seq, blob }) };
+        if let Some(payload) = stored.inline_payload(blob) {
+            return payload;
         }
         match blobs::load(&*self.shared.storage, blob.digest) {
             Ok(Found::Whole(bytes)) if bytes.len() as u64 == blob.len => Ok(bytes),

@@ -18,6 +18,7 @@ use super::block;
 use super::entry::{Entry, Parent};
 use super::error::{Cause, Cut, Damage, OpenError, Recovery};
 use super::frame::{FIXED, FORMAT, Frame, HEADER, Header, Salt, is_frame, resync};
+use super::limits::ROOM_STEP;
 use super::room::SPARE;
 use super::row::Row;
 use super::run::{Run, Segment};
@@ -194,14 +195,12 @@ impl Replay<'_> {
         let segment = Segment::new(self.node, first, Some(file.clone()));
         self.state.segments.push(segment.clone());
         let indexed = self.indexed(&segment, len)?;
-        let rest = Bytes::from(read_exact(
-            &*file,
-            indexed,
-            usize::try_from(len - indexed.min(len)).map_err(io::Error::other)?,
-        )?);
+        let data = data_end(&*file, indexed, len)?;
+        let rest = read_exact(&*file, indexed, usize::try_from(data - indexed).map_err(io::Error::other)?)?;
+        let rest = Bytes::from(rest);
         let place = scan::Place { salt, base: indexed, next: self.state.length(), owner: self.node, torn: last };
         let end = scan(&rest, place, &mut |found| self.found(found));
-        let is_room = rest[end..].iter().all(|byte| *byte == 0);
+        let is_room = is_zero(&rest[end..]);
         self.tail = Some(Tail { end: indexed + end as u64, len, is_room });
         Ok(())
     }
@@ -444,6 +443,25 @@ impl Replay<'_> {
         }
         Ok((end, end))
     }
+}
+
+/// Where the zeros at a file's end begin, at or after `from`; to the byte only if they are few.
+fn data_end(file: &dyn StorageFile, from: u64, len: u64) -> io::Result<u64> {
+    let mut piece = vec![0; ROOM_STEP];
+    let mut end = len.max(from);
+    while end - from > ROOM_STEP as u64 {
+        let start = end - ROOM_STEP as u64;
+        file.read_at(&mut piece, start)?;
+        if !is_zero(&piece) {
+            break;
+        }
+        end = start;
+    }
+    Ok(end)
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.chunks(4096).all(|chunk| chunk.iter().fold(0, |sum, byte| sum | byte) == 0)
 }
 
 /// The newest segment so far.

@@ -8,7 +8,7 @@ use crate::id::NodeId;
 
 use super::entry::Entry;
 use super::error::Cause;
-use super::frame::{ALIGN, Frame, Salt, resync};
+use super::frame::{Frame, Salt, resync};
 use super::reader::Stored;
 use super::row::{Row, Sort};
 
@@ -48,7 +48,7 @@ pub(super) fn scan(bytes: &Bytes, place: Place, visit: &mut dyn FnMut(Found<'_>)
         let offset = base + at as u64;
         let rest = bytes.slice(at..);
         let Some(frame) = Frame::parse(&rest, salt, offset).filter(|frame| frame.seq == next) else {
-            let Some(found) = resync(bytes, salt, base, at + ALIGN, |seq| seq > next) else { break };
+            let Some(found) = resync(bytes, salt, base, at, |seq| seq > next) else { break };
             let seq = Frame::parse(&bytes[found..], salt, base + found as u64).map_or(next, |frame| frame.seq);
             visit(Found::Lost { place: offset..base + found as u64, seqs: next..seq, cause: Cause::Frame });
             (at, next) = (found, seq);
@@ -62,9 +62,10 @@ pub(super) fn scan(bytes: &Bytes, place: Place, visit: &mut dyn FnMut(Found<'_>)
             visit(Found::Payload { place: offset..base + end as u64 });
         }
         let frame_bytes = rest.slice(..frame.len.min(rest.len()));
-        let stored = Stored::new(&frame, &frame_bytes);
+        let body = frame.body(&frame_bytes);
+        let stored = Stored::new(frame, &frame_bytes);
         let narrow = u32::try_from(offset).expect("longer segments are quarantined");
-        let mut row = Row::new(&stored.entry, &frame.body(&frame_bytes), stored.announced, narrow);
+        let mut row = Row::new(&stored.entry, &body, stored.announced, narrow);
         if matches!(stored.entry, Entry::Epoch { start, node, .. } if start != next || node != owner) {
             row.sort = Sort::Unknown;
         }

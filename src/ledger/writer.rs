@@ -101,6 +101,8 @@ struct Pending {
     chunks: Vec<Chunk>,
     blobs: Vec<Blob>,
     bytes: usize,
+    /// An empty buffer that was used before, for the next chunk.
+    spent: Vec<u8>,
 }
 
 /// Bytes that go into one segment, and what they are.
@@ -331,7 +333,8 @@ impl Ledger {
             _ => (Tip { first: seq, offset: HEADER as u64 }, true),
         };
         if fresh || self.pending.chunks.is_empty() {
-            let (bytes, entries, names) = Default::default();
+            let (entries, names) = Default::default();
+            let bytes = std::mem::take(&mut self.pending.spent);
             self.pending.chunks.push(Chunk { first: tip.first, fresh, offset: tip.offset, bytes, entries, names });
         }
         tip
@@ -361,7 +364,7 @@ impl Ledger {
             let stored = blobs::store(&*self.shared.storage, blob);
             stored.map_err(|source| (blobs::path(&blob.name().digest), source))?;
         }
-        for chunk in chunks {
+        for mut chunk in chunks {
             let path = segment_path(chunk.first);
             if chunk.fresh {
                 self.finish()?;
@@ -375,6 +378,11 @@ impl Ledger {
             active.room = active.room.max(end);
             self.unsynced = true;
             active.file.write_at(&chunk.bytes, chunk.offset).map_err(|source| (path, source))?;
+            let mut spent = std::mem::take(&mut chunk.bytes);
+            spent.clear();
+            if spent.capacity() <= 2 * BUFFER_BYTES {
+                self.pending.spent = spent;
+            }
             self.publish(chunk);
         }
         if self.is_run_full() {
@@ -470,6 +478,9 @@ type Failure = (String, io::Error);
 /// A record is only taken with all of its payloads: a node announces only what it can serve.
 fn check_payloads(entry: &Entry, payloads: &[Blob]) -> Result<(), LedgerError> {
     let given = |record: &Record| {
+        if record.blobs().eq(payloads.iter().map(Blob::name)) {
+            return Ok(());
+        }
         let given: BTreeSet<_> = payloads.iter().map(Blob::name).collect();
         match record.blobs().position(|blob| !given.contains(&blob)) {
             Some(position) => Err(LedgerError::Payload { position }),
@@ -495,7 +506,8 @@ fn split(payloads: &[Blob]) -> (Vec<&Blob>, Vec<&Blob>) {
     let (mut inline, mut filed) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     let mut total = 0;
-    for blob in payloads.iter().filter(|blob| seen.insert(blob.name())) {
+    let many = payloads.len() > 1;
+    for blob in payloads.iter().filter(|blob| !many || seen.insert(blob.name())) {
         let len = blob.bytes().len();
         if len <= INLINE_PAYLOAD && total + len <= INLINE_TOTAL {
             total += len;

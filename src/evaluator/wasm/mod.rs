@@ -1,15 +1,17 @@
 //! The wasm evaluator: WebAssembly modules on wasmtime, with a deterministic WASI preview 1 of our own.
 //!
-//! A module is scanned (`admit`), compiled once (`cache`, `program`), and given a fresh instance per evaluation (`store`), which
+//! A module is scanned (`admit`), compiled once (`compile`, `cache`), and given a fresh instance per evaluation (`store`, `instances`), which
 //! is entered as a command (`wasi`) or as a plain module (`plain`). Invariant: a reply depends on the request alone. Time and randomness
-//! are virtual, and every limit of this node ends the evaluation as an error that the guest cannot observe.
-//!
-//! Compilation runs on the calling compute thread and cannot be cancelled; the scan bounds what it can cost. A worker process that can be
-//! killed belongs behind [`WasmEvaluator::start`](Evaluator::start). Knows nothing of ledgers, peers or the fabric.
+//! are virtual, and every limit of this node ends the evaluation as an error that the guest cannot observe. `docs/wasm.md` is the contract
+//! in full. Knows nothing of ledgers, peers or the fabric.
 
 mod admit;
+mod aot;
+mod artifacts;
 mod cache;
+mod compile;
 mod engine;
+mod instances;
 mod limits;
 mod plain;
 mod program;
@@ -17,24 +19,31 @@ mod store;
 #[cfg(test)]
 mod tests;
 mod wasi;
+mod weigh;
+pub mod worker;
 
 use std::env::consts::{ARCH, OS};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use wasmtime::{Engine as Wasmtime, Linker};
+use wasmtime::PoolConcurrencyLimitError;
 
-use self::cache::Programs;
-use self::engine::{Stopwatch, VERSION};
+pub use self::aot::AotConfig;
+pub use self::artifacts::{ArtifactReport, Layer, Miss};
+use self::cache::{Key, Programs};
+pub use self::compile::{Compilation, WasmSetup};
+use self::compile::{Compiler, Kit};
+use self::engine::{Flavour, Stopwatch, VERSION};
+pub use self::instances::PoolGauges;
+use self::instances::Seats;
 pub use self::limits::WasmLimits;
 use self::program::{Entry, Program};
 use self::store::{Bounds, State};
 use self::wasi::Wasi;
 use crate::error::{EvalError, Refusal};
-use crate::evaluator::pool::Pool;
+use crate::evaluator::pool::{Pool, QUEUE};
 use crate::evaluator::{Done, Evaluator, Job};
-use crate::id::Digest;
 use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
 use crate::request::{Class, Code, Engine, Request, Slot};
 
@@ -49,20 +58,57 @@ pub struct WasmEvaluator {
 }
 
 struct Shared {
-    engine: Wasmtime,
-    linker: Linker<State>,
-    programs: Programs,
+    portable: Arc<Kit>,
+    /// Made when it is first asked for.
+    native: OnceLock<Result<Arc<Kit>, EvalError>>,
+    programs: Arc<Programs>,
+    compiler: Arc<Compiler>,
+    seats: Seats,
     limits: WasmLimits,
 }
 
 impl WasmEvaluator {
-    /// An evaluator that runs programs on this pool, under these limits.
+    /// An evaluator that runs programs on this pool, under these limits, and keeps nothing on disk.
     pub fn new(pool: Pool, limits: WasmLimits) -> Result<Self, EvalError> {
-        let broken = |error: wasmtime::Error| EvalError::Failed(format!("no wasm engine: {error:#}"));
-        let engine = engine::start().map_err(broken)?;
-        let linker = wasi::linker(&engine).map_err(broken)?;
-        let programs = Programs::new(limits.compiled_bytes);
-        Ok(Self { pool, shared: Arc::new(Shared { engine, linker, programs, limits }) })
+        Self::with(pool, WasmSetup { limits, ..WasmSetup::default() })
+    }
+
+    /// An evaluator that is set up in every respect.
+    pub fn with(pool: Pool, setup: WasmSetup) -> Result<Self, EvalError> {
+        let limits = setup.limits.clone();
+        let shared = Shared {
+            portable: Arc::new(Kit::new(Flavour::Portable, &limits)?),
+            native: OnceLock::new(),
+            programs: Programs::new(limits.compiled_bytes),
+            compiler: Arc::new(Compiler::new(setup)?),
+            seats: Seats::new(limits.instances),
+            limits,
+        };
+        Ok(Self { pool, shared: Arc::new(shared) })
+    }
+
+    /// What the layers of compiled code did so far.
+    #[must_use]
+    pub fn artifacts(&self) -> ArtifactReport {
+        self.shared.compiler.counters.report()
+    }
+
+    /// Runs one evaluation on this thread, which may take as long as its budget.
+    pub fn evaluate(&self, job: &Job) -> Result<Reply, EvalError> {
+        Evaluator::admit(self, &job.request)?;
+        self.shared.evaluate(job)
+    }
+
+    /// The class that asks for this machine's own arithmetic: as fast as the hardware, and comparable only between equal machines and versions.
+    #[must_use]
+    pub fn native_class() -> Option<Class> {
+        engine::native_class().parse().ok().map(Class::Device)
+    }
+
+    /// How full the pool of instances is.
+    #[must_use]
+    pub fn gauges(&self) -> PoolGauges {
+        PoolGauges::read(&self.shared.seats, &self.shared.portable.engine)
     }
 }
 
@@ -94,8 +140,9 @@ impl Evaluator for WasmEvaluator {
         if matches!(program.code, Code::Opaque { .. }) {
             return Err(Refusal::Malformed("a wasm program is shipped, not named".to_owned()).into());
         }
-        if request.class != Class::Portable {
-            let why = format!("wasm is portable, the request says {}", request.class);
+        if Flavour::of(&request.class).is_none() {
+            let native = engine::native_class();
+            let why = format!("wasm here is portable or device:{native}, the request says {}", request.class);
             return Err(Refusal::ClassNotProven(why).into());
         }
         match request.capabilities.first() {
@@ -117,17 +164,31 @@ impl Shared {
     fn evaluate(&self, job: &Job) -> Result<Reply, EvalError> {
         let watch = Stopwatch::start();
         let bounds = self.bounds(job);
-        let check = || store::go_on(bounds.time, watch, &job.cancel);
-        check()?;
+        let go_on = || Ok(store::go_on(bounds.time, watch, &job.cancel)?);
+        go_on()?;
         let digest = match &job.request.program.code {
             Code::Bytes(Payload::Stored(blob)) => blob.digest,
-            _ => Digest::of(&job.code),
+            _ => self.programs.digest(&job.code),
         };
-        let make = || Program::make(&self.engine, &self.linker, &job.code, &self.limits);
-        let program = self.programs.get(digest, make)?;
-        check()?;
+        let flavour = Flavour::of(&job.request.class)
+            .ok_or_else(|| Refusal::ClassNotProven(format!("wasm is not {}", job.request.class)))?;
+        let (kit, key) = (self.kit(flavour)?, Key { digest, flavour });
+        let program = self.programs.get(key, QUEUE as u64, &self.compiler.counters, go_on, |making| {
+            self.compiler.begin(Arc::clone(kit), job.code.clone(), key, making);
+        })?;
         let entry = program.entry(&job.request.program.entry)?;
-        self.run(job, &program, &entry, &bounds, watch)
+        let _seat = self.seats.take(go_on)?;
+        self.run(job, kit, &program, &entry, &bounds, watch)
+    }
+
+    fn kit(&self, flavour: Flavour) -> Result<&Arc<Kit>, EvalError> {
+        match flavour {
+            Flavour::Portable => Ok(&self.portable),
+            Flavour::Native => {
+                let make = || Kit::new(flavour, &self.limits).map(Arc::new);
+                self.native.get_or_init(make).as_ref().map_err(Clone::clone)
+            }
+        }
     }
 
     fn bounds(&self, job: &Job) -> Bounds {
@@ -145,6 +206,7 @@ impl Shared {
     fn run(
         &self,
         job: &Job,
+        kit: &Kit,
         program: &Program,
         entry: &Entry,
         bounds: &Bounds,
@@ -165,7 +227,7 @@ impl Shared {
         };
         let running = Stopwatch::start();
         let state = State::new(wasi, bounds, program.shape.memory_maximum);
-        let mut store = store::store(&self.engine, state, bounds, watch, job.cancel.clone()).map_err(failed)?;
+        let mut store = store::store(&kit.engine, state, bounds, watch, job.cancel.clone()).map_err(failed)?;
         let outcome = program.pre.instantiate(&mut store).and_then(|instance| match entry {
             Entry::Command => {
                 let start = instance.get_typed_func::<(), ()>(&mut store, wasi::START)?;
@@ -179,6 +241,9 @@ impl Shared {
         let (status, plain_stdout, trap) = match outcome {
             Ok(stdout) => (Status::Exit(0), stdout, None),
             Err(error) => {
+                if error.is::<PoolConcurrencyLimitError>() {
+                    return Err(self.seats.full());
+                }
                 let (status, trap) = store::ending(&error, bounds)?;
                 (status, Bytes::new(), trap)
             }

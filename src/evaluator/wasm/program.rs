@@ -3,13 +3,13 @@
 //! Three kinds of guests, told apart by what they export: a command (`_start`), a filter (`memory`, `alloc`, `run`), and any function of
 //! numbers, called by its name. Knows nothing of how a guest is run.
 
-use wasmtime::{Engine, ExternType, FuncType, InstancePre, Linker, Module, ValType};
+use wasmtime::{ExternType, FuncType, InstancePre, ValType};
 
-use super::admit::{self, Shape};
-use super::limits::{NAMED_EXPORTS, WasmLimits};
+use super::admit::Shape;
+use super::limits::NAMED_EXPORTS;
 use super::store::State;
 use super::wasi;
-use crate::error::{EvalError, Refusal};
+use crate::error::Refusal;
 
 /// A program that is ready to be instantiated.
 pub(super) struct Program {
@@ -29,20 +29,6 @@ pub(super) enum Entry {
 }
 
 impl Program {
-    /// Scans, compiles and links a module. May take long, and cannot be cancelled.
-    pub(super) fn make(
-        engine: &Engine,
-        linker: &Linker<State>,
-        bytes: &[u8],
-        limits: &WasmLimits,
-    ) -> Result<Self, EvalError> {
-        let shape = admit::scan(bytes, limits)?;
-        // The scan passed, so what remains is a bound of the compiler's own or a host function imported with another type.
-        let module = Module::from_binary(engine, bytes).map_err(|error| Refusal::Malformed(format!("{error:#}")))?;
-        let pre = linker.instantiate_pre(&module).map_err(|error| Refusal::Malformed(format!("{error:#}")))?;
-        Ok(Self { pre, shape })
-    }
-
     /// How much machine code it holds on to.
     pub(super) fn compiled_bytes(&self) -> u64 {
         let image = self.pre.module().image_range();

@@ -243,7 +243,9 @@ impl HolderIndex {
     pub fn merge_segment(&mut self, peer: NodeId, name: &SegmentName, keys: &[u64]) {
         self.refused = None;
         if let Some(at) = self.find(peer) {
-            keys.iter().for_each(|key| self.add(at, (name.number, name.end), *key));
+            for key in keys {
+                self.add(at, (name.number, name.end), *key);
+            }
         }
     }
 

@@ -19,7 +19,7 @@ const DEAD: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
 pub(super) struct Runs {
-    runs: Vec<Run>,
+    all: Vec<Run>,
     /// Numbers that no entry names.
     free: Vec<u32>,
     /// Masked since the current sweep began.
@@ -34,53 +34,53 @@ impl Runs {
     pub(super) fn start(&mut self, log: usize) -> u32 {
         let run = Run { log: u32::try_from(log).expect("fewer logs than MAX_LOGS"), facts: 0, end: 0 };
         if let Some(number) = self.free.pop() {
-            self.runs[number as usize] = run;
+            self.all[number as usize] = run;
             return number;
         }
-        self.runs.push(run);
-        u32::try_from(self.runs.len() - 1).expect("a run has a fact, and there are not so many")
+        self.all.push(run);
+        u32::try_from(self.all.len() - 1).expect("a run has a fact, and there are not so many")
     }
 
     /// The log of a run that is not masked.
     pub(super) fn log(&self, run: u32) -> Option<usize> {
-        let log = self.runs[run as usize].log;
+        let log = self.all[run as usize].log;
         (log != DEAD).then_some(log as usize)
     }
 
     pub(super) fn facts(&self, run: u32) -> u32 {
-        self.runs[run as usize].facts
+        self.all[run as usize].facts
     }
 
     pub(super) fn end(&self, run: u32) -> u64 {
-        self.runs[run as usize].end
+        self.all[run as usize].end
     }
 
     pub(super) fn extend(&mut self, run: u32, end: u64) {
-        let run = &mut self.runs[run as usize];
+        let run = &mut self.all[run as usize];
         run.end = run.end.max(end);
     }
 
     pub(super) fn count(&mut self, run: u32, more: bool) {
-        let facts = &mut self.runs[run as usize].facts;
+        let facts = &mut self.all[run as usize].facts;
         *facts = if more { *facts + 1 } else { *facts - 1 };
     }
 
     pub(super) fn len(&self) -> usize {
-        self.runs.len()
+        self.all.len()
     }
 
     pub(super) fn bytes(&self) -> usize {
         let numbers = self.free.capacity() + self.waiting.capacity() + self.swept.capacity();
-        self.runs.capacity() * size_of::<Run>() + numbers * size_of::<u32>()
+        self.all.capacity() * size_of::<Run>() + numbers * size_of::<u32>()
     }
 
     /// How many bytes one more run adds at most.
     pub(super) fn growth(&self) -> usize {
-        if self.runs.len() == self.runs.capacity() { (self.runs.len() + 4) * size_of::<Run>() + 18 } else { 18 }
+        if self.all.len() == self.all.capacity() { (self.all.len() + 4) * size_of::<Run>() + 18 } else { 18 }
     }
 
     pub(super) fn kill(&mut self, run: u32) {
-        self.runs[run as usize].log = DEAD;
+        self.all[run as usize].log = DEAD;
         self.waiting.push(run);
     }
 
@@ -97,7 +97,7 @@ impl Runs {
         if self.swept.is_empty() {
             return false;
         }
-        table.purge(self.cursor, |run| self.runs[run as usize].log == DEAD);
+        table.purge(self.cursor, |run| self.all[run as usize].log == DEAD);
         self.cursor += 1;
         // A page that is split meanwhile leaves its other half at the end, where the cursor still comes by.
         if self.cursor >= table.pages() {

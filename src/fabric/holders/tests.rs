@@ -334,7 +334,9 @@ proptest! {
         }
         let build = |order: Vec<u64>| {
             let mut index = HolderIndex::new(PLENTY);
-            order.iter().for_each(|holder| fill(&mut index, node(*holder), logs[holder].iter().copied()));
+            for holder in &order {
+                fill(&mut index, node(*holder), logs[holder].iter().copied());
+            }
             index
         };
         let order: Vec<_> = logs.keys().copied().collect();

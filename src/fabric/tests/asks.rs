@@ -33,7 +33,7 @@ fn the_nearest_holder_is_asked_and_its_answer_delivered_and_adopted() {
     script.check_all();
     let delivered = script.deliveries();
     let [(to, Ok(delivery))] = &delivered[..] else { panic!("{delivered:?}") };
-    assert_eq!((*to, delivery.origin.clone()), (job, Origin::Peer(near.node())));
+    assert_eq!((*to, delivery.origin), (job, Origin::Peer(near.node())));
     assert_eq!(script.adoptions(), [true]);
     script.pass(ms(400));
     assert_eq!((script.asks(&far).len(), script.computations().len(), script.fabric.in_flight()), (0, 0, 0));
@@ -201,7 +201,7 @@ fn a_stalled_transfer_is_given_up_and_computed_instead() {
     let ask = script.asks(&holder)[0];
     script.say(&holder, holder.held(ask, request(1).0, CHUNK as usize * 3));
     script.check_all();
-    for _ in 0..TRANSFER_STALL.as_secs() + 1 {
+    for _ in 0..=TRANSFER_STALL.as_secs() {
         script.pass(ms(1000));
         script.answer_heartbeats(&holder);
     }

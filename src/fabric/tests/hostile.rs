@@ -61,14 +61,14 @@ fn replays_and_duplicates_cost_no_signature_check() {
 #[test]
 fn a_forged_announcement_convicts_whoever_brought_it() {
     let mut script = Script::new();
-    let (forger, mut victim) = (Remote::new(1), Remote::new(2));
-    script.join(&forger, ms(1));
+    let (messenger, mut victim) = (Remote::new(1), Remote::new(2));
+    script.join(&messenger, ms(1));
     script.join(&victim, ms(1));
     let mut forged = victim.announce(&[request(1).0]);
     forged.batch.items[0] = LogItem::Fact { question: [6; 8], answer: [6; 8] };
-    script.say(&forger, Message::Announce(forged));
+    script.say(&messenger, Message::Announce(forged));
     script.check_all();
-    assert!(matches!(&script.disconnects()[..], [(who, Disconnect::Unbelievable(_))] if *who == forger.node()));
+    assert!(matches!(&script.disconnects()[..], [(who, Disconnect::Unbelievable(_))] if *who == messenger.node()));
     assert!(script.fabric.holders().is_empty());
 }
 

@@ -14,9 +14,9 @@ impl Own {
     }
 
     fn append(&mut self, script: &mut Script, count: u32) {
-        let from = self.0.items.len();
+        let from = u32::try_from(self.0.items.len()).expect("small");
         let fact = |n: u32| LogItem::Fact { question: request(n).0.fingerprint().to_le_bytes(), answer: [1; 8] };
-        self.0.items.extend((0..count).map(|n| fact(from as u32 + n)));
+        self.0.items.extend((0..count).map(|n| fact(from + n)));
         script.give(Input::Durable(self.0.items.len() as u64));
     }
 
@@ -37,7 +37,9 @@ impl Own {
             _ => None,
         });
         let count = done.len();
-        done.into_iter().for_each(|input| script.give(input));
+        for input in done {
+            script.give(input);
+        }
         count
     }
 }
@@ -54,7 +56,9 @@ fn firsts(messages: &[Message]) -> Vec<u64> {
 fn what_is_durable_is_announced_to_everybody_in_one_chain() {
     let (mut script, mut own) = (Script::new(), Own::new());
     let peers = [Remote::new(1), Remote::new(2)];
-    peers.iter().for_each(|peer| script.join(peer, ms(1)));
+    for peer in &peers {
+        script.join(peer, ms(1));
+    }
     own.append(&mut script, 3);
     own.append(&mut script, 2);
     assert_eq!(own.read(&mut script), 0, "a fresh fact waits for company");

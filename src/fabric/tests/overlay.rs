@@ -12,7 +12,9 @@ fn overlay(count: u8) -> (Script, Vec<Remote>) {
     }
     script.pass(ms(1000) - script.now);
     script.now += ms(10);
-    peers.iter().for_each(|peer| script.answer_heartbeats(peer));
+    for peer in &peers {
+        script.answer_heartbeats(peer);
+    }
     (script, peers)
 }
 
