@@ -144,7 +144,7 @@ impl Ours {
         name[..8].copy_from_slice(&epoch.to_le_bytes());
         name[8..].copy_from_slice(&fs::read_dir(path).map_or(0, Iterator::count).to_le_bytes());
         let opening = Opening::new(identity.node(), EpochId::from_bytes(name), 1);
-        let options = CassetteOptions { ram_bytes, durability: Some(durability) };
+        let options = CassetteOptions { ram_bytes, durability: Some(durability), disk_bytes: None };
         let (writer, _) = CassetteWriter::open(Arc::new(storage), &opening, options).expect("opens");
         Self { recorder: Recorder::start(writer, None).expect("a thread"), identity }
     }

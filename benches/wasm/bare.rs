@@ -6,7 +6,7 @@ use std::hint::black_box;
 
 use wasmtime::{Config, Engine, InstancePre, Linker, Module, PoolingAllocationConfig, Store};
 
-pub struct Bare {
+pub(crate) struct Bare {
     engine: Engine,
     filter: InstancePre<()>,
     queens: InstancePre<()>,
@@ -14,7 +14,7 @@ pub struct Bare {
 }
 
 impl Bare {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut pool = PoolingAllocationConfig::new();
         pool.total_core_instances(64)
             .total_memories(64)
@@ -54,7 +54,7 @@ impl Bare {
         store
     }
 
-    pub fn filter(&self, input: &[u8]) {
+    pub(crate) fn filter(&self, input: &[u8]) {
         let mut store = self.store();
         let instance = self.filter.instantiate(&mut store).expect("an instance");
         let alloc = instance.get_typed_func::<u32, u32>(&mut store, "alloc").expect("alloc");
@@ -69,14 +69,14 @@ impl Bare {
         black_box(output);
     }
 
-    pub fn call(&self, n: i32) {
+    pub(crate) fn call(&self, n: i32) {
         let mut store = self.store();
         let instance = self.queens.instantiate(&mut store).expect("an instance");
         let queens = instance.get_typed_func::<i32, i64>(&mut store, "queens").expect("queens");
         black_box(queens.call(&mut store, n).expect("a result").to_string());
     }
 
-    pub fn instantiate_command(&self) {
+    pub(crate) fn instantiate_command(&self) {
         let mut store = self.store();
         black_box(self.command.instantiate(&mut store).expect("an instance"));
     }

@@ -13,7 +13,7 @@ use evalmesh::request::{Code, Program, Request};
 const BYTES: usize = 20_000_000;
 const RESTARTS: usize = 15;
 
-pub fn first_call() {
+pub(crate) fn first_call() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = large();
     let digest = evalmesh::id::Digest::of(&program);
@@ -26,13 +26,13 @@ pub fn first_call() {
         };
         WasmEvaluator::with(Pool::start("bench", 1).expect("threads"), setup).expect("an evaluator")
     };
-    let timed = |job: &Job| {
+    let life = |job: &Job| {
         let evaluator = start();
         let begin = Instant::now();
         evaluator.evaluate(job).expect("a reply");
         (begin.elapsed(), evaluator.artifacts())
     };
-    let (compiled, report) = timed(&job);
+    let (compiled, report) = life(&job);
     assert_eq!(report.compiled, 1);
     let files = std::fs::read_dir(folder.path().join("aot")).expect("a folder").flatten();
     let native: u64 = files.filter_map(|file| Some(file.metadata().ok()?.len())).sum();
@@ -48,7 +48,7 @@ pub fn first_call() {
             request.program.code = Code::Bytes(Payload::Stored(BlobRef { digest, len: program.len() as u64 }));
             job.request = request.into();
         }
-        let mut times: Vec<_> = (0..RESTARTS).map(|_| timed(&job)).collect();
+        let mut times: Vec<_> = (0..RESTARTS).map(|_| life(&job)).collect();
         assert!(times.iter().all(|(_, report)| report.disk_hits == 1 && report.compiled == 0));
         times.sort_by_key(|(time, _)| *time);
         println!("first call after restart, {name}: median {:.1?}, best {:.1?}", times[RESTARTS / 2].0, times[0].0);

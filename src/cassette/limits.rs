@@ -18,3 +18,7 @@ pub const RECORDER_BYTES: u64 = 256 * 1024 * 1024;
 pub const RECORDER_GROUP: usize = 4096;
 /// Questions about which everything is kept exactly, because one entry does not tell; beyond it they are read again when needed.
 pub const EXACT_QUESTIONS: usize = 64 * 1024;
+/// Payloads remembered as served lately, for the choice of what to drop.
+pub const SERVED: usize = 64 * 1024;
+/// Bytes written after which the disk budget is looked at again.
+pub const BUDGET_EVERY: u64 = 64 * 1024 * 1024;

@@ -14,6 +14,7 @@ mod index;
 pub mod limits;
 mod memo;
 mod recorder;
+mod room;
 #[cfg(test)]
 mod tests;
 mod view;

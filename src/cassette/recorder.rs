@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, RwLock};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::Reply;
 
-use super::limits::{RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE};
+use super::limits::{BUDGET_EVERY, RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE};
 use super::view::Cassette;
 use super::writer::{CassetteWriter, Durability, Prepared, Recorded, Ticket};
 
@@ -82,8 +82,15 @@ impl Recorder {
         let (queue, ops) = sync_channel(RECORDER_QUEUE);
         let queued = Arc::new(AtomicU64::new(0));
         let room = RoomMaker::start()?;
-        let worker =
-            Worker { told: writer.durable(), writer, on_durable, queued: queued.clone(), deadline: None, room };
+        let worker = Worker {
+            told: writer.durable(),
+            writer,
+            on_durable,
+            queued: queued.clone(),
+            deadline: None,
+            room,
+            since_budget: BUDGET_EVERY,
+        };
         let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || worker.run(&ops))?;
         let inner = Inner { queue: RwLock::new(Some(queue)), queued, thread: Mutex::new(Some(thread)) };
         Ok(RecorderHandle { inner: Arc::new(inner), cassette })
@@ -210,6 +217,8 @@ struct Worker {
     /// When something that was written must be durable.
     deadline: Option<Instant>,
     room: RoomMaker,
+    /// Bytes of payloads since the disk budget was looked at.
+    since_budget: u64,
 }
 
 /// The thread that makes room ahead.
@@ -299,10 +308,19 @@ impl Worker {
         }
         self.tell();
         self.room.turn(&mut self.writer);
+        if self.since_budget >= BUDGET_EVERY {
+            self.since_budget = 0;
+            match self.writer.keep_budget(micros()) {
+                Ok(freed) if freed.bytes > 0 => tracing::info!(?freed, "dropped payloads to keep the disk budget"),
+                Ok(_) => {}
+                Err(error) => tracing::warn!(%error, "the disk budget cannot be kept"),
+            }
+        }
     }
 
     fn append(&mut self, what: What) -> Result<Ticket, LedgerError> {
         self.queued.fetch_sub(what.len(), Ordering::Relaxed);
+        self.since_budget += what.len();
         match what {
             What::Record(prepared) => self.writer.record_prepared(*prepared),
             What::Adopt { evidence, prepared, announce } => self.writer.adopt_prepared(*evidence, *prepared, announce),
@@ -352,4 +370,10 @@ fn complete(done: Done, result: Result<Recorded, LedgerError>) {
 #[expect(clippy::disallowed_methods, reason = "this thread is a driver: a batch's delay is bounded by real time")]
 fn now() -> Instant {
     Instant::now()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread is a driver: an eviction says when it happened")]
+fn micros() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

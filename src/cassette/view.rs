@@ -1,5 +1,6 @@
 //! Looking up: question in, reply out.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +17,7 @@ use crate::record::Record;
 use crate::reply::{BlobRef, Payload, Reply};
 
 use super::index::{Hot, Index, Known, Standing};
+use super::limits::SERVED;
 
 /// The local view over a ledger. Cheap to clone; all clones are one view.
 #[derive(Clone)]
@@ -28,8 +30,29 @@ pub(super) struct Inner {
     pub(super) index: Index,
     pub(super) counts: Counts,
     pub(super) recovery: Recovery,
+    /// Payloads with files of their own that were served lately.
+    pub(super) served: Served,
     /// The last large payload that was read for a range of it: ranges are asked for one after another, and each is verified as a whole.
     ranged: Mutex<Option<(Digest, Bytes)>>,
+}
+
+/// What was served since it was last asked about.
+#[derive(Default)]
+pub(super) struct Served(Mutex<BTreeSet<Digest>>);
+
+impl Served {
+    fn note(&self, digest: Digest) {
+        let mut served = self.0.lock().expect("no code panics while it holds what was served");
+        if served.len() >= SERVED {
+            served.clear();
+        }
+        served.insert(digest);
+    }
+
+    /// Whether it was served; from now on it was not.
+    pub(super) fn take(&self, digest: &Digest) -> bool {
+        self.0.lock().expect("no code panics while it holds what was served").remove(digest)
+    }
 }
 
 #[derive(Default)]
@@ -162,7 +185,7 @@ impl fmt::Debug for Cassette {
 
 impl Cassette {
     pub(super) fn new(ledger: LedgerReader, index: Index, counts: Counts, recovery: Recovery) -> Self {
-        let inner = Inner { ledger, index, counts, recovery, ranged: Mutex::default() };
+        let inner = Inner { ledger, index, counts, recovery, served: Served::default(), ranged: Mutex::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -304,7 +327,13 @@ impl Cassette {
             let record = stored.entry.record().filter(|record| record.request == id);
             // Another question may have the same fingerprint.
             let Some(record) = record else { return Ok(Err(NotHeld::NeverSeen)) };
-            record.blobs().map(|blob| ledger.payload_of(&stored, blob)).collect::<Result<_, _>>()?
+            let load = |blob: BlobRef| {
+                if blob.len > INLINE_PAYLOAD as u64 {
+                    self.inner.served.note(blob.digest);
+                }
+                ledger.payload_of(&stored, blob)
+            };
+            record.blobs().map(load).collect::<Result<_, _>>()?
         };
         Ok(Hot::read(stored, payloads).ok_or(NotHeld::NeverSeen))
     }
@@ -331,7 +360,7 @@ impl Cassette {
     }
 
     fn lose(&self, id: ContentId, seq: u64, error: &ReadError) -> Result<(), ReadError> {
-        if self.inner.index.lose(&id, seq)? {
+        if self.inner.index.lose(&id, seq)? && !matches!(error, ReadError::PayloadGone { .. }) {
             count(&self.inner.counts.damaged, 1);
             tracing::warn!(seq, id = %id.short(), %error, "a held reply is lost");
         }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use crate::id::{ContentId, Digest, NodeId};
 use crate::ledger::limits::INLINE_PAYLOAD;
-use crate::ledger::{Blob, Entry, Ledger, LedgerError, Made, OpenError, Opening, Recovery, Room, Storage};
+use crate::ledger::{Blob, Entry, Freed, Ledger, LedgerError, Made, OpenError, Opening, Recovery, Room, Storage};
 use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::{Payload, Reply};
@@ -40,11 +40,13 @@ pub struct CassetteOptions {
     /// One durability for all records; without it `Observed`, `Volatile` and `Effectful` ones are durable, because nobody can compute them
     /// again, and all others batched. Retractions are always durable.
     pub durability: Option<Durability>,
+    /// Bytes of disk beyond which payloads are dropped, least recently used first; pinned ones stay. Without it nothing is dropped.
+    pub disk_bytes: Option<u64>,
 }
 
 impl Default for CassetteOptions {
     fn default() -> Self {
-        Self { ram_bytes: RAM_BYTES, durability: None }
+        Self { ram_bytes: RAM_BYTES, durability: None, disk_bytes: None }
     }
 }
 
@@ -127,7 +129,7 @@ struct Staged {
 
 /// The one writer of a cassette; owns its ledger.
 pub struct CassetteWriter {
-    ledger: Ledger,
+    pub(super) ledger: Ledger,
     cassette: Cassette,
     options: CassetteOptions,
     /// Entries written, as of the last `write_out` or `commit`.
@@ -136,6 +138,8 @@ pub struct CassetteWriter {
     pending: VecDeque<Pending>,
     /// What the pending changes will lead to.
     staged: BTreeMap<(ContentId, Digest), Staged>,
+    /// The position that is looked at next when room is made.
+    pub(super) hand: u64,
 }
 
 impl fmt::Debug for CassetteWriter {
@@ -163,7 +167,7 @@ impl CassetteWriter {
         let cassette = Cassette::new(ledger.reader(), index, counts, recovery.clone());
         let written = ledger.next_seq();
         let (pending, staged) = Default::default();
-        Ok((Self { ledger, cassette, options, written, pending, staged }, recovery))
+        Ok((Self { ledger, cassette, options, written, pending, staged, hand: 0 }, recovery))
     }
 
     /// The reading side.
@@ -254,6 +258,11 @@ impl CassetteWriter {
     /// Makes everything durable and seals the ledger, so that the next opening is quick; see [`Ledger::close`].
     pub fn close(self) -> Result<u64, LedgerError> {
         self.ledger.close()
+    }
+
+    /// Keeps within the disk budget, if there is one; see [`Self::make_room`].
+    pub fn keep_budget(&mut self, at: u64) -> Result<Freed, LedgerError> {
+        self.options.disk_bytes.map_or(Ok(Freed::default()), |budget| self.make_room(budget, at))
     }
 
     /// See [`Ledger::wants_room`].

@@ -4,8 +4,11 @@ mod ask;
 pub mod demo;
 pub mod exit;
 mod failure;
+#[cfg(feature = "wasm")]
+mod inspect;
 mod ledger;
 mod paths;
+mod pins;
 #[cfg(feature = "sim")]
 mod sim;
 mod status;
@@ -40,9 +43,18 @@ enum Command {
     Get(ask::GetArgs),
     /// Show how a running node is.
     Status(status::Args),
-    /// Look at a node's ledger: count, verify, show, export.
+    /// Show what a program is, what it needs, and whether a node would admit it.
+    #[cfg(feature = "wasm")]
+    Inspect(inspect::Args),
+    /// Look at a node's ledger - count, verify, show, export - or compact it.
     #[command(subcommand)]
     Ledger(ledger::Command),
+    /// Never drop the answers to these questions to make room.
+    Pin(pins::ChangeArgs),
+    /// Let the answers to these questions be dropped again.
+    Unpin(pins::ChangeArgs),
+    /// Print the pinned questions.
+    Pins(pins::ListArgs),
     /// Start three nodes on this machine, give them a real batch, and show who answered what.
     Demo(demo::Args),
     /// Simulate fleets: thousands of failures, each with a seed that plays it again.
@@ -70,7 +82,12 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
         Command::Status(args) => status::run(&args),
+        #[cfg(feature = "wasm")]
+        Command::Inspect(args) => inspect::run(&args),
         Command::Ledger(command) => ledger::run(&command),
+        Command::Pin(args) => pins::pin(&args),
+        Command::Unpin(args) => pins::unpin(&args),
+        Command::Pins(args) => pins::list(&args),
         Command::Demo(args) => demo::run(&args),
         #[cfg(feature = "sim")]
         Command::Sim(command) => sim::run(&command),

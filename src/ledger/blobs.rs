@@ -30,6 +30,11 @@ impl Blob {
         Self { name: BlobRef { digest: Digest::of(&bytes), len: bytes.len() as u64 }, bytes }
     }
 
+    /// Bytes whose name is known to be right.
+    pub(super) fn named(name: BlobRef, bytes: Bytes) -> Self {
+        Self { name, bytes }
+    }
+
     /// The name.
     #[must_use]
     pub fn name(&self) -> BlobRef {

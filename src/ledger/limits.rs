@@ -22,3 +22,5 @@ pub const RUN_ENTRIES: usize = 60_000;
 pub const ROOM_STEP: usize = 1024 * 1024;
 /// Syncs of one segment after which room ahead is worth its bytes; bulk loads never get there.
 pub const ROOM_AFTER_SYNCS: u32 = 8;
+/// Payloads that one `Evicted` entry names at most: its body stays well below [`MAX_BODY`].
+pub const EVICTED_AT_ONCE: usize = 16 * 1024;

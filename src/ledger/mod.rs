@@ -6,17 +6,20 @@
 //! `write_out` writes, `commit` makes durable. [`LedgerReader`] is a cheap handle on the same state for everybody else.
 //!
 //! Invariants: what `commit` returned survives any crash; recovery yields whole entries and names every one that it lost; nothing
-//! is read without its checksum, no payload is returned without its digest; after a failed write nothing is written until reopened.
+//! is read without its checksum, no payload is returned without its checksum or digest; after a failed write nothing is written until
+//! reopened; an index file is a copy, believed as far as its checksums hold and never synced.
 //!
 //! All disk access goes through [`Storage`]. Time, randomness and identity are arguments. This module does not know what a lookup is (see
 //! `cassette`), who is told about an entry (see `fabric`), or what a record means. The bytes are specified in `docs/ledger-format.md`.
 
 mod blobs;
 mod block;
+mod compact;
 mod entry;
 mod error;
 mod frame;
 pub mod limits;
+pub mod pins;
 mod reader;
 mod recovery;
 mod room;
@@ -34,6 +37,7 @@ mod writer;
 
 pub use blobs::Blob;
 pub use block::Table;
+pub use compact::Freed;
 pub use entry::{Entry, EntryError, Parent};
 pub use error::{Cause, Cut, Damage, LedgerError, OpenError, ReadError, Recovery};
 pub(crate) use reader::range as payload_window;

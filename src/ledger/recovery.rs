@@ -15,6 +15,7 @@ use crate::proof;
 
 use super::blobs;
 use super::block;
+use super::compact;
 use super::entry::{Entry, Parent};
 use super::error::{Cause, Cut, Damage, OpenError, Recovery};
 use super::frame::{FIXED, FORMAT, Frame, HEADER, Header, Salt, is_frame, resync};
@@ -102,9 +103,11 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
     }
     // Names that were made but not synced before this process began become durable here.
     storage.sync_dir(SEGMENTS).map_err(at(SEGMENTS))?;
-    match storage.remove(SPARE) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(SPARE)(error)),
-        _ => {}
+    for left in [SPARE, compact::TEMP] {
+        match storage.remove(left) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(left)(error)),
+            _ => {}
+        }
     }
     for name in storage.list(blobs::DIR).map_err(at(blobs::DIR))? {
         if name.starts_with(blobs::TEMP_PREFIX) {

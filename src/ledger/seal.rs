@@ -4,7 +4,10 @@
 //! takes of it is made anew from the frames.
 
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
+
+use crate::proof::Hash;
 
 use super::block::{MAX_ENTRIES, Sealing};
 use super::frame::{FIXED, u32_at};
@@ -73,14 +76,7 @@ impl IndexFile {
         let local = |(name, seq): &(u64, u64)| Some((*name, u16::try_from(seq.checked_sub(open.first)?).ok()?));
         let inside = open.names.iter().filter(|(_, seq)| *seq < covered);
         let names: Vec<_> = inside.filter_map(local).collect();
-        let mut pages = Vec::new();
-        for position in state.epoch_of(open.first).unwrap_or(0)..state.epochs.len() {
-            let (epoch, end) = (&state.epochs[position], state.epoch_end(position).min(covered));
-            let from = open.first.max(epoch.start);
-            if from < end {
-                pages.extend(epoch.tree.pages_between(from - epoch.start, end - epoch.start));
-            }
-        }
+        let pages = pages_of(state, open.first..covered);
         let sealing = Sealing { first: open.first, rows, names: &names, end, checksum, pages: &pages };
         let (run, file_end) = Run::seal(segment.clone(), file, self.end, &sealing)?;
         self.end = file_end;
@@ -94,4 +90,17 @@ fn held(state: &State, segment: &Arc<Segment>) -> Run {
     let names = open.names.iter().filter_map(|(name, seq)| Some((*name, u32::try_from(seq - open.first).ok()?)));
     let held = Held { rows: open.rows.clone(), names: names.collect() };
     Run::held(segment.clone(), open.first, open.end, held)
+}
+
+/// The hashes of the tree pages that these entries complete.
+pub(super) fn pages_of(state: &State, range: Range<u64>) -> Vec<Hash> {
+    let mut pages = Vec::new();
+    for position in state.epoch_of(range.start).unwrap_or(0)..state.epochs.len() {
+        let (epoch, end) = (&state.epochs[position], state.epoch_end(position).min(range.end));
+        let from = range.start.max(epoch.start);
+        if from < end {
+            pages.extend(epoch.tree.pages_between(from - epoch.start, end - epoch.start));
+        }
+    }
+    pages
 }

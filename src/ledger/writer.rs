@@ -289,12 +289,17 @@ impl Ledger {
         }
     }
 
+    /// A failure of the disk at a path.
+    pub(crate) fn io_error(&self, path: &str, source: io::Error) -> LedgerError {
+        LedgerError::Io { path: self.shared.storage.locate(path), source: Arc::new(source) }
+    }
+
     fn check(&self) -> Result<(), LedgerError> {
         self.poisoned.as_ref().map_or(Ok(()), |cause| Err(LedgerError::Poisoned { cause: cause.clone() }))
     }
 
     fn poison(&mut self, (path, source): Failure) -> LedgerError {
-        let error = LedgerError::Io { path: self.shared.storage.locate(&path), source: Arc::new(source) };
+        let error = self.io_error(&path, source);
         self.poisoned = Some(error.to_string());
         self.pending = Pending::default();
         error

@@ -231,7 +231,15 @@ impl NodeBuilder {
         let driver = Driver { clock, fabric: Fabric::new(config), hands };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
         let run = move || {
-            runtime.block_on(driver.run(inbox));
+            let ended = match driver.hands.lanes.runtime() {
+                // Beside the lanes, so that a frame is handled on the thread on which it arrives.
+                Some(network) => runtime.block_on(network.spawn(driver.run(inbox))),
+                None => Ok(runtime.block_on(driver.run(inbox))),
+            };
+            match ended {
+                Ok(mut lanes) => lanes.close(),
+                Err(error) => tracing::error!(%error, "the node's loop did not end well"),
+            }
             drop(control);
             if let Err(error) = recorder.close() {
                 tracing::error!(%error, "the ledger did not close well");

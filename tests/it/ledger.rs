@@ -90,3 +90,33 @@ fn every_damage_is_named_and_nothing_is_changed_by_looking() {
     assert_eq!(evalmesh(&["ledger", "export", "--data", &data]).status.code(), Some(26));
     assert_eq!(fs::read(segment(&data)).expect("there"), before);
 }
+
+#[test]
+fn pins_are_kept_and_compaction_with_a_budget_drops_everything_else() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("node").to_string_lossy().into_owned();
+    build(&data);
+    let ids: Vec<String> = out(&evalmesh(&["ledger", "export", "--data", &data]))
+        .lines()
+        .filter_map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).ok()?["record"]["request"].as_str().map(str::to_owned)
+        })
+        .collect();
+    assert_eq!(ids.len(), 4, "{ids:?}");
+    let picture = ids.last().expect("four");
+    assert_eq!(evalmesh(&["pin", "not-an-id", "--data", &data]).status.code(), Some(2));
+    assert!(evalmesh(&["pin", picture, &ids[0], "--data", &data]).status.success());
+    assert!(evalmesh(&["unpin", &ids[0], "--data", &data]).status.success());
+    assert_eq!(out(&evalmesh(&["pins", "--data", &data])), format!("{picture}\n"));
+    let compact = |budget: &str| evalmesh(&["ledger", "compact", "--budget", budget, "--data", &data]);
+    let kept = compact("0");
+    assert_eq!(out(&kept), "0 bytes freed: 0 payloads dropped, 0 segments rewritten\n", "{kept:?}");
+    assert!(evalmesh(&["unpin", picture, "--data", &data]).status.success());
+    let dropped = out(&compact("0"));
+    assert!(dropped.ends_with("bytes freed: 1 payloads dropped, 0 segments rewritten\n"), "{dropped}");
+    assert_eq!(
+        evalmesh(&["ledger", "verify", "--data", &data]).status.code(),
+        Some(0),
+        "dropped on purpose is no damage"
+    );
+}

@@ -3,6 +3,7 @@
 mod memo;
 mod model;
 mod recorder;
+mod room;
 mod view;
 mod writer;
 

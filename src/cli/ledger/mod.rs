@@ -1,5 +1,6 @@
-//! `evalmesh ledger`: looking at a node's ledger. Nothing here changes it, and a running node is no obstacle.
+//! `evalmesh ledger`: looking at a node's ledger. Nothing here but `compact` changes it, and a running node is no obstacle.
 
+mod compact;
 mod entry;
 mod export;
 mod show;
@@ -28,6 +29,8 @@ pub(super) enum Command {
     Show(show::Args),
     /// Print all entries as JSON, a line each.
     Export(export::Args),
+    /// Give back the disk that retracted answers and left-over files take. The node must not run.
+    Compact(compact::Args),
 }
 
 pub(super) fn run(command: &Command) -> Result<u8, Failure> {
@@ -37,6 +40,7 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
         Command::Tail(args) => tail::run(args),
         Command::Show(args) => show::run(args),
         Command::Export(args) => export::run(args),
+        Command::Compact(args) => compact::run(args),
     }
 }
 
@@ -81,4 +85,13 @@ fn progress(bytes: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta}")
         .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::with_draw_target(Some(bytes), target).with_style(style)
+}
+
+/// A bar over steps on stderr, if a person is there to see it.
+fn steps() -> ProgressBar {
+    let target =
+        if std::io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} segments {eta}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar());
+    ProgressBar::with_draw_target(Some(0), target).with_style(style)
 }

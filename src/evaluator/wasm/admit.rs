@@ -20,7 +20,7 @@ use super::weigh::weigh;
 use crate::error::Refusal;
 
 /// Bytes of a page of linear memory.
-const PAGE: u64 = 65_536;
+pub(super) const PAGE: u64 = 65_536;
 
 /// What the scan found out, for those that run the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

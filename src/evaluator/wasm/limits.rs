@@ -107,6 +107,9 @@ pub(super) const COMPILE_PATIENCE: u32 = 4;
 /// How long a worker may take to get ready.
 pub(super) const WORKER_START: Duration = Duration::from_secs(20);
 
+/// Imports, exports and notes that an inspection shows, and bytes of each: a report is for reading.
+pub(super) const SHOWN: usize = 1_000;
+
 /// Descriptors that a guest may have open: `EMFILE` beyond, on every node.
 pub(super) const OPEN_FILES: usize = 1_024;
 /// Bytes of one name in a path: `ENAMETOOLONG` beyond.

@@ -11,10 +11,11 @@ mod artifacts;
 mod cache;
 mod compile;
 mod engine;
+mod inspect;
 mod instances;
 mod limits;
-mod plain;
-mod program;
+pub(super) mod plain;
+pub(super) mod program;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -35,6 +36,7 @@ use self::cache::{Key, Programs};
 pub use self::compile::{Compilation, WasmSetup};
 use self::compile::{Compiler, Kit};
 use self::engine::{Flavour, Stopwatch, VERSION};
+pub use self::inspect::{GuestKind, Inspection, Item, Needs, inspect};
 pub use self::instances::PoolGauges;
 use self::instances::Seats;
 pub use self::limits::WasmLimits;
@@ -44,6 +46,7 @@ use self::wasi::Wasi;
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::pool::{Pool, QUEUE};
 use crate::evaluator::{Done, Evaluator, Job};
+use crate::id::Digest;
 use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
 use crate::request::{Class, Code, Engine, Request, Slot};
 
@@ -97,6 +100,14 @@ impl WasmEvaluator {
     pub fn evaluate(&self, job: &Job) -> Result<Reply, EvalError> {
         Evaluator::admit(self, &job.request)?;
         self.shared.evaluate(job)
+    }
+
+    /// Compiles a program, if it is not compiled yet, and says whether it can be entered here and by that name. Runs nothing.
+    pub fn prepare(&self, code: &Bytes, entry: &str) -> Result<Digest, EvalError> {
+        let digest = self.shared.programs.digest(code);
+        let key = Key { digest, flavour: Flavour::Portable };
+        self.shared.program(&self.shared.portable, key, code, || Ok(()))?.entry(entry)?;
+        Ok(digest)
     }
 
     /// The class that asks for this machine's own arithmetic: as fast as the hardware, and comparable only between equal machines and versions.
@@ -173,12 +184,21 @@ impl Shared {
         let flavour = Flavour::of(&job.request.class)
             .ok_or_else(|| Refusal::ClassNotProven(format!("wasm is not {}", job.request.class)))?;
         let (kit, key) = (self.kit(flavour)?, Key { digest, flavour });
-        let program = self.programs.get(key, QUEUE as u64, &self.compiler.counters, go_on, |making| {
-            self.compiler.begin(Arc::clone(kit), job.code.clone(), key, making);
-        })?;
+        let program = self.program(kit, key, &job.code, go_on)?;
         let entry = program.entry(&job.request.program.entry)?;
         let _seat = self.seats.take(go_on)?;
         self.run(job, kit, &program, &entry, &bounds, watch)
+    }
+
+    fn program(
+        &self,
+        kit: &Arc<Kit>,
+        key: Key,
+        code: &Bytes,
+        go_on: impl Fn() -> Result<(), EvalError>,
+    ) -> Result<Arc<Program>, EvalError> {
+        let begin = |making| self.compiler.begin(Arc::clone(kit), code.clone(), key, making);
+        self.programs.get(key, QUEUE as u64, &self.compiler.counters, go_on, begin)
     }
 
     fn kit(&self, flavour: Flavour) -> Result<&Arc<Kit>, EvalError> {
@@ -215,7 +235,7 @@ impl Shared {
         let failed = |error: wasmtime::Error| EvalError::Failed(format!("{error:#}"));
         let arguments = match entry {
             Entry::Command => Vec::new(),
-            Entry::Filter => only_takes(&job.request, &[Slot::Stdin], true).map(|()| Vec::new())?,
+            Entry::Bytes(_) => only_takes(&job.request, &[Slot::Stdin], true).map(|()| Vec::new())?,
             Entry::Call(_, ty) => {
                 only_takes(&job.request, &[], false)?;
                 plain::arguments(ty, &job.request.args)?
@@ -223,7 +243,7 @@ impl Shared {
         };
         let wasi = match entry {
             Entry::Command => Some(Box::new(Wasi::new(job, bounds.output)?)),
-            Entry::Filter | Entry::Call(..) => None,
+            Entry::Bytes(_) | Entry::Call(..) => None,
         };
         let running = Stopwatch::start();
         let state = State::new(wasi, bounds, program.shape.memory_maximum);
@@ -233,8 +253,9 @@ impl Shared {
                 let start = instance.get_typed_func::<(), ()>(&mut store, wasi::START)?;
                 start.call(&mut store, ()).map(|()| Bytes::new())
             }
-            Entry::Filter => {
-                plain::filter(&mut store, instance, job.stdin().map_or(&[][..], |stdin| stdin), bounds.output)
+            Entry::Bytes(entry) => {
+                let input = job.stdin().map_or(&[][..], |stdin| stdin);
+                plain::bytes(&mut store, instance, *entry, input, bounds.output)
             }
             Entry::Call(name, ty) => plain::call(&mut store, instance, name, ty, &arguments),
         });

@@ -41,7 +41,7 @@ impl DirLock {
 #[derive(Debug)]
 pub struct FileStorage {
     root: PathBuf,
-    _lock: DirLock,
+    _lock: Option<DirLock>,
 }
 
 impl FileStorage {
@@ -54,7 +54,17 @@ impl FileStorage {
         fs::create_dir_all(&root).map_err(|source| OpenError::io(root.clone(), source))?;
         fs::read_dir(&root).map_err(|source| OpenError::io(root.clone(), source))?;
         let lock = DirLock::acquire(&root)?;
-        Ok(Self { root, _lock: lock })
+        Ok(Self { root, _lock: Some(lock) })
+    }
+
+    /// A directory that is there, also beside a process that has it open: only for files that are replaced as a whole, such as the pins.
+    pub fn beside(root: impl Into<PathBuf>) -> Result<Self, OpenError> {
+        let root = root.into();
+        if root.exists() && !root.is_dir() {
+            return Err(OpenError::NotADirectory { path: root });
+        }
+        fs::read_dir(&root).map_err(|source| OpenError::io(root.clone(), source))?;
+        Ok(Self { root, _lock: None })
     }
 }
 

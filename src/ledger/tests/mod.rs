@@ -6,6 +6,7 @@ mod directory;
 mod epochs;
 mod faults;
 mod golden;
+mod index;
 mod proofs;
 mod survey;
 

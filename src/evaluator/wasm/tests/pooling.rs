@@ -18,18 +18,18 @@ fn one_seat() -> WasmEvaluator {
 #[test]
 fn an_evaluation_waits_for_a_seat_and_for_no_longer_than_it_may() {
     let evaluator = one_seat();
-    assert_eq!(evaluator.gauges().instances, 0.0);
+    assert!(evaluator.gauges().instances < 0.001);
     let (cancel, endless) = start(&evaluator, command(FOREVER));
     while evaluator.gauges().memories < 1.0 {
         std::thread::sleep(Duration::from_millis(1));
     }
-    assert_eq!(evaluator.gauges().instances, 1.0);
+    assert!(evaluator.gauges().instances > 0.999);
     let waited = run_on(&evaluator, command("").timeout(Duration::from_millis(40)));
     assert!(matches!(waited, Err(EvalError::Limit(_))), "{waited:?}");
     cancel.cancel();
     assert_eq!(endless.recv().unwrap(), Err(EvalError::Cancelled));
     run_on(&evaluator, command("")).unwrap();
-    assert_eq!(evaluator.gauges().instances, 0.0);
+    assert!(evaluator.gauges().instances < 0.001);
 }
 
 #[test]
