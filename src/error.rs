@@ -62,6 +62,9 @@ impl EvalError {
         Some(match self {
             Self::Refused(refusal) => return refusal.hint(),
             Self::Limit(LimitHit::Deadline { .. }) => "give it more time with --timeout",
+            Self::Limit(LimitHit::CompileTime { .. } | LimitHit::CompileMemory { .. }) => {
+                "split its largest functions, or compile it with less inlining"
+            }
             Self::Limit(_) => "raise the limit or give the program less to do",
             Self::NotHeld { why: NotHeld::Retracted, .. } => {
                 "its answer was retracted; leave out --cached-only to compute it anew"
@@ -232,4 +235,16 @@ pub enum LimitHit {
     /// The call stack is used up; how deep that is differs between machines.
     #[error("the call stack is used up")]
     Stack,
+    /// Compiling the program took too long.
+    #[error("compiling it takes more than {ms} ms of processor time")]
+    CompileTime {
+        /// The processor time allowed, in milliseconds.
+        ms: u64,
+    },
+    /// Compiling the program took too much memory.
+    #[error("compiling it takes more than {bound} bytes of address space")]
+    CompileMemory {
+        /// The bound in bytes.
+        bound: u64,
+    },
 }

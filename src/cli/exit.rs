@@ -36,6 +36,16 @@ pub const LEDGER: u8 = 25;
 pub const DAMAGED: u8 = 26;
 /// An answer of the demo was wrong.
 pub const WRONG_ANSWER: u8 = 30;
+/// `sim`: something wrong happened in a simulation.
+pub const SIM_UNSAFE: u8 = 40;
+/// `sim`: something right did not happen in the end.
+pub const SIM_STUCK: u8 = 41;
+/// `sim`: the same scenario and seed gave two different runs.
+pub const SIM_DIFFERS: u8 = 42;
+/// `sim compare`: a figure is worse than the baseline.
+pub const SIM_WORSE: u8 = 43;
+/// `sim`: a scenario or baseline is unknown or malformed.
+pub const SCENARIO: u8 = 44;
 /// Ctrl-C came a second time before the node had stopped (128 + SIGINT, as shells have it).
 pub const INTERRUPTED: u8 = 130;
 
@@ -45,4 +55,7 @@ Exit codes:
   0 ok   1 failed   2 usage   3 program ended with another status than 0, or trapped
   10 file unreadable   11 program refused   12 limit reached   13 nobody holds it   14 busy   15 no node
   20 data directory   21 data directory in use   22 address in use   23 peer of another fleet
-  24 fleet secret file   25 ledger refused   26 ledger damaged   30 wrong answer (demo)   130 stopped by a second Ctrl-C";
+  24 fleet secret file   25 ledger refused   26 ledger damaged   30 wrong answer (demo)
+  sim: 40 something wrong happened   41 something right did not   42 a run differs from itself
+  43 worse than the baseline   44 no such scenario, or malformed
+  130 stopped by a second Ctrl-C";

@@ -4,9 +4,13 @@ mod ask;
 pub mod demo;
 pub mod exit;
 mod failure;
+#[cfg(feature = "wasm")]
+mod inspect;
 mod ledger;
 mod paths;
 mod pins;
+#[cfg(feature = "sim")]
+mod sim;
 mod status;
 mod up;
 
@@ -39,6 +43,9 @@ enum Command {
     Get(ask::GetArgs),
     /// Show how a running node is.
     Status(status::Args),
+    /// Show what a program is, what it needs, and whether a node would admit it.
+    #[cfg(feature = "wasm")]
+    Inspect(inspect::Args),
     /// Look at a node's ledger - count, verify, show, export - or compact it.
     #[command(subcommand)]
     Ledger(ledger::Command),
@@ -50,6 +57,10 @@ enum Command {
     Pins(pins::ListArgs),
     /// Start three nodes on this machine, give them a real batch, and show who answered what.
     Demo(demo::Args),
+    /// Simulate fleets: thousands of failures, each with a seed that plays it again.
+    #[cfg(feature = "sim")]
+    #[command(subcommand)]
+    Sim(sim::Command),
 }
 
 /// Where a node keeps its ledger, key and socket.
@@ -63,17 +74,23 @@ struct DataDir {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
+    #[cfg(feature = "wasm")]
+    crate::evaluator::wasm::worker::enter_worker_role();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Up(args) => up::run(args),
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
         Command::Status(args) => status::run(&args),
+        #[cfg(feature = "wasm")]
+        Command::Inspect(args) => inspect::run(&args),
         Command::Ledger(command) => ledger::run(&command),
         Command::Pin(args) => pins::pin(&args),
         Command::Unpin(args) => pins::unpin(&args),
         Command::Pins(args) => pins::list(&args),
         Command::Demo(args) => demo::run(&args),
+        #[cfg(feature = "sim")]
+        Command::Sim(command) => sim::run(&command),
     };
     match result {
         Ok(code) => ExitCode::from(code),

@@ -9,6 +9,8 @@ pub mod pool;
 #[cfg(any(all(test, feature = "wasm"), feature = "cli"))]
 pub(crate) mod reference;
 #[cfg(feature = "wasm")]
+pub mod slots;
+#[cfg(feature = "wasm")]
 pub mod wasm;
 
 use std::sync::Arc;

@@ -116,7 +116,11 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
         }
     }
     let (end, room) = replay.cut()?;
-    let Replay { state, mut report, index, .. } = replay;
+    let Replay { mut state, mut report, index, .. } = replay;
+    if state.open.rows.is_empty() {
+        // The index covers every frame of the newest segment: what is trimmed before the next one is made ends here all the same.
+        state.open.end = u32::try_from(end).expect("a segment is shorter than 4 GiB");
+    }
     report.entries = state.length();
     report.segments = state.segments.len() as u64;
     report.unknown = state.totals().unknown;

@@ -121,7 +121,7 @@ pub enum Sight<'a> {
 }
 
 /// A segment file.
-struct File {
+struct SegmentFile {
     first: u64,
     len: u64,
     file: Arc<dyn StorageFile>,
@@ -131,7 +131,7 @@ struct File {
 pub struct Survey<'a> {
     storage: &'a dyn Storage,
     node: NodeId,
-    segments: Vec<File>,
+    segments: Vec<SegmentFile>,
     misplaced: Vec<Damage>,
 }
 
@@ -156,7 +156,7 @@ impl<'a> Survey<'a> {
             };
             let file = storage.open(&path).map_err(at(&path))?;
             let len = file.len().map_err(at(&path))?;
-            let head = read_exact(&*file, 0, len.min(HEADER as u64) as usize).map_err(at(&path))?;
+            let head = read_exact(&*file, 0, usize::try_from(len).unwrap_or(HEADER).min(HEADER)).map_err(at(&path))?;
             let header = Header::decode(&head);
             if let Some(Header { format, .. }) = header
                 && format > FORMAT
@@ -164,7 +164,7 @@ impl<'a> Survey<'a> {
                 return Err(OpenError::Newer { path: storage.locate(&path), found: format, known: FORMAT });
             }
             owner = owner.or(header.filter(|header| header.first == first).map(|header| header.node));
-            found.push((File { first, len, file }, header));
+            found.push((SegmentFile { first, len, file }, header));
         }
         let Some(node) = owner else { return Ok(None) };
         let mut segments = Vec::new();
@@ -187,6 +187,7 @@ impl<'a> Survey<'a> {
     }
 
     /// The first sequence number of each segment.
+    #[must_use]
     pub fn segments(&self) -> impl DoubleEndedIterator<Item = u64> + ExactSizeIterator {
         self.segments.iter().map(|segment| segment.first)
     }
@@ -231,9 +232,9 @@ impl<'a> Survey<'a> {
     /// Reads one segment; returns the sequence number after its last entry.
     fn segment(
         &self,
-        segment: &File,
+        segment: &SegmentFile,
         last: bool,
-        following: Option<&File>,
+        following: Option<&SegmentFile>,
         visit: &mut dyn FnMut(Sight<'_>),
     ) -> io::Result<u64> {
         let first = segment.first;
@@ -272,9 +273,9 @@ impl<'a> Survey<'a> {
             match following {
                 None => visit(Sight::Finding(Finding::Tail { segment: first, offset, bytes: len })),
                 Some(following) => {
-                    let lost = next..following.first.max(next);
-                    visit(damage(offset..offset + len, lost.clone(), Cause::Frame));
-                    next = lost.end;
+                    let until = following.first.max(next);
+                    visit(damage(offset..offset + len, next..until, Cause::Frame));
+                    next = until;
                 }
             }
         }
@@ -318,7 +319,9 @@ impl<'a> Survey<'a> {
                 visit(Sight::Finding(Finding::PayloadMissing { seq: *seq, blob: *blob }));
             }
         }
-        there.into_iter().for_each(|digest| visit(Sight::Finding(Finding::Orphan(digest))));
+        for orphan in there {
+            visit(Sight::Finding(Finding::Orphan(orphan)));
+        }
         Ok(())
     }
 

@@ -43,9 +43,9 @@ impl Versions {
     }
 
     fn decode(bytes: [u8; LEN]) -> Option<Self> {
-        let [a, b, c, d, oldest @ .., e, f] = bytes;
-        let versions = Self { oldest: u16::from_le_bytes(oldest), newest: u16::from_le_bytes([e, f]) };
-        ([a, b, c, d] == MAGIC && versions.oldest <= versions.newest).then_some(versions)
+        let [magic @ .., old_low, old_high, new_low, new_high] = bytes;
+        let (oldest, newest) = (u16::from_le_bytes([old_low, old_high]), u16::from_le_bytes([new_low, new_high]));
+        (magic == MAGIC && oldest <= newest).then_some(Self { oldest, newest })
     }
 }
 

@@ -35,10 +35,10 @@ mod transport;
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use libp2p::StreamProtocol;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
@@ -117,6 +117,7 @@ pub struct Net {
     routes: Arc<Routes>,
     hearsay: Sender<(NodeId, SocketAddr)>,
     local: Vec<SocketAddr>,
+    runtime: Handle,
     /// Empty once the network was shut down.
     thread: Mutex<Option<Thread>>,
 }
@@ -124,7 +125,7 @@ pub struct Net {
 /// The network thread from outside.
 #[derive(Debug)]
 struct Thread {
-    handle: JoinHandle<()>,
+    handle: std::thread::JoinHandle<()>,
     /// Dropped to stop it.
     stop: oneshot::Sender<()>,
     /// Closes when it is done; nothing is ever sent.
@@ -146,6 +147,7 @@ impl Net {
         let (ready, started) = sync_channel(1);
         let (alive, done) = sync_channel(1);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(NetError::Thread)?;
+        let on_runtime = runtime.handle().clone();
         let thread_routes = Arc::clone(&routes);
         let body = move || {
             // Owned by this thread: it goes last, when everything else is dropped.
@@ -166,7 +168,13 @@ impl Net {
             std::thread::Builder::new().name("evalmesh-net".to_owned()).spawn(body).map_err(NetError::Thread)?;
         let died = |_| NetError::Thread(std::io::Error::other("the network thread died"));
         match started.recv().map_err(died).flatten() {
-            Ok(local) => Ok(Self { routes, hearsay, local, thread: Mutex::new(Some(Thread { handle, stop, done })) }),
+            Ok(local) => Ok(Self {
+                routes,
+                hearsay,
+                local,
+                runtime: on_runtime,
+                thread: Mutex::new(Some(Thread { handle, stop, done })),
+            }),
             Err(error) => {
                 // Listeners that were bound before the one that failed are free again when this returns.
                 drop(handle.join());
@@ -184,6 +192,13 @@ impl Net {
     /// Queues a frame for a peer whose lane is up. Never waits, and tells at once if the frame has no place.
     pub fn send(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
         self.routes.send(to, frame)
+    }
+
+    /// The runtime of the network's own thread. For frames and events that are handled by a task there nothing changes threads, which
+    /// halves what a small request costs. Such a task must not block, and ends with the network at the latest.
+    #[must_use]
+    pub fn runtime(&self) -> Handle {
+        self.runtime.clone()
     }
 
     /// Takes note of where a node is said to listen, and dials it soon unless there is a lane to it. Hearsay: it is given up after a few

@@ -87,6 +87,8 @@ pub struct NodeBuilder {
     patience: Option<Duration>,
     grants: Vec<Name>,
     evaluators: Vec<Arc<dyn Evaluator>>,
+    #[cfg(feature = "wasm")]
+    compilation: Option<crate::evaluator::wasm::Compilation>,
     #[cfg(feature = "net")]
     network: Option<Network>,
 }
@@ -149,6 +151,15 @@ impl NodeBuilder {
         self
     }
 
+    /// Where wasm programs are compiled. Without it: in worker processes if this process called
+    /// [`enter_worker_role`](crate::evaluator::wasm::worker::enter_worker_role) first in its `main`, else in this process.
+    #[cfg(feature = "wasm")]
+    #[must_use]
+    pub fn compilation(mut self, compilation: crate::evaluator::wasm::Compilation) -> Self {
+        self.compilation = Some(compilation);
+        self
+    }
+
     /// Starts the node. Returns when it answers; listening sockets are bound by then.
     pub fn start(self) -> Result<Node, StartError> {
         let system = |what| move |source| StartError::System { what, source };
@@ -165,7 +176,7 @@ impl NodeBuilder {
         let on_durable = move |length| drop(durable.blocking_send(Event::Fabric(Input::Durable(length))));
         let recorder = Recorder::start(writer, Some(Box::new(on_durable))).map_err(system("ledger thread"))?;
 
-        let evaluators = Arc::new(self.start_evaluators()?);
+        let evaluators = Arc::new(self.start_evaluators(&identity)?);
         let config = Config {
             me: signer.node(),
             lineage: cassette.ledger().lineage(),
@@ -220,7 +231,15 @@ impl NodeBuilder {
         let driver = Driver { clock, fabric: Fabric::new(config), hands };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
         let run = move || {
-            runtime.block_on(driver.run(inbox));
+            let ended = match driver.hands.lanes.runtime() {
+                // Beside the lanes, so that a frame is handled on the thread on which it arrives.
+                Some(network) => runtime.block_on(network.spawn(driver.run(inbox))),
+                None => Ok(runtime.block_on(driver.run(inbox))),
+            };
+            match ended {
+                Ok(mut lanes) => lanes.close(),
+                Err(error) => tracing::error!(%error, "the node's loop did not end well"),
+            }
             drop(control);
             if let Err(error) = recorder.close() {
                 tracing::error!(%error, "the ledger did not close well");
@@ -236,16 +255,26 @@ impl NodeBuilder {
         not(feature = "wasm"),
         expect(clippy::unnecessary_wraps, reason = "only the wasm evaluator can fail to start")
     )]
-    fn start_evaluators(&self) -> Result<Evaluators, StartError> {
+    fn start_evaluators(&self, identity: &Identity) -> Result<Evaluators, StartError> {
         let mut evaluators = Evaluators::default();
+        #[cfg(not(feature = "wasm"))]
+        let _ = identity;
         #[cfg(feature = "wasm")]
         {
-            use crate::evaluator::wasm::{WasmEvaluator, WasmLimits};
+            use crate::evaluator::wasm::{AotConfig, Compilation, WasmEvaluator, WasmSetup};
 
             let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
             let pool = Pool::start("evalmesh-wasm", threads)
                 .map_err(|source| StartError::System { what: "compute threads", source })?;
-            let wasm = WasmEvaluator::new(pool, WasmLimits::default()).map_err(StartError::Evaluator)?;
+            let mut setup =
+                WasmSetup { compilation: self.compilation.clone().unwrap_or_default(), ..WasmSetup::default() };
+            if let Some(directory) = &self.data_dir {
+                setup.aot = Some(AotConfig::new(directory.join("aot"), &identity.seed()));
+                if let Compilation::Worker(worker) = &mut setup.compilation {
+                    worker.folder.get_or_insert_with(|| directory.join("workers"));
+                }
+            }
+            let wasm = WasmEvaluator::with(pool, setup).map_err(StartError::Evaluator)?;
             evaluators.add(Arc::new(wasm));
         }
         for evaluator in &self.evaluators {

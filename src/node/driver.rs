@@ -77,8 +77,8 @@ pub(super) struct Hands {
 }
 
 impl Driver {
-    /// Runs until it is told to stop, then ends everything in order: callers, peers, evaluations. The recorder is closed by its owner.
-    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>) {
+    /// Runs until it is told to stop, then ends callers and evaluations. Lanes and recorder are closed by their owner: that blocks.
+    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Lanes {
         let mut outputs = Vec::new();
         self.apply(Input::Wake, &mut outputs);
         loop {
@@ -116,7 +116,7 @@ impl Driver {
             // A caller that went away needs no answer.
             let _ = waiting.send(Err(EvalError::Closed));
         }
-        self.hands.lanes.close();
+        self.hands.lanes
     }
 
     fn apply(&mut self, input: Input, outputs: &mut Vec<Output>) {

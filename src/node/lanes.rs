@@ -102,7 +102,18 @@ impl Lanes {
         let _ = (peer, reason);
     }
 
-    /// Says goodbye to all peers.
+    /// The runtime on which frames arrive.
+    #[cfg(feature = "net")]
+    pub(super) fn runtime(&self) -> Option<tokio::runtime::Handle> {
+        self.net.as_ref().map(|(net, _)| net.runtime())
+    }
+
+    #[cfg(not(feature = "net"))]
+    pub(super) fn runtime(&self) -> Option<tokio::runtime::Handle> {
+        None
+    }
+
+    /// Says goodbye to all peers. Blocks for a while, so it is nothing for the network's own thread.
     pub(super) fn close(&mut self) {
         #[cfg(feature = "net")]
         if let Some((net, _)) = self.net.take() {

@@ -1,59 +1,64 @@
-//! One simulated node: the real fabric, and the second implementation of its [`Effects`].
+//! One simulated node: the real fabric on a virtual disk, one turn of its loop at a time.
 //!
-//! Whatever the production driver does on other threads takes virtual time here and comes back as an event.
+//! Whatever the production driver does on other threads takes virtual time and comes back as an event. What the fabric wants done is carried out in
+//! `effects`. Invariant: a node sees its own monotonic clock only.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::check::{self, End, Job};
-use super::disk::{Disk, Writing};
+use super::Place;
+use super::clock::Clock;
+use super::compute::Evaluator;
+use super::disk::{Disk, Who, Writing};
+use super::history::{End, History};
+use super::liar::Liar;
+use super::mutate::Mutation;
 use super::network::Network;
-use super::queue::{Event, Life, Place, Queue};
+use super::queue::{Event, Life, Queue};
 use super::rng::Rng;
-use crate::cassette::{Cassette, Proven};
+use super::scenario;
+use super::timeline::Hops;
+use crate::cassette::Cassette;
 use crate::error::EvalError;
-use crate::eval::Origin;
-use crate::fabric::{Config, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform};
-use crate::id::{ContentId, Digest, NodeId};
-use crate::identity::{Ed25519, Identity, MemoVerifier, Signer};
-use crate::limits::{BATCH_FACTS, INLINE_REPLY};
-use crate::message::{AskId, Batch, Message};
-use crate::proof::Evidence;
-use crate::record::{Observation, Record, Resolved};
-use crate::reply::{Payload, Reply};
-use crate::verified::{Checked, VerifiedReply};
-
-/// How long work off the loop takes: signatures, look-ups, reads.
-const OFF_LOOP: Range<Duration> = Duration::from_micros(20)..Duration::from_micros(400);
-/// How long a write takes.
-const WRITE: Range<Duration> = Duration::from_micros(50)..Duration::from_millis(2);
+use crate::fabric::{Config, Fabric, FlightId, Input, JobId, Output, Time, perform};
+use crate::id::{EpochId, NodeId};
+use crate::identity::{Identity, Signature, Signer, Verifier};
+use crate::ledger::{OpenError, Recovery};
+use crate::reply::Reply;
 
 /// What all nodes share: the world around them.
 pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) network: Network,
     pub(super) places: BTreeMap<NodeId, Place>,
-    pub(super) verifier: MemoVerifier<Ed25519>,
-    pub(super) jobs: BTreeMap<JobId, Job>,
-    pub(super) computing: Rng,
-    pub(super) disks: Rng,
-    pub(super) compute: Range<Duration>,
-    pub(super) sync: Range<Duration>,
-    pub(super) computed: u64,
-    pub(super) fetched: u64,
-    pub(super) violations: Vec<String>,
+    pub(super) verifier: Box<dyn Verifier>,
+    pub(super) history: History,
+    pub(super) evaluator: Box<dyn Evaluator>,
+    pub(super) disk: scenario::Disk,
+    pub(super) around: Vec<Around>,
+    pub(super) mutation: Option<Mutation>,
+    /// Evaluations started.
+    pub(super) runs: u64,
+    pub(super) deliveries: u64,
+    /// Frames on their way, if they are to be drawn.
+    pub(super) hops: Option<Hops>,
 }
 
-impl Shared {
-    pub(super) fn end(&mut self, job: JobId, end: End) {
-        if let Some(job) = self.jobs.get_mut(&job) {
-            job.ends.push(end);
-        }
-    }
+/// What stays of a node over its lives, apart from its disk.
+pub(super) struct Around {
+    pub(super) clock: Clock,
+    pub(super) computing: Rng,
+    pub(super) work: Rng,
+    pub(super) liar: Option<Liar>,
+    /// How many times as long its disk takes.
+    pub(super) slow: u32,
+    /// It stands still until then.
+    pub(super) paused: Time,
+    /// What happened to it meanwhile, in order.
+    pub(super) held: VecDeque<Event>,
 }
 
 /// A running node.
@@ -67,21 +72,40 @@ pub(super) struct Node {
 pub(super) struct Hands {
     pub(super) life: Life,
     born: Time,
+    clock: Clock,
     pub(super) identity: Identity,
+    pub(super) me: NodeId,
     pub(super) writing: Writing,
     pub(super) cassette: Cassette,
     /// Peers whose lane is open as far as this node knows.
     pub(super) lanes: BTreeSet<Place>,
-    running: BTreeMap<FlightId, ContentId>,
+    /// Evaluations that run, and which of the history's they are.
+    pub(super) running: BTreeMap<(FlightId, usize), Result<Reply, EvalError>>,
     pub(super) waiting: BTreeSet<JobId>,
-    write_set: bool,
-    sync_set: bool,
-    wake_at: Option<Time>,
+    pub(super) write_set: bool,
+    pub(super) sync_set: bool,
+    pub(super) wake_at: Option<Time>,
+    /// Batches go to everybody: the newest one's frame is made once.
+    pub(super) batch: Option<(u64, usize, Signature, Bytes)>,
+    /// Replies computed and not yet handed on; only a mutation keeps one.
+    swapped: VecDeque<Result<Reply, EvalError>>,
 }
 
-struct Acting<'a> {
-    hands: &'a mut Hands,
-    shared: &'a mut Shared,
+/// A node's hands at work in the world.
+pub(super) struct Acting<'a> {
+    pub(super) hands: &'a mut Hands,
+    pub(super) shared: &'a mut Shared,
+}
+
+impl Hands {
+    pub(super) fn who(&self, now: Time) -> Who {
+        Who { place: self.life.place, me: self.me, now }
+    }
+
+    /// When in the world this node's clock shows a time.
+    pub(super) fn real(&self, local: Time) -> Time {
+        self.born + self.clock.real(local.0)
+    }
 }
 
 impl Node {
@@ -90,37 +114,44 @@ impl Node {
         identity: Identity,
         life: Life,
         disk: &Disk,
-        epochs: &mut Rng,
+        epoch: EpochId,
         shared: &mut Shared,
-    ) -> Result<Self, String> {
+    ) -> Result<(Self, Recovery), OpenError> {
         let born = shared.queue.now();
-        let writing = disk.open(&identity, epochs, micros(born))?;
+        let clock = shared.around[life.place].clock.clone();
+        let (writing, recovery) = disk.open(&identity, epoch, clock.unix(born))?;
         let cassette = writing.cassette();
         let (lineage, length) = (cassette.ledger().lineage(), cassette.ledger().durable());
-        let fabric = Fabric::new(Config { me: identity.node(), lineage, length, patience: None });
-        let (write_set, sync_set, wake_at) = (false, false, None);
+        let me = identity.node();
+        let fabric = Fabric::new(Config { me, lineage, length, patience: None });
         let hands = Hands {
             life,
             born,
+            clock,
             identity,
+            me,
             writing,
             cassette,
             lanes: BTreeSet::new(),
             running: BTreeMap::new(),
             waiting: BTreeSet::new(),
-            write_set,
-            sync_set,
-            wake_at,
+            write_set: false,
+            sync_set: false,
+            wake_at: None,
+            batch: None,
+            swapped: VecDeque::new(),
         };
         let mut node = Self { fabric, hands, outputs: Vec::new() };
         node.apply(shared, Input::Wake);
-        Ok(node)
+        Ok((node, recovery))
     }
 
     /// One turn of the loop.
     pub(super) fn apply(&mut self, shared: &mut Shared, input: Input) {
-        let now = Time(shared.queue.now() - self.hands.born);
+        let now = Time(self.hands.clock.local(shared.queue.now() - self.hands.born));
         self.fabric.handle(now, input, &mut self.outputs);
+        let peak = &mut shared.history.peaks.flights;
+        *peak = (*peak).max(self.fabric.in_flight());
         perform(&mut self.outputs, &mut Acting { hands: &mut self.hands, shared });
     }
 
@@ -134,33 +165,49 @@ impl Node {
 
     pub(super) fn on_abandon(&mut self, shared: &mut Shared, job: JobId) {
         if self.hands.waiting.remove(&job) {
-            shared.end(job, End::Abandoned);
+            let now = shared.queue.now();
+            shared.history.ended(job, now, End::Abandoned);
             self.apply(shared, Input::Abandon(job));
         }
     }
 
-    pub(super) fn on_computed(&mut self, shared: &mut Shared, flight: FlightId) {
-        let result = self.hands.running.remove(&flight).map(check::reply_to).ok_or(EvalError::Cancelled);
+    pub(super) fn on_computed(&mut self, shared: &mut Shared, flight: FlightId, evaluation: usize) {
+        let Some(mut result) = self.hands.running.remove(&(flight, evaluation)) else { return };
+        let noted = &mut shared.history.evaluations[evaluation];
+        noted.to = Some(shared.queue.now());
+        noted.result = Some(result.as_ref().map(super::history::delivered).map_err(Clone::clone));
+        if shared.mutation == Some(Mutation::SwapReplies) {
+            self.hands.swapped.push_back(result.clone());
+            if self.hands.swapped.len() > 1 {
+                result = self.hands.swapped.pop_front().unwrap_or(result);
+            }
+        }
         self.apply(shared, Input::Computed(flight, result));
     }
 
     pub(super) fn on_written(&mut self, shared: &mut Shared) {
         self.hands.write_set = false;
-        for (flight, result) in self.hands.writing.write_out() {
+        let who = self.hands.who(shared.queue.now());
+        let (durable, done) = self.hands.writing.write_out(who, &mut shared.history);
+        for (flight, result) in done {
             self.apply(shared, Input::Recorded(flight, result));
         }
-        if !std::mem::replace(&mut self.hands.sync_set, true) {
-            let wait = shared.disks.within(&shared.sync);
+        if let Some(length) = durable {
+            self.apply(shared, Input::Durable(length));
+        } else if !std::mem::replace(&mut self.hands.sync_set, true) {
+            let around = &mut shared.around[who.place];
+            let wait = around.work.within(&shared.disk.sync) * around.slow;
             shared.queue.after(wait, Event::Synced(self.hands.life));
         }
     }
 
-    pub(super) fn on_synced(&mut self, shared: &mut Shared, disk: &mut Disk) {
+    /// Syncs; the error is the disk's.
+    pub(super) fn on_synced(&mut self, shared: &mut Shared) -> Result<(), String> {
         self.hands.sync_set = false;
-        match self.hands.writing.commit(disk) {
-            Ok(length) => self.apply(shared, Input::Durable(length)),
-            Err(error) => shared.violations.push(format!("a sound disk failed: {error}")),
-        }
+        let who = self.hands.who(shared.queue.now());
+        let length = self.hands.writing.commit(who, &mut shared.history).map_err(|error| error.to_string())?;
+        self.apply(shared, Input::Durable(length));
+        Ok(())
     }
 
     pub(super) fn on_wake(&mut self, shared: &mut Shared, at: Time) {
@@ -172,128 +219,19 @@ impl Node {
 
 impl Acting<'_> {
     /// Hands the outcome of work off the loop to the loop, later.
-    fn off_loop(&mut self, what: &'static str, input: Input) {
-        let wait = self.shared.disks.within(&OFF_LOOP);
+    pub(super) fn off_loop(&mut self, what: super::queue::Work, span: &super::span::Span, input: Input) {
+        let wait = self.shared.around[self.hands.life.place].work.within(span);
         self.shared.queue.after(wait, Event::Done(self.hands.life, what, Box::new(input)));
     }
 
-    fn write_soon(&mut self) {
+    pub(super) fn write_soon(&mut self) {
         if !std::mem::replace(&mut self.hands.write_set, true) {
-            let wait = self.shared.disks.within(&WRITE);
+            let around = &mut self.shared.around[self.hands.life.place];
+            let wait: Duration = around.work.within(&self.shared.disk.write) * around.slow;
             self.shared.queue.after(wait, Event::Written(self.hands.life));
         }
     }
 }
 
-impl Effects for Acting<'_> {
-    fn send(&mut self, to: NodeId, message: Message) {
-        let Some(&place) = self.shared.places.get(&to) else { return };
-        let from = self.hands.life.place;
-        match crate::wire::encode(&message) {
-            Ok(bytes) => {
-                if let Some((at, lane)) = self.shared.network.send(self.shared.queue.now(), from, place) {
-                    self.shared.queue.at(at, Event::Frame { from, to: place, lane, bytes });
-                }
-            }
-            Err(error) => self.shared.violations.push(format!("a message has no wire form: {error}")),
-        }
-    }
-
-    fn disconnect(&mut self, peer: NodeId, reason: Disconnect) {
-        self.shared.violations.push(format!("an honest peer was disconnected: {reason}"));
-        if let Some(&place) = self.shared.places.get(&peer) {
-            self.shared.queue.after(Duration::ZERO, Event::Break(self.hands.life.place, place));
-        }
-    }
-
-    fn compute(&mut self, flight: FlightId, id: ContentId, _request: Arc<Resolved>) {
-        self.shared.computed += 1;
-        self.hands.running.insert(flight, id);
-        self.shared.violations.extend(check::one_evaluation(&self.hands.running));
-        let wait = self.shared.computing.within(&self.shared.compute);
-        self.shared.queue.after(wait, Event::Computed(self.hands.life, flight));
-    }
-
-    fn cancel_compute(&mut self, flight: FlightId) {
-        self.hands.running.remove(&flight);
-    }
-
-    fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
-        let checked = VerifiedReply::check(id, evidence, payloads, &self.shared.verifier);
-        let cassette = &self.hands.cassette;
-        let input = match checked {
-            Ok(Checked::Complete(reply)) if cassette.is_retracted(id, reply.record().answer()) => {
-                Input::Message(from, Message::NotHeld { ask })
-            }
-            checked => Input::Checked(from, ask, checked.map_err(|why| why.to_string())),
-        };
-        self.off_loop("checked", input);
-    }
-
-    fn check_head(&mut self, from: NodeId, batch: Batch) {
-        let holds = batch.head.node == from && batch.head.verify(&self.shared.verifier);
-        self.off_loop("head checked", Input::HeadChecked(from, batch, holds));
-    }
-
-    fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
-        let about = Observation {
-            request: id,
-            kind: resolved.request.kind(),
-            class: resolved.request.class.clone(),
-            observed_at: micros(self.shared.queue.now()),
-            trace: None,
-            upstream: resolved.upstream.clone(),
-        };
-        let record = Record::observe(about, &reply, self.hands.identity.node());
-        self.hands.writing.record(flight, record, &reply);
-        self.write_soon();
-    }
-
-    fn adopt(&mut self, reply: Box<VerifiedReply>, announce: bool) {
-        match self.hands.writing.adopt(*reply, announce) {
-            Ok(()) => self.write_soon(),
-            Err(error) => self.shared.violations.push(format!("a believed reply was not adopted: {error}")),
-        }
-    }
-
-    fn look_up(&mut self, peer: NodeId, ask: AskId, id: ContentId) {
-        let found = self.hands.cassette.evidence(id, &self.hands.identity).unwrap_or_else(|error| {
-            self.shared.violations.push(format!("a held answer cannot be read: {error}"));
-            None
-        });
-        let found = found.map(|Proven { held, evidence }| {
-            let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
-            let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
-            (evidence, if fits { payloads } else { Vec::new() })
-        });
-        self.off_loop("found", Input::Found(peer, ask, found));
-    }
-
-    fn read_chunk(&mut self, peer: NodeId, ask: AskId, id: ContentId, blob: Digest, offset: u64, len: u32) {
-        let bytes = self.hands.cassette.payload_range(id, blob, offset, len).ok().flatten();
-        self.off_loop("found a chunk", Input::FoundChunk(peer, ask, bytes));
-    }
-
-    fn read_log(&mut self, peer: Option<NodeId>, from: u64) {
-        let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS, &self.hands.identity);
-        self.off_loop("read its log", Input::LogRead(peer, batch));
-    }
-
-    fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {
-        if !self.hands.waiting.remove(&job) {
-            self.shared.violations.push(format!("{job:?} was delivered to, and nobody waits for it"));
-        }
-        let fetched = matches!(&outcome, Ok(delivery) if matches!(delivery.origin, Origin::Peer(_)));
-        self.shared.fetched += u64::from(fetched);
-        self.shared.end(job, End::Outcome(outcome));
-    }
-
-    fn wake_at(&mut self, at: Time) {
-        self.hands.wake_at = Some(at);
-        self.shared.queue.at(self.hands.born + at.0, Event::Wake(self.hands.life, at));
-    }
-}
-
-fn micros(at: Time) -> u64 {
-    u64::try_from(at.0.as_micros()).unwrap_or(u64::MAX)
-}
+/// A question as a fabric wants it computed.
+pub(super) type Wanted = Arc<crate::record::Resolved>;

@@ -1,16 +1,19 @@
 //! What is going to happen, in order of virtual time and then of scheduling, and the digest of all that has happened.
+//!
+//! Invariants: time never goes back; every event that is taken is in the digest, with all that decides what it leads to.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::Place;
 use crate::fabric::{FlightId, Input, JobId, Time};
 use crate::id::Digest;
 
-/// A node's place in the scenario.
-pub(super) type Place = usize;
+/// Bytes of trace that are hashed in one go.
+const TRACE_BUFFER: usize = 32 * 1024;
 
 /// One life of a node: from a start to its crash. What an earlier life set going does not reach a later one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,9 +23,10 @@ pub(super) struct Life {
 }
 
 /// Something that happens.
+#[derive(Debug)]
 pub(super) enum Event {
-    /// A caller asks this question (by number).
-    Ask(Place, usize),
+    /// A caller asks: the n-th of the planned asks.
+    Ask(usize),
     /// A caller goes away.
     Abandon(Life, JobId),
     /// A frame arrives from a node, on a lane of this generation.
@@ -33,52 +37,97 @@ pub(super) enum Event {
     Down { place: Place, peer: Place, lane: u64 },
     /// A lane breaks.
     Break(Place, Place),
-    /// Work off the loop is done; the text says which.
-    Done(Life, &'static str, Box<Input>),
+    /// Work off the loop is done.
+    Done(Life, Work, Box<Input>),
     /// An evaluation ends.
-    Computed(Life, FlightId),
+    Computed(Life, FlightId, usize),
     /// The disk has written what was appended.
     Written(Life),
     /// The disk has synced what was written.
     Synced(Life),
     /// The time that a fabric asked for has come.
     Wake(Life, Time),
-    /// The power of a node fails.
-    Crash(Place),
-    /// It comes back.
+    /// A node retracts its answer to some question.
+    Retract(Place, usize),
+    /// A node that stood still goes on.
+    Resume(Place),
+    /// A step of an episode.
+    Step(usize, usize),
+    /// A node comes back.
     Restart(Place),
     /// From now on nothing fails.
     Calm,
+    /// Figures are taken.
+    Sample,
 }
 
-impl fmt::Debug for Event {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+/// What is done off the loop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Work {
+    Checked = 1,
+    HeadChecked,
+    Found,
+    FoundChunk,
+    LogRead,
+}
+
+impl Event {
+    /// The node it happens to, if it is one.
+    pub(super) fn place(&self) -> Option<Place> {
         match self {
-            Self::Ask(place, question) => write!(f, "ask {place} {question}"),
-            Self::Abandon(life, job) => write!(f, "abandon {life:?} {job:?}"),
-            Self::Frame { from, to, lane, bytes } => write!(f, "frame {from} {to} {lane} {}", Digest::of(bytes)),
-            Self::Up(a, b) => write!(f, "up {a} {b}"),
-            Self::Down { place, peer, lane } => write!(f, "down {place} {peer} {lane}"),
-            Self::Break(a, b) => write!(f, "break {a} {b}"),
-            Self::Done(life, what, _) => write!(f, "done {life:?} {what}"),
-            Self::Computed(life, flight) => write!(f, "computed {life:?} {flight:?}"),
-            Self::Written(life) => write!(f, "written {life:?}"),
-            Self::Synced(life) => write!(f, "synced {life:?}"),
-            Self::Wake(life, at) => write!(f, "wake {life:?} {at:?}"),
-            Self::Crash(place) => write!(f, "crash {place}"),
-            Self::Restart(place) => write!(f, "restart {place}"),
-            Self::Calm => f.write_str("calm"),
+            Self::Abandon(life, _)
+            | Self::Done(life, ..)
+            | Self::Computed(life, ..)
+            | Self::Written(life)
+            | Self::Synced(life)
+            | Self::Wake(life, _) => Some(life.place),
+            Self::Frame { to, .. } => Some(*to),
+            Self::Down { place, .. } | Self::Retract(place, _) => Some(*place),
+            _ => None,
+        }
+    }
+
+    /// A number for its kind and the numbers that tell it from others of the kind.
+    fn code(&self) -> (u8, [u64; 3]) {
+        let of = |life: &Life, more: u64| [life.place as u64, life.number, more];
+        match self {
+            Self::Ask(number) => (1, [*number as u64, 0, 0]),
+            Self::Abandon(life, job) => (2, of(life, job.0)),
+            Self::Frame { from, to, lane, .. } => (3, [*from as u64, *to as u64, *lane]),
+            Self::Up(a, b) => (4, [*a as u64, *b as u64, 0]),
+            Self::Down { place, peer, lane } => (5, [*place as u64, *peer as u64, *lane]),
+            Self::Break(a, b) => (6, [*a as u64, *b as u64, 0]),
+            Self::Done(life, what, _) => (7, of(life, *what as u64)),
+            Self::Computed(life, flight, _) => (8, of(life, flight.0)),
+            Self::Written(life) => (9, of(life, 0)),
+            Self::Synced(life) => (10, of(life, 0)),
+            Self::Wake(life, at) => (11, of(life, nanos(*at))),
+            Self::Retract(place, which) => (12, [*place as u64, *which as u64, 0]),
+            Self::Resume(place) => (13, [*place as u64, 0, 0]),
+            Self::Step(episode, step) => (14, [*episode as u64, *step as u64, 0]),
+            Self::Restart(place) => (16, [*place as u64, 0, 0]),
+            Self::Calm => (17, [0; 3]),
+            Self::Sample => (18, [0; 3]),
         }
     }
 }
 
-/// The events to come. Invariant: time never goes back.
+fn nanos(at: Time) -> u64 {
+    u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// The events to come.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    events: BTreeMap<(Time, u64), Event>,
-    next: u64,
+    /// When, in what order it was scheduled, and where it is kept.
+    order: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    events: Vec<Option<Event>>,
+    free: Vec<u32>,
+    scheduled: u64,
+    taken: u64,
     now: Time,
     trace: blake3::Hasher,
+    buffer: Vec<u8>,
 }
 
 impl Queue {
@@ -86,9 +135,9 @@ impl Queue {
         self.now
     }
 
-    /// How many events were scheduled so far.
-    pub(super) fn scheduled(&self) -> u64 {
-        self.next
+    /// How many events have happened.
+    pub(super) fn taken(&self) -> u64 {
+        self.taken
     }
 
     pub(super) fn after(&mut self, wait: Duration, event: Event) {
@@ -96,24 +145,93 @@ impl Queue {
     }
 
     pub(super) fn at(&mut self, at: Time, event: Event) {
-        self.events.insert((at.max(self.now), self.next), event);
-        self.next += 1;
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.events.push(None);
+            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 events wait at a time")
+        });
+        self.events[slot as usize] = Some(event);
+        self.order.push(Reverse((nanos(at.max(self.now)), self.scheduled, slot)));
+        self.scheduled += 1;
     }
 
     /// Takes the next event that happens before `end`, and moves the clock to it.
     pub(super) fn pop(&mut self, end: Time) -> Option<Event> {
-        let first = self.events.first_entry()?;
-        if first.key().0 >= end {
+        let &Reverse((at, ..)) = self.order.peek()?;
+        if at >= nanos(end) {
             return None;
         }
-        let ((at, _), event) = first.remove_entry();
-        self.now = at;
-        self.trace.update(format!("{at:?} {event:?}\n").as_bytes());
+        let Reverse((_, _, slot)) = self.order.pop()?;
+        let event = self.events[slot as usize].take().expect("an ordered event is kept");
+        self.free.push(slot);
+        self.now = Time(Duration::from_nanos(at));
+        self.taken += 1;
+        self.note(at, &event);
         Some(event)
     }
 
+    fn note(&mut self, at: u64, event: &Event) {
+        let (kind, numbers) = event.code();
+        self.buffer.push(kind);
+        self.buffer.extend_from_slice(&at.to_le_bytes());
+        for number in numbers {
+            self.buffer.extend_from_slice(&number.to_le_bytes());
+        }
+        if let Event::Frame { bytes, .. } = event {
+            self.buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
+            self.buffer.extend_from_slice(bytes);
+        }
+        if self.buffer.len() >= TRACE_BUFFER {
+            self.trace.update(&self.buffer);
+            self.buffer.clear();
+        }
+    }
+
     /// The digest of everything that happened so far.
-    pub(super) fn digest(&self) -> Digest {
+    pub(super) fn digest(&mut self) -> Digest {
+        self.trace.update(&self.buffer);
+        self.buffer.clear();
         Digest::from_bytes(*self.trace.finalize().as_bytes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_come_in_order_of_time_and_then_of_scheduling() {
+        let mut queue = Queue::default();
+        let ms = Duration::from_millis;
+        for (wait, number) in [(5, 0), (1, 1), (5, 2), (3, 3)] {
+            queue.after(ms(wait), Event::Ask(number));
+        }
+        let mut seen = Vec::new();
+        while let Some(Event::Ask(number)) = queue.pop(Time(ms(100))) {
+            // What is scheduled for the past happens now.
+            if number == 3 {
+                queue.at(Time(ms(1)), Event::Ask(4));
+            }
+            seen.push((number, queue.now().0));
+        }
+        assert_eq!(seen, [(1, ms(1)), (3, ms(3)), (4, ms(3)), (0, ms(5)), (2, ms(5))]);
+        assert_eq!(queue.taken(), 5);
+        queue.after(ms(1), Event::Calm);
+        assert!(queue.pop(queue.now()).is_none(), "the end is not included");
+    }
+
+    #[test]
+    fn the_digest_is_about_content_and_order() {
+        let digest = |events: &[(u64, usize)]| {
+            let mut queue = Queue::default();
+            for (at, number) in events {
+                queue.at(Time(Duration::from_millis(*at)), Event::Ask(*number));
+            }
+            while queue.pop(Time(Duration::from_secs(1))).is_some() {}
+            queue.digest()
+        };
+        let one = digest(&[(1, 1), (2, 2)]);
+        assert_eq!(one, digest(&[(2, 2), (1, 1)]), "the order of scheduling alone is nothing");
+        assert_ne!(one, digest(&[(1, 2), (2, 1)]));
+        assert_ne!(one, digest(&[(1, 1), (3, 2)]));
     }
 }

@@ -1,31 +1,181 @@
+//! The simulator under plain `cargo test`: pinned scenarios, every seed that ever failed, one seed of the commit, and every planted bug.
+//!
+//! At length it is run by `evalmesh sim run`.
+
+use std::process::Command;
+
 use super::*;
 
-#[test]
-fn nothing_wrong_happens_in_a_hundred_storms() {
-    let mut seen = Outcomes::default();
-    for seed in 0..100 {
-        let report = run(&Scenario::stormy(seed));
-        assert_eq!(report.violations, Vec::<String>::new(), "seed {seed}");
-        seen.crashed += report.outcomes.crashed;
-        seen.abandoned += report.outcomes.abandoned;
-        seen.hits += report.outcomes.hits;
-        seen.answered += report.outcomes.answered.min(report.fetched);
+fn scenario(name: &str) -> Scenario {
+    library::scenario(name).expect("known").expect("valid")
+}
+
+fn simulate(scenario: &Scenario, seed: u64) -> Run {
+    Simulation::new(scenario.with_seed(seed)).run().expect("valid")
+}
+
+/// Runs seeds that must not fail. To play one again: `evalmesh sim replay SEED --scenario NAME`.
+fn assert_sound(scenario: &Scenario, seeds: impl IntoIterator<Item = u64>) -> Vec<Report> {
+    let mut reports = Vec::new();
+    for seed in seeds {
+        let run = simulate(scenario, seed);
+        assert_eq!(run.report.violations, [], "evalmesh sim replay {seed} --scenario {}", scenario.name);
+        reports.push(run.report);
     }
-    let happened = [seen.crashed, seen.abandoned, seen.hits, seen.answered];
-    assert!(happened.iter().all(|count| *count > 0), "the storms are too calm to show anything: {seen:?}");
+    reports
 }
 
 #[test]
-fn a_seed_fixes_the_whole_run() {
-    let (first, again, other) = (run(&Scenario::stormy(7)), run(&Scenario::stormy(7)), run(&Scenario::stormy(8)));
+fn nothing_wrong_happens_in_storms() {
+    let reports = assert_sound(&Scenario::stormy(0), 0..20);
+    let sum = |of: fn(&Outcomes) -> u64| reports.iter().map(|report| of(&report.outcomes)).sum::<u64>();
+    let happened = [sum(|o| o.crashed), sum(|o| o.abandoned), sum(|o| o.hits), sum(|o| o.fetched), sum(|o| o.errors)];
+    assert!(happened.iter().all(|count| *count > 0), "the storms are too calm to show anything: {happened:?}");
+}
+
+#[test]
+fn pinned_scenarios_are_sound() {
+    for (name, seeds) in [("calm", 1), ("clocks", 2), ("herd", 1), ("links", 2), ("storm", 5)] {
+        assert_sound(&scenario(name), 0..seeds);
+    }
+}
+
+#[test]
+fn pinned_disks_are_sound() {
+    assert_sound(&scenario("disks"), 0..6);
+}
+
+#[test]
+fn pinned_liars_do_no_harm() {
+    assert_sound(&scenario("liars"), 0..4);
+}
+
+#[test]
+fn small_sizes_of_the_large_scenarios_are_sound() {
+    assert_sound(&Scenario { nodes: 10, ..scenario("swarm") }, 0..1);
+    let faulty = std::time::Duration::from_secs(45);
+    assert_sound(&Scenario { nodes: 40, degree: Some(5), faulty, ..scenario("thousand") }, 0..1);
+}
+
+#[test]
+fn every_seed_that_ever_failed_is_sound() {
+    for regression in library::regressions(library::REGRESSIONS).expect("well-formed") {
+        assert_sound(&scenario(&regression.scenario), [regression.seed]);
+    }
+}
+
+#[test]
+fn the_seed_of_this_commit_is_sound() {
+    let head = Command::new("git").args(["rev-parse", "HEAD"]).current_dir(env!("CARGO_MANIFEST_DIR")).output();
+    let seed = head.ok().and_then(|output| library::seed_of_commit(&String::from_utf8_lossy(&output.stdout)));
+    match seed {
+        Some(seed) => drop(assert_sound(&scenario("storm"), [seed])),
+        None => println!("no commit: this is no git checkout, so there is no seed to derive"),
+    }
+}
+
+#[test]
+fn a_seed_fixes_the_whole_run_and_watching_changes_nothing() {
+    let storm = scenario("storm");
+    let (first, again, other) = (simulate(&storm, 7).report, simulate(&storm, 7).report, simulate(&storm, 8).report);
     assert_eq!(first, again);
     assert_ne!(first.trace_digest, other.trace_digest);
+    let mut events = 0;
+    let mut count = |_: crate::fabric::Time, _: Option<Place>, what: &dyn std::fmt::Display| {
+        assert!(!what.to_string().is_empty());
+        events += 1;
+    };
+    let watched = Simulation::new(storm.with_seed(7)).draw().watch(&mut count).run().expect("valid");
+    assert_eq!(watched.report, first);
+    assert_eq!(events, first.events);
+    assert!(!watched.hops.is_empty());
 }
 
 #[test]
 fn the_second_asker_fetches_and_does_not_compute() {
-    let report = run(&Scenario::default());
-    assert_eq!(report.violations, Vec::<String>::new());
-    assert_eq!((report.computed, report.fetched), (20, 20));
-    assert_eq!(report.outcomes, Outcomes { answered: 40, ..Outcomes::default() });
+    let run = simulate(&Scenario::default(), 0);
+    assert_eq!(run.report.violations, []);
+    // Each node also proves in the end that it answers something new, and one question that it holds.
+    assert_eq!((run.report.evaluations, run.report.duplicates), (22, 0));
+    assert_eq!(run.report.outcomes, Outcomes { hits: 2, fetched: 20, computed: 22, ..Outcomes::default() });
+}
+
+#[test]
+fn a_run_that_is_stopped_early_is_not_judged_by_how_it_would_have_ended() {
+    let run = Simulation::new(Scenario::stormy(1)).until(std::time::Duration::from_secs(3)).run().expect("valid");
+    assert_eq!(run.report.violations, []);
+    assert_eq!(run.history.calm, None);
+    assert!(run.history.asks.iter().any(|ask| ask.ends.is_empty()) || run.history.asks.len() < 150);
+}
+
+/// A small world in which everything can go wrong.
+fn proving_ground(mutation: Mutation) -> Scenario {
+    let storm = scenario("storm");
+    let faulty = std::time::Duration::from_secs(5);
+    let count = usize::from(mutation == Mutation::TrustEverybody);
+    let liars = Liars { count, share: 500, lies: vec![Lie::ForgedRecord] };
+    let happens = Faults { crashes: 6, rollbacks: 3, pauses: 0, rot: 0, full: 0, errors: 0, ..storm.faults };
+    let workload = Asks { asks: 200, retractions: 20, special: 150, ..storm.workload };
+    Scenario { nodes: 4, faulty, workload, faults: happens, liars, ..storm }
+}
+
+/// Which check finds which planted bug.
+const FOUND_BY: [(Mutation, &str); 15] = [
+    (Mutation::AcknowledgeEarly, "durable survives"),
+    (Mutation::SkipSync, "durable survives"),
+    (Mutation::TrustEverybody, "authors are the authors"),
+    (Mutation::EvaluateTwice, "one evaluation at a time"),
+    (Mutation::DeliverTwice, "ends at most once"),
+    (Mutation::LoseDeliveries, "ends at least once"),
+    (Mutation::NeverPull, "indexes converge"),
+    (Mutation::ReuseEpoch, "positions are used once"),
+    (Mutation::FetchRetracted, "retracted is not served"),
+    (Mutation::ComputeUnasked, "computed when asked for"),
+    (Mutation::ForgetTimeouts, "timeouts are kept"),
+    (Mutation::SwapReplies, "delivered is evaluated"),
+    (Mutation::LeakKey, "secrets stay"),
+    (Mutation::ForgetEpochs, "honest nodes agree"),
+    (Mutation::AnnounceUnheld, "announced is served"),
+];
+
+/// How many seeds it takes to find a planted bug, up to 200.
+fn seeds_to_find(mutation: Mutation, check: &str) -> Option<u64> {
+    let ground = proving_ground(mutation);
+    (0..200).find(|seed| {
+        let run = Simulation::new(ground.with_seed(*seed)).mutate(mutation).run().expect("valid");
+        run.report.violations.iter().any(|violation| violation.check == check)
+    })
+}
+
+#[test]
+fn every_planted_bug_is_found_within_200_seeds() {
+    let missed: Vec<_> =
+        FOUND_BY.iter().filter(|(mutation, check)| seeds_to_find(*mutation, check).is_none()).collect();
+    assert!(missed.is_empty(), "not found: {missed:?}");
+}
+
+#[test]
+fn without_a_planted_bug_the_proving_grounds_are_sound() {
+    assert_sound(&proving_ground(Mutation::SkipSync), 0..3);
+    assert_sound(&proving_ground(Mutation::TrustEverybody), 0..2);
+}
+
+#[test]
+fn every_planted_bug_has_a_name_of_its_own() {
+    for mutation in Mutation::ALL {
+        assert_eq!(Mutation::named(&mutation.to_string()), Some(mutation));
+        assert_eq!(FOUND_BY.iter().filter(|(listed, _)| *listed == mutation).count(), 1);
+    }
+    assert_eq!(Mutation::SkipSync.to_string(), "skip-sync");
+}
+
+#[test]
+fn a_failing_run_shrinks_to_what_it_needs() {
+    let ground = proving_ground(Mutation::SkipSync);
+    let seed = seeds_to_find(Mutation::SkipSync, "durable survives").expect("found");
+    let plant = |simulation: Simulation<'static>| simulation.mutate(Mutation::SkipSync);
+    let shrunk = shrink(&ground.with_seed(seed), &plant, &mut |_, _| {}).expect("valid").expect("it fails");
+    assert_eq!(shrunk.report.violations[0].check, "durable survives");
+    assert!(shrunk.left <= 2, "a crash is enough: {shrunk:?}");
+    assert!(shrink(&Scenario::default(), &|simulation| simulation, &mut |_, _| {}).expect("valid").is_none());
 }

@@ -1,148 +1,104 @@
 //! The engine: takes events in order and hands them to the nodes they happen to.
+//!
+//! First the safety phase, in which anything may fail; then, from `Calm` on, nothing fails and everything must come to rest. Invariant: the world
+//! only lets things happen and writes them down; it judges nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::check::{self, End, Job};
-use super::disk::Disk;
-use super::network::Network;
+use super::disk::{Disk, Torn};
+use super::faults::{Act, Episode, Stop};
+use super::history::{Asked, End, Retracted, Source, delivered};
+use super::mutate::Mutation;
 use super::node::{Node, Shared};
-use super::queue::{Event, Life, Place, Queue};
-use super::rng::{Purpose, Rng};
-use super::{MAX_EVENTS, Outcomes, Report, SETTLE, Scenario};
+use super::queue::{Event, Life};
+use super::rng::Rng;
+use super::seat::Seat;
+use super::timeline::{Sample, Told, millis};
+use super::workload::Workload;
+use super::{MAX_EVENTS, Place};
 use crate::cassette::Lookup;
+use crate::error::EvalError;
 use crate::fabric::{Ask, Input, JobId, Time};
-use crate::id::ContentId;
-use crate::identity::{Identity, MemoVerifier, Signer};
-use crate::record::Resolved;
-use crate::request::{AnswerFrom, Program, Request};
+use crate::ledger::OpenError;
+use crate::request::AnswerFrom;
 
 /// How long after a break or a start two nodes find each other again.
 const REDIAL: Duration = Duration::from_millis(300);
-/// How long a crashed node is away.
-const AWAY: Duration = Duration::from_millis(700);
-/// Callers who want something special, per thousand and wish.
-const SPECIAL: u32 = 80;
-/// Bytes of an unsynced tail that may survive a crash.
-const TORN: usize = 2048;
+/// How long after a failed start a node tries again.
+const AGAIN: Duration = Duration::from_millis(500);
+/// How often figures are taken.
+const SAMPLE: Duration = Duration::from_millis(500);
 
-/// A seat for a node, whether it runs or not.
-struct Seat {
-    identity: Identity,
-    disk: Disk,
-    lives: u64,
-    node: Option<Node>,
-}
+/// Is told each event before it happens: when, to which node, and what.
+pub(super) type Watcher<'a> = &'a mut dyn FnMut(Time, Option<Place>, &dyn std::fmt::Display);
 
 pub(super) struct World {
-    shared: Shared,
-    seats: Vec<Seat>,
-    questions: Vec<(ContentId, Arc<Resolved>)>,
-    wishes: Rng,
-    faults: Rng,
-    epochs: Rng,
-    special: bool,
-    calm: bool,
+    pub(super) shared: Shared,
+    pub(super) seats: Vec<Seat>,
+    pub(super) plan: Workload,
+    pub(super) episodes: Vec<Episode>,
+    pub(super) faults: Rng,
+    /// Figures over time.
+    pub(super) samples: Vec<Sample>,
+    pub(super) endless: bool,
+    /// What nodes missed of each other's logs, summed over the samples.
+    pub(super) missed: BTreeMap<(Place, Place), u64>,
 }
 
 impl World {
-    /// The world of a scenario, with everything scheduled that does not follow from something else.
-    pub(super) fn new(scenario: &Scenario) -> Self {
-        let stream = |purpose| Rng::stream(scenario.seed, purpose);
-        let mut epochs = stream(Purpose::Epochs);
-        let identities = std::iter::repeat_with(|| {
-            let mut seed = [0; 32];
-            seed[..16].copy_from_slice(&epochs.bytes());
-            Identity::from_seed(seed)
-        });
-        let seat = |identity| Seat { identity, disk: Disk::default(), lives: 0, node: None };
-        let seats: Vec<_> = identities.take(scenario.nodes).map(seat).collect();
-        let places = seats.iter().enumerate().map(|(place, seat)| (seat.identity.node(), place)).collect();
-        let shared = Shared {
-            queue: Queue::default(),
-            network: Network::new(stream(Purpose::Network), scenario.latency.clone(), scenario.loss),
-            places,
-            verifier: MemoVerifier::default(),
-            jobs: BTreeMap::new(),
-            computing: stream(Purpose::Compute),
-            disks: stream(Purpose::Disk),
-            compute: scenario.compute.clone(),
-            sync: scenario.sync.clone(),
-            computed: 0,
-            fetched: 0,
-            violations: Vec::new(),
-        };
-        let questions = (0..scenario.questions).map(|number| {
-            let request = Request::new(Program::wasm(&b"simulated"[..])).arg(number.to_string());
-            let id = request.id().expect("a short argument is well-formed");
-            (id, Arc::new(Resolved { request, upstream: Vec::new() }))
-        });
-        let mut world = Self {
-            shared,
-            seats,
-            questions: questions.collect(),
-            wishes: stream(Purpose::Workload),
-            faults: stream(Purpose::Faults),
-            epochs,
-            special: scenario.asks.is_some(),
-            calm: false,
-        };
-        world.schedule(scenario);
-        world
-    }
-
-    fn schedule(&mut self, scenario: &Scenario) {
-        let Self { shared: Shared { queue, .. }, wishes, faults, seats, .. } = self;
-        let span = Duration::ZERO..scenario.faulty;
-        for place in 0..seats.len() {
-            queue.at(Time::default(), Event::Restart(place));
-        }
-        match scenario.asks {
-            Some(asks) => {
-                for _ in 0..asks {
-                    let ask = Event::Ask(wishes.index(seats.len()), wishes.index(scenario.questions));
-                    queue.at(Time(wishes.within(&span)), ask);
-                }
-            }
-            None => {
-                for place in 0..seats.len() {
-                    let turn = SETTLE * u32::try_from(place + 1).unwrap_or(u32::MAX);
-                    (0..scenario.questions).for_each(|question| queue.at(Time(turn), Event::Ask(place, question)));
-                }
-            }
-        }
-        for _ in 0..scenario.crashes {
-            queue.at(Time(faults.within(&span)), Event::Crash(faults.index(seats.len())));
-        }
-        for _ in 0..scenario.breaks {
-            let (a, b) = (faults.index(seats.len()), faults.index(seats.len()));
-            queue.at(Time(faults.within(&span)), Event::Break(a, b));
-        }
-        queue.at(Time(scenario.faulty), Event::Calm);
-    }
-
-    /// Runs to the end and looks at everything.
-    pub(super) fn run(mut self, end: Time) -> Report {
+    /// Runs to the end.
+    pub(super) fn run(&mut self, end: Time, mut watch: Option<Watcher<'_>>) {
         while let Some(event) = self.shared.queue.pop(end) {
+            if let Some(watch) = &mut watch {
+                watch(self.shared.queue.now(), event.place(), &Told(&event));
+            }
             self.take(event);
-            if self.shared.queue.scheduled() > MAX_EVENTS {
-                self.shared.violations.push(format!("more than {MAX_EVENTS} events: it does not come to rest"));
+            if self.shared.queue.taken() > MAX_EVENTS {
+                self.endless = true;
                 break;
             }
         }
-        self.check_all();
-        let Shared { queue, jobs, computed, fetched, violations, .. } = self.shared;
-        let outcomes = Outcomes::count(jobs.values().flat_map(|job| &job.ends));
-        Report { trace_digest: queue.digest(), events: queue.scheduled(), outcomes, computed, fetched, violations }
+        self.shared.history.end = end;
+    }
+
+    /// Schedules everything that does not follow from something else.
+    pub(super) fn schedule(&mut self, calm: Duration, retractions: &[(Duration, Place, usize)]) {
+        let queue = &mut self.shared.queue;
+        (0..self.seats.len()).for_each(|place| queue.at(Time::default(), Event::Restart(place)));
+        self.plan.asks.iter().enumerate().for_each(|(n, ask)| queue.at(Time(ask.at), Event::Ask(n)));
+        for (at, place, question) in retractions {
+            queue.at(Time(*at), Event::Retract(*place, *question));
+        }
+        for (n, episode) in self.episodes.iter().enumerate() {
+            episode.steps.iter().enumerate().for_each(|(step, (at, _))| queue.at(Time(*at), Event::Step(n, step)));
+        }
+        queue.at(Time(calm), Event::Calm);
+        queue.at(Time(SAMPLE), Event::Sample);
     }
 
     fn take(&mut self, event: Event) {
+        let place = match &event {
+            Event::Ask(number) => Some(self.plan.asks[*number].node),
+            other => other.place(),
+        };
+        if let Some(place) = place {
+            let around = &mut self.shared.around[place];
+            if around.paused > self.shared.queue.now() || !around.held.is_empty() {
+                // It stands still: whatever happens to it, it notices later, and in order.
+                return around.held.push_back(event);
+            }
+        }
+        self.happen(event);
+    }
+
+    fn happen(&mut self, event: Event) {
         match event {
-            Event::Ask(place, question) => self.on_ask(place, question),
+            Event::Ask(number) => self.on_ask(number),
             Event::Abandon(life, job) => self.with(life, |node, shared| node.on_abandon(shared, job)),
             Event::Frame { from, to, lane, bytes } => {
-                let sender = self.seats[from].identity.node();
+                let sender = self.seats[from].name;
                 if self.shared.network.generation(from, to) == Some(lane)
                     && let Some(node) = &mut self.seats[to].node
                 {
@@ -157,24 +113,25 @@ impl World {
                 }
             }
             Event::Break(a, b) => {
-                self.cut(a, b);
+                self.disconnect(a, b);
                 self.shared.queue.after(REDIAL, Event::Up(a, b));
             }
             Event::Done(life, _, input) => self.with(life, |node, shared| node.apply(shared, *input)),
-            Event::Computed(life, flight) => self.with(life, |node, shared| node.on_computed(shared, flight)),
-            Event::Written(life) => self.with(life, Node::on_written),
-            Event::Synced(life) => {
-                let seat = &mut self.seats[life.place];
-                if let Some(node) = seat.node.as_mut().filter(|node| node.hands.life == life) {
-                    node.on_synced(&mut self.shared, &mut seat.disk);
-                }
+            Event::Computed(life, flight, number) => {
+                self.with(life, |node, shared| node.on_computed(shared, flight, number));
             }
+            Event::Written(life) => self.with(life, Node::on_written),
+            Event::Synced(life) => self.on_synced(life),
             Event::Wake(life, at) => self.with(life, |node, shared| node.on_wake(shared, at)),
-            Event::Crash(place) => self.on_crash(place),
+            Event::Retract(place, question) => self.on_retract(place, question),
+            Event::Resume(place) => self.on_resume(place),
+            Event::Step(episode, step) => self.on_step(episode, step),
             Event::Restart(place) => self.on_restart(place),
-            Event::Calm => {
-                self.calm = true;
-                self.shared.network.loss = 0;
+            Event::Calm => self.on_calm(),
+            Event::Sample => {
+                let sample = self.sample();
+                self.samples.push(sample);
+                self.shared.queue.after(SAMPLE, Event::Sample);
             }
         }
     }
@@ -186,45 +143,77 @@ impl World {
         }
     }
 
+    fn on_synced(&mut self, life: Life) {
+        let mut failed = None;
+        self.with(life, |node, shared| failed = node.on_synced(shared).err());
+        if let Some(error) = failed
+            && !self.shared.history.disk_may_have_failed(life.place, self.shared.queue.now())
+        {
+            self.shared.history.broken.push(format!("a sound disk failed: {error}"));
+        }
+    }
+
     /// A caller asks as `Node::eval` does: the cassette first, then the fabric.
-    fn on_ask(&mut self, place: Place, question: usize) {
-        let (id, request) = &self.questions[question];
-        let id = *id;
-        let special = self.special;
-        let wishes = |rng: &mut Rng| special && rng.happens(SPECIAL);
-        let answer_from = match (wishes(&mut self.wishes), wishes(&mut self.wishes)) {
-            (true, _) => AnswerFrom::HeldOnly,
-            (_, true) => AnswerFrom::ComputedOnly,
-            _ => AnswerFrom::Anywhere,
-        };
-        let timeout = wishes(&mut self.wishes).then(|| Duration::from_millis(self.wishes.below(40)));
-        let leaves = wishes(&mut self.wishes).then(|| Duration::from_millis(self.wishes.below(40)));
-        let Some(node) = &mut self.seats[place].node else { return };
-        let job = JobId(self.shared.jobs.len() as u64);
-        self.shared.jobs.insert(job, Job { id, answer_from, timed: timeout.is_some(), ends: Vec::new() });
-        if answer_from != AnswerFrom::ComputedOnly {
-            match node.hands.cassette.lookup(id) {
-                Ok(Lookup::Hit(held)) => return self.shared.end(job, End::Hit(held.into_reply())),
-                Ok(Lookup::Miss(_)) => {}
-                Err(error) => self.shared.violations.push(format!("a look-up failed: {error}")),
+    fn on_ask(&mut self, number: usize) {
+        let asking = self.plan.asks[number].clone();
+        let question = &self.plan.questions[asking.question];
+        let (id, wanted, class) =
+            (question.id, Arc::clone(&question.resolved), question.resolved.request.class.clone());
+        let Some(node) = &mut self.seats[asking.node].node else { return };
+        let at = self.shared.queue.now();
+        let job = JobId(self.shared.history.asks.len() as u64);
+        let (answer_from, timeout) = (asking.answer_from, asking.timeout);
+        let looked_up = answer_from != AnswerFrom::ComputedOnly && class.is_memoised();
+        let (node_place, probe, ends) = (asking.node, asking.probe, Vec::new());
+        self.shared.history.asks.push(Asked { at, node: node_place, id, class, answer_from, timeout, probe, ends });
+        if looked_up {
+            let end = match node.hands.cassette.lookup(id) {
+                Ok(Lookup::Hit(held)) => {
+                    Some(End::Answered { answer: delivered(held.reply()), source: Source::Memory })
+                }
+                Ok(Lookup::Miss(_)) => None,
+                Err(error) => Some(End::Error(EvalError::Ledger(error.to_string()))),
+            };
+            if let Some(end) = end {
+                return self.shared.history.ended(job, at, end);
             }
         }
         node.hands.waiting.insert(job);
-        if let Some(leaves) = leaves {
+        if let Some(leaves) = asking.leaves {
             self.shared.queue.after(leaves, Event::Abandon(node.hands.life, job));
         }
-        let request = (answer_from != AnswerFrom::HeldOnly).then(|| Arc::clone(request));
-        node.apply(&mut self.shared, Input::Eval(Ask { job, id, request, answer_from, timeout }));
+        let request = (answer_from != AnswerFrom::HeldOnly).then(|| Arc::clone(&wanted));
+        let mut ask = Ask { job, id, request, answer_from, timeout };
+        super::effects::meddle(self.shared.mutation, &mut ask, &wanted);
+        node.apply(&mut self.shared, Input::Eval(ask));
+    }
+
+    /// A node retracts its answer to a question, if it holds one.
+    fn on_retract(&mut self, place: Place, question: usize) {
+        let id = self.plan.questions[question].id;
+        let Some(node) = &mut self.seats[place].node else { return };
+        let at = self.shared.queue.now();
+        let Ok(Lookup::Hit(held)) = node.hands.cassette.lookup(id) else { return };
+        let answer = held.record().answer();
+        let unix = self.shared.around[place].clock.unix(at);
+        if let Ok(length) = node.hands.writing.retract(id, answer, unix) {
+            self.shared.history.retracted.push(Retracted { node: place, at, id, answer });
+            node.apply(&mut self.shared, Input::Durable(length));
+        }
     }
 
     fn on_up(&mut self, a: Place, b: Place) {
+        let awake = [a, b].map(|place| self.shared.around[place].paused).into_iter().max().unwrap_or_default();
+        if awake > self.shared.queue.now() {
+            return self.shared.queue.at(awake, Event::Up(a, b));
+        }
         let both = a != b && [a, b].iter().all(|place| self.seats[*place].node.is_some());
         if !both || !self.shared.network.open(a, b) {
             return;
         }
         for (place, peer) in [(a, b), (b, a)] {
             self.down(place, peer);
-            let name = self.seats[peer].identity.node();
+            let name = self.seats[peer].name;
             if let Some(node) = &mut self.seats[place].node {
                 node.hands.lanes.insert(peer);
                 node.apply(&mut self.shared, Input::PeerUp(name));
@@ -233,7 +222,7 @@ impl World {
     }
 
     fn down(&mut self, place: Place, peer: Place) {
-        let name = self.seats[peer].identity.node();
+        let name = self.seats[peer].name;
         if let Some(node) = &mut self.seats[place].node
             && node.hands.lanes.remove(&peer)
         {
@@ -241,67 +230,185 @@ impl World {
         }
     }
 
-    /// Cuts a lane; both ends notice a little later.
-    fn cut(&mut self, a: Place, b: Place) {
+    /// Ends a lane; both ends notice a little later.
+    fn disconnect(&mut self, a: Place, b: Place) {
         let Some(lane) = self.shared.network.close(a, b) else { return };
         for (place, peer) in [(a, b), (b, a)] {
-            let wait = self.faults.within(&self.shared.network.latency);
+            let wait = Duration::from_micros(100 + self.faults.below(5_000));
             self.shared.queue.after(wait, Event::Down { place, peer, lane });
         }
     }
 
-    fn on_crash(&mut self, place: Place) {
-        let Some(node) = self.seats[place].node.take() else { return };
-        for job in &node.hands.waiting {
-            self.shared.end(*job, End::Crashed);
+    fn on_step(&mut self, episode: usize, step: usize) {
+        if self.shared.history.calm.is_some() {
+            return;
         }
-        drop(node);
-        self.seats[place].disk.crash(self.faults.index(TORN));
-        (0..self.seats.len()).filter(|peer| *peer != place).for_each(|peer| self.cut(place, peer));
-        self.shared.queue.after(AWAY, Event::Restart(place));
-    }
-
-    fn on_restart(&mut self, place: Place) {
-        let Seat { identity, disk, lives, node } = &mut self.seats[place];
-        *lives += 1;
-        let life = Life { place, number: *lives };
-        match Node::start(identity.clone(), life, disk, &mut self.epochs, &mut self.shared) {
-            Ok(started) => {
-                let broken = check::promises_are_kept(&disk.promised, &started.hands.cassette);
-                self.shared.violations.extend(broken);
-                *node = Some(started);
+        let now = self.shared.queue.now();
+        match self.episodes[episode].steps[step].1.clone() {
+            Act::Stop(place, how) => self.on_stop(place, &how),
+            Act::Start(place) => self.on_restart(place),
+            Act::Pause(place, long) => {
+                let around = &mut self.shared.around[place];
+                around.paused = around.paused.max(now + long);
+                self.shared.queue.after(long, Event::Resume(place));
+                self.shared.history.nodes[place].pauses.push((now, long));
             }
-            Err(error) => self.shared.violations.push(format!("a node did not come back: {error}")),
-        }
-        for peer in (0..self.seats.len()).filter(|peer| *peer != place) {
-            self.shared.queue.after(REDIAL, Event::Up(place, peer));
+            Act::Break(a, b) => {
+                self.disconnect(a, b);
+                self.shared.queue.after(REDIAL, Event::Up(a, b));
+            }
+            Act::Cut(from, to) => self.shared.network.cut(from, to, true),
+            Act::Mend(from, to) => {
+                self.shared.network.cut(from, to, false);
+                if self.seats[from].peers.contains(&to) {
+                    self.shared.queue.after(REDIAL, Event::Up(from, to));
+                }
+            }
+            Act::Fail(place, op, after) => {
+                self.shared.history.nodes[place].disk_failed.push(now);
+                self.seats[place].disk.fail(op, after);
+            }
+            Act::Fill(place, after, torn) => {
+                self.shared.history.nodes[place].disk_failed.push(now);
+                self.seats[place].disk.fill(after, torn);
+            }
+            Act::HealDisk(place) => self.seats[place].disk.heal(),
+            Act::Slow(place, slow) => self.shared.around[place].slow = if slow { 100 } else { 1 },
+            Act::Rot(place, which) => {
+                if self.seats[place].disk.rot(which) {
+                    self.shared.history.nodes[place].rotten = true;
+                }
+            }
+            Act::Image(place) => self.seats[place].keep_image(),
+            Act::Jump(place, micros) => self.shared.around[place].clock.wrong += micros,
         }
     }
 
-    fn check_all(&mut self) {
-        let jobs = &self.shared.jobs;
-        let mut found = check::every_job_ends_once(jobs);
-        found.extend(check::delivered_is_right(jobs));
-        found.extend(check::errors_are_asked_for(jobs));
-        let ids: Vec<_> = self.questions.iter().map(|(id, _)| *id).collect();
-        for seat in &self.seats {
-            let Some(node) = &seat.node else {
-                found.push("a node is not up at the end".to_owned());
-                continue;
-            };
-            let cassette = &node.hands.cassette;
-            let log = check::facts_of_log(cassette, &seat.identity);
-            found.extend(check::promises_are_kept(&seat.disk.promised, cassette));
-            found.extend(check::announced_is_served(&log, &ids, cassette, &seat.identity));
-            for other in self.seats.iter().filter_map(|other| other.node.as_ref()) {
-                if other.hands.life.place != node.hands.life.place {
-                    found.extend(check::index_is_the_log(&other.fabric, seat.identity.node(), &log));
+    fn on_resume(&mut self, place: Place) {
+        let around = &mut self.shared.around[place];
+        if around.paused <= self.shared.queue.now() {
+            for event in std::mem::take(&mut around.held) {
+                self.happen(event);
+            }
+        }
+    }
+
+    fn on_stop(&mut self, place: Place, how: &Stop) {
+        let now = self.shared.queue.now();
+        let seat = &mut self.seats[place];
+        if let Some(mut node) = seat.node.take() {
+            if *how == Stop::Clean {
+                // What fails here fails at the next opening too, and is noticed there.
+                let _ = node.on_synced(&mut self.shared);
+            }
+            for job in &node.hands.waiting {
+                self.shared.history.ended(*job, now, End::Crashed);
+            }
+            for (_, evaluation) in node.hands.running.keys() {
+                self.shared.history.evaluations[*evaluation].to = Some(now);
+            }
+        }
+        match how {
+            Stop::Clean => {}
+            Stop::Power(torn) => {
+                seat.disk.crash(*torn);
+                seat.torn |= matches!(torn, Torn::Blocks(_));
+            }
+            Stop::Replaced => {
+                seat.disk.crash(Torn::Nothing);
+                if seat.disk.restore_image() {
+                    seat.restored = true;
+                    self.shared.history.nodes[place].restored = true;
                 }
             }
         }
-        if !self.calm {
-            found.push("the faults never stopped".to_owned());
+        for peer in self.seats[place].peers.clone() {
+            self.disconnect(place, peer);
         }
-        self.shared.violations.extend(found);
+    }
+
+    fn on_restart(&mut self, place: Place) {
+        let now = self.shared.queue.now();
+        let seat = &mut self.seats[place];
+        if seat.node.is_some() {
+            return;
+        }
+        seat.lives += 1;
+        let life = Life { place, number: seat.lives };
+        let epoch = seat.next_epoch(self.shared.mutation == Some(Mutation::ReuseEpoch));
+        match Node::start(seat.identity.clone(), life, &seat.disk, epoch, &mut self.shared) {
+            Ok((node, recovery)) => {
+                let opened = seat.read_back(&node, &recovery, place, now, &self.shared.history);
+                let peers = seat.peers.clone();
+                seat.node = Some(node);
+                self.shared.history.openings.push(opened);
+                self.shared.history.nodes[place].starts.push(now);
+                for peer in peers {
+                    self.shared.queue.after(REDIAL, Event::Up(place, peer));
+                }
+            }
+            Err(error) => self.on_failed_start(place, &error),
+        }
+    }
+
+    fn on_failed_start(&mut self, place: Place, error: &OpenError) {
+        let now = self.shared.queue.now();
+        if !self.shared.history.disk_may_have_failed(place, now) {
+            return self.shared.history.broken.push(format!("node {place} did not come up: {error}"));
+        }
+        self.shared.queue.after(AGAIN, Event::Restart(place));
+    }
+
+    /// From now on nothing fails: whatever is broken is mended, whoever is down comes back.
+    fn on_calm(&mut self) {
+        self.shared.history.calm = Some(self.shared.queue.now());
+        self.shared.network.heal();
+        for place in 0..self.seats.len() {
+            self.shared.around[place].slow = 1;
+            let disk: &mut Disk = &mut self.seats[place].disk;
+            disk.heal();
+            if disk.failing {
+                // A ledger that could not be written takes no writes until it is opened again.
+                self.on_stop(place, &Stop::Clean);
+            }
+            self.on_restart(place);
+            for peer in self.seats[place].peers.clone() {
+                self.shared.queue.after(REDIAL, Event::Up(place, peer));
+            }
+        }
+    }
+
+    /// How far honest neighbours are behind each other, and how callers fared.
+    fn sample(&mut self) -> Sample {
+        let (mut behind, mut pairs_behind) = (0, 0);
+        let up: BTreeMap<Place, &Node> =
+            self.seats.iter().enumerate().filter_map(|(place, seat)| Some((place, seat.node.as_ref()?))).collect();
+        for (place, node) in &up {
+            for peer in self.seats[*place].peers.iter().filter(|peer| self.shared.history.nodes[**peer].honest) {
+                let Some(other) = up.get(peer) else { continue };
+                let durable = other.hands.cassette.ledger().durable();
+                let missing = durable.saturating_sub(node.fabric.holders().known(other.hands.me));
+                behind += missing;
+                if missing > 0 {
+                    pairs_behind += 1;
+                    *self.missed.entry((*place, *peer)).or_default() += missing;
+                }
+            }
+        }
+        let mut sample = Sample {
+            at: millis(self.shared.queue.now()),
+            behind,
+            pairs_behind,
+            up: up.len() as u64,
+            answered: 0,
+            hits: 0,
+        };
+        for (_, end) in self.shared.history.asks.iter().filter_map(|ask| ask.ends.first()) {
+            if let End::Answered { source, .. } = end {
+                sample.answered += 1;
+                sample.hits += u64::from(*source != Source::Computed);
+            }
+        }
+        sample
     }
 }

@@ -1,6 +1,9 @@
 //! Integration tests, one binary with a module per topic: linking wasmtime and libp2p once is enough.
 
 mod cli;
+#[cfg(unix)]
+mod fleet;
 mod formats;
 mod ledger;
+mod ledger_model;
 mod request_id;

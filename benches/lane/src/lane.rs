@@ -1,4 +1,4 @@
-//! A lane as a node uses it: the network on its own thread, frames and events across a channel.
+//! A lane as a node uses it: frames are handled by a task on the network's own thread.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use bytes::Bytes;
 use evalmesh::id::NodeId;
 use evalmesh::identity::Identity;
 use evalmesh::net::{FleetSecret, Net, NetConfig, NetEvent};
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
 use super::{Client, Failure, SIZE, Server, Window};
@@ -22,19 +23,29 @@ fn start(seed: u8, peers: Vec<String>) -> Result<(Net, mpsc::Receiver<NetEvent>)
 pub(super) async fn serve() -> Result<(), Failure> {
     let (net, mut events) = start(1, Vec::new())?;
     println!("{}", net.local_addrs()[0]);
-    while let Some(event) = events.recv().await {
-        if let NetEvent::Frame { from, bytes } = event {
-            net.send(from, bytes)?;
+    let runtime = net.runtime();
+    let echo = async move {
+        while let Some(event) = events.recv().await {
+            if let NetEvent::Frame { from, bytes } = event {
+                net.send(from, bytes)?;
+            }
         }
-    }
-    Ok(())
+        Ok(())
+    };
+    runtime.spawn(echo).await?
 }
 
 pub(super) struct Lane {
+    /// Empty while requests are under way.
+    link: Option<Link>,
+    runtime: Handle,
+    server: Server,
+}
+
+struct Link {
     net: Net,
     events: mpsc::Receiver<NetEvent>,
     peer: NodeId,
-    server: Server,
 }
 
 pub(super) async fn client() -> Result<Lane, Failure> {
@@ -42,14 +53,17 @@ pub(super) async fn client() -> Result<Lane, Failure> {
     let (net, mut events) = start(2, vec![address])?;
     loop {
         match events.recv().await.ok_or("the network ended")? {
-            NetEvent::Up { peer, .. } => return Ok(Lane { net, events, peer, server }),
+            NetEvent::Up { peer, .. } => {
+                let runtime = net.runtime();
+                return Ok(Lane { link: Some(Link { net, events, peer }), runtime, server });
+            }
             NetEvent::Refused { reason, .. } => return Err(reason.to_string().into()),
             _ => {}
         }
     }
 }
 
-impl Client for Lane {
+impl Link {
     async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
         let request = Bytes::from(vec![7; SIZE]);
         let mut window = Window::new(count);
@@ -67,6 +81,16 @@ impl Client for Lane {
             }
         }
         Ok(window.times)
+    }
+}
+
+impl Client for Lane {
+    async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
+        let mut link = self.link.take().ok_or("the requests before these failed")?;
+        let run = async move { (link.requests(count, in_flight).await, link) };
+        let (times, link) = self.runtime.spawn(run).await?;
+        self.link = Some(link);
+        times
     }
 
     fn server(&self) -> u32 {

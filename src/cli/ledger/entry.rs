@@ -1,5 +1,6 @@
 //! How an entry is shown: one line for people, one JSON object for programs.
 
+use std::fmt::Write;
 use std::time::{Duration, SystemTime};
 
 use serde_json::{Value, json};
@@ -140,5 +141,9 @@ fn record_json(record: &Record) -> Value {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

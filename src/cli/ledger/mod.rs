@@ -68,6 +68,7 @@ impl Place {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn failed(error: OpenError) -> Failure {
     Failure::new(exit::DATA_DIR, error.to_string(), error.hint())
 }

@@ -63,7 +63,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             line("entries", format!("{entries} ({})", kinds.join(", ")));
             line("segments", format!("{segments}, {} bytes", survey.bytes(0)));
             line("payloads", format!("{payload} bytes named, equal ones counted each time"));
-            newest.into_iter().for_each(|newest| line("newest", newest));
+            line("newest", newest.unwrap_or_default());
             line("damaged", damages.to_string());
             text
         }

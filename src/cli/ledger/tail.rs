@@ -27,7 +27,10 @@ pub(in crate::cli) struct Args {
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let place = Place::of(&args.data)?;
     let mut next = first(&place, args.lines)?;
-    while args.follow {
+    if !args.follow {
+        return Ok(exit::OK);
+    }
+    loop {
         sleep(STEP);
         let (from, mut lines) = (next, Vec::new());
         let visit = &mut |sight: Sight<'_>| {
@@ -43,11 +46,10 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
         match stdout.write_all(lines.concat().as_bytes()).and_then(|()| stdout.flush()) {
             Ok(()) => {}
             // Nobody reads any more.
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => break,
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(exit::OK),
             Err(error) => return Err(Failure::new(exit::FAILED, format!("cannot write to stdout: {error}"), None)),
         }
     }
-    Ok(exit::OK)
 }
 
 /// Prints the newest entries; returns the position after them.

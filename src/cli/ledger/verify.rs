@@ -32,16 +32,19 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     };
     survey.verify(&verifier, visit).map_err(failed)?;
     bar.finish_and_clear();
-    let took = start.elapsed().as_secs_f64();
+    let took = start.elapsed();
     for finding in &findings {
         let sort = if finding.is_damage() { "damage" } else { "remark" };
         print_bytes(format!("{sort}: {finding}\n").as_bytes())?;
     }
     let damaged = findings.iter().filter(|finding| finding.is_damage()).count();
-    let rate = bytes as f64 / 1e6 / took.max(1e-9);
+    // Bytes in a microsecond are megabytes in a second.
+    let rate = u128::from(bytes) / took.as_micros().max(1);
     let verdict = if damaged == 0 { "sound" } else { "DAMAGED" };
-    let summary =
-        format!("{verdict}: {entries} entries, {bytes} bytes, {damaged} damages in {took:.2} s ({rate:.0} MB/s)\n");
+    let summary = format!(
+        "{verdict}: {entries} entries, {bytes} bytes, {damaged} damages in {:.2} s ({rate} MB/s)\n",
+        took.as_secs_f64()
+    );
     print_bytes(summary.as_bytes())?;
     Ok(if damaged == 0 { exit::OK } else { exit::DAMAGED })
 }

@@ -4,21 +4,23 @@
 //! before the compiler sees it. The scan itself is linear in the module's size. Invariant: a module that passes is valid, has at most one
 //! memory, and imports only functions of preview 1. Knows nothing of requests, entries or the compiler.
 
+use std::mem;
+
 use wasmparser::{
-    BinaryReaderError, Encoding, FuncValidatorAllocations, FunctionBody, Operator, Parser, Payload, TypeRef,
-    ValidPayload, Validator,
+    BinaryReaderError, Encoding, FuncValidatorAllocations, Parser, Payload, TypeRef, ValidPayload, Validator,
 };
 
 use super::engine::features;
 use super::limits::{
-    BODY_BYTES, CODE_BYTES, EXPORTS, FUNCTIONS, GLOBALS, IMPORTS, LOCALS, LOOP_NESTING, LOOPS_BY_LOCALS, MODULE_BYTES,
-    NESTING, SEGMENTS, TABLES, TYPE_VALUES, TYPES, WasmLimits,
+    CODE_BYTES, EXPORTS, FUNCTIONS, GLOBALS, IMPORTS, MODULE_BYTES, MODULE_WEIGHT, SEGMENTS, TABLES, TYPE_VALUES,
+    TYPES, WasmLimits,
 };
 use super::wasi;
+use super::weigh::weigh;
 use crate::error::Refusal;
 
 /// Bytes of a page of linear memory.
-const PAGE: u64 = 65_536;
+pub(super) const PAGE: u64 = 65_536;
 
 /// What the scan found out, for those that run the module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,8 +42,8 @@ pub(super) fn scan(bytes: &[u8], limits: &WasmLimits) -> Result<Shape, Refusal> 
         // Without a declared maximum a 32-bit memory ends at 4 GiB.
         shape: Shape { memory_maximum: 65_536 * PAGE, imports: false },
         validator: Validator::new_with_features(features()),
-        parameters: Vec::new(),
-        functions: Vec::new(),
+        allocations: FuncValidatorAllocations::default(),
+        weight: 0,
     };
     let mut parser = Parser::new(0);
     parser.set_features(features());
@@ -55,19 +57,21 @@ struct Scan<'a> {
     limits: &'a WasmLimits,
     shape: Shape,
     validator: Validator,
-    /// How many parameters each function type has.
-    parameters: Vec<u64>,
-    /// The types of the module's own functions that were not scanned yet, in reverse.
-    functions: Vec<u32>,
+    /// Reused from one function to the next.
+    allocations: FuncValidatorAllocations,
+    /// Of all functions so far.
+    weight: u64,
 }
 
 impl Scan<'_> {
     fn payload(&mut self, payload: &Payload<'_>) -> Result<(), Refusal> {
         self.sizes(payload)?;
         if let ValidPayload::Func(function, body) = self.validator.payload(payload).map_err(malformed)? {
-            let parameters = self.functions.pop().and_then(|ty| self.parameters.get(ty as usize).copied());
-            check_body(&body, parameters.unwrap_or(0))?;
-            function.into_validator(FuncValidatorAllocations::default()).validate(&body).map_err(malformed)?;
+            let validator = function.into_validator(mem::take(&mut self.allocations));
+            let (weight, allocations) = weigh(validator, &body)?;
+            self.allocations = allocations;
+            self.weight += weight;
+            bounded("blocks of all functions times their values", self.weight, MODULE_WEIGHT)?;
         }
         Ok(())
     }
@@ -82,10 +86,8 @@ impl Scan<'_> {
                 bounded("number of types", types.count().into(), TYPES)?;
                 for ty in types.clone().into_iter_err_on_gc_types() {
                     let ty = ty.map_err(malformed)?;
-                    let (parameters, results) = (ty.params().len() as u64, ty.results().len() as u64);
-                    bounded("parameters of a function type", parameters, TYPE_VALUES)?;
-                    bounded("results of a function type", results, TYPE_VALUES)?;
-                    self.parameters.push(parameters);
+                    bounded("parameters of a function type", ty.params().len() as u64, TYPE_VALUES)?;
+                    bounded("results of a function type", ty.results().len() as u64, TYPE_VALUES)?;
                 }
             }
             Payload::ImportSection(imports) => {
@@ -104,11 +106,9 @@ impl Scan<'_> {
             }
             Payload::FunctionSection(functions) => {
                 bounded("number of functions", functions.count().into(), FUNCTIONS)?;
-                self.functions = functions.clone().into_iter().collect::<Result<_, _>>().map_err(malformed)?;
-                self.functions.reverse();
             }
             Payload::TableSection(tables) => {
-                bounded("number of tables", tables.count().into(), TABLES)?;
+                bounded("number of tables", tables.count().into(), TABLES.into())?;
                 let sizes = tables.clone().into_iter().map(|table| Ok(table?.ty.initial));
                 let elements = sizes.sum::<Result<u64, BinaryReaderError>>().map_err(malformed)?;
                 bounded("initial table elements", elements, self.limits.table_elements)?;
@@ -135,41 +135,11 @@ impl Scan<'_> {
     }
 }
 
-/// Bounds what makes one function expensive to compile: its size, its locals, and how deep its blocks and loops nest.
-fn check_body(body: &FunctionBody<'_>, parameters: u64) -> Result<(), Refusal> {
-    bounded("size of a function in bytes", body.range().len() as u64, BODY_BYTES)?;
-    let mut locals = parameters;
-    for group in body.get_locals_reader().map_err(malformed)? {
-        locals = locals.saturating_add(group.map_err(malformed)?.0.into());
-        bounded("locals of a function", locals, LOCALS)?;
-    }
-    let mut operators = body.get_operators_reader().map_err(malformed)?;
-    // Which of the open blocks are loops.
-    let mut open: Vec<bool> = Vec::new();
-    let (mut depth, mut loops) = (0_u64, 0_u64);
-    while !operators.eof() {
-        match operators.read().map_err(malformed)? {
-            Operator::Loop { .. } => {
-                open.push(true);
-                depth += 1;
-                loops += 1;
-                bounded("depth of nested loops", depth, LOOP_NESTING)?;
-                bounded("loops of a function times its locals", loops.saturating_mul(locals), LOOPS_BY_LOCALS)?;
-            }
-            Operator::Block { .. } | Operator::If { .. } => open.push(false),
-            Operator::End => depth -= u64::from(open.pop().unwrap_or(false)),
-            _ => continue,
-        }
-        bounded("depth of nested blocks", open.len() as u64, NESTING)?;
-    }
-    Ok(())
-}
-
-fn bounded(rule: &str, found: u64, bound: u64) -> Result<(), Refusal> {
+pub(super) fn bounded(rule: &str, found: u64, bound: u64) -> Result<(), Refusal> {
     if found > bound { Err(Refusal::TooLarge { rule: rule.to_owned(), found, bound }) } else { Ok(()) }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
-fn malformed(error: BinaryReaderError) -> Refusal {
+pub(super) fn malformed(error: BinaryReaderError) -> Refusal {
     Refusal::Malformed(error.to_string())
 }

@@ -20,6 +20,8 @@ pub struct WasmLimits {
     pub time: Duration,
     /// Machine code that the cache of compiled modules keeps.
     pub compiled_bytes: u64,
+    /// Instances that may exist at one time. Each reserves 4 GiB of address space and no memory.
+    pub instances: u32,
 }
 
 impl Default for WasmLimits {
@@ -31,6 +33,7 @@ impl Default for WasmLimits {
             output: 256 << 20,
             time: Duration::from_mins(5),
             compiled_bytes: 256 << 20,
+            instances: 64,
         }
     }
 }
@@ -39,17 +42,31 @@ impl Default for WasmLimits {
 pub(super) const TICK: Duration = Duration::from_millis(5);
 /// Stack of wasm code. A compute thread has 16 MiB, and host functions run below this.
 pub(super) const STACK: usize = 1 << 20;
+/// Evaluations that may wait for an instance; the next one is refused as busy. They hold a compute thread each, so few will ever wait.
+pub(super) const WAITING: usize = 256;
+/// Programs whose digest is remembered by where their bytes lie, so that asking again hashes nothing.
+pub(super) const KNOWN_PROGRAMS: usize = 64;
+/// Bytes of these programs together.
+pub(super) const KNOWN_BYTES: usize = 256 << 20;
+/// Bytes of one instance's tables of functions and globals: 100,000 functions need 4 MiB.
+pub(super) const INSTANCE_BYTES: usize = 8 << 20;
+/// The largest memory that 32 bits address.
+pub(super) const MEMORY_BYTES: usize = 1 << 32;
+/// The largest table that the pool reserves room for: 128 MiB of address space.
+pub(super) const TABLE_ELEMENTS: usize = 16 << 20;
+/// Bytes of a used slot that are wiped by hand instead of given back to the system: wiping 64 KiB is cheaper than a page fault each.
+pub(super) const KEPT_RESIDENT: usize = 64 << 10;
 /// Compiled modules that the cache keeps, however small; finding the least recently used one is a scan.
 pub(super) const CACHED_MODULES: usize = 256;
 
 /// Bytes of a module: the largest language runtimes stay below.
 pub(super) const MODULE_BYTES: u64 = 64 << 20;
-/// Bytes of the code section. Compilation cannot be cancelled in this process, and costs about a second of one core per MiB.
-pub(super) const CODE_BYTES: u64 = 24 << 20;
+/// Bytes of the code section: it costs a second or two of one core per MiB to compile, and a database engine has 35 MB.
+pub(super) const CODE_BYTES: u64 = 48 << 20;
 /// Functions of a module; esbuild has some 20,000.
 pub(super) const FUNCTIONS: u64 = 100_000;
 /// Bytes of one function: register allocation is worse than linear. Interpreter loops reach 300 KiB.
-pub(super) const BODY_BYTES: u64 = 512 << 10;
+pub(super) const BODY_BYTES: u64 = 1 << 20;
 /// Parameters, or results, of one function type: each call site pays for all of them.
 pub(super) const TYPE_VALUES: u64 = 128;
 /// Types of a module.
@@ -57,23 +74,41 @@ pub(super) const TYPES: u64 = 20_000;
 /// Locals of one function, parameters included.
 pub(super) const LOCALS: u64 = 8_192;
 /// Depth of nested blocks: a switch compiles to one block per case, and bytecode interpreters have several hundred.
-pub(super) const NESTING: u64 = 1_024;
+pub(super) const NESTING: u64 = 4_096;
 /// Depth of nested loops: nobody writes 24, and compile time grows with a power of it.
 pub(super) const LOOP_NESTING: u64 = 24;
-/// Loops of one function times its locals: each pair can become a value that the compiler carries through the whole loop.
-pub(super) const LOOPS_BY_LOCALS: u64 = 1_000_000;
+/// Loops of one function, nested or not: 5,000 take half a minute to compile. A database engine has 586 in one function.
+pub(super) const LOOPS: u64 = 2_000;
+/// Pairs of a block and a value that may be alive there, in one function: ten times the heaviest one of the large programs that were tried.
+pub(super) const FUNCTION_WEIGHT: u64 = 2_000_000;
+/// The same in all functions together: four times the heaviest program, a database engine of 40 MB.
+pub(super) const MODULE_WEIGHT: u64 = 60_000_000;
 /// Imports of a module: preview 1 has fewer than 50 functions.
 pub(super) const IMPORTS: u64 = 1_000;
 /// Exports of a module.
-pub(super) const EXPORTS: u64 = 10_000;
+pub(super) const EXPORTS: u64 = 20_000;
 /// Globals of a module.
 pub(super) const GLOBALS: u64 = 10_000;
 /// Tables of a module.
-pub(super) const TABLES: u64 = 16;
+pub(super) const TABLES: u32 = 16;
 /// Data segments, and element segments, of a module.
 pub(super) const SEGMENTS: u64 = 100_000;
 /// Exports that a refusal names, so that its text stays a line or two.
 pub(super) const NAMED_EXPORTS: usize = 12;
+
+/// The rules of admission; raised with every change of what the scan or the compiler admits. Keys stored code and never an id.
+pub(super) const POLICY: u32 = 1;
+/// Native code of one program: the largest admitted modules stay below.
+pub(super) const ARTIFACT_BYTES: u64 = 1 << 30;
+/// Bytes that are read and hashed at a time, so that they are still in the processor's cache when they are hashed.
+pub(super) const READ_CHUNK: usize = 256 << 10;
+/// How much longer than its processor time a compilation may take on the wall, for machines that are busy with other things.
+pub(super) const COMPILE_PATIENCE: u32 = 4;
+/// How long a worker may take to get ready.
+pub(super) const WORKER_START: Duration = Duration::from_secs(20);
+
+/// Imports, exports and notes that an inspection shows, and bytes of each: a report is for reading.
+pub(super) const SHOWN: usize = 1_000;
 
 /// Descriptors that a guest may have open: `EMFILE` beyond, on every node.
 pub(super) const OPEN_FILES: usize = 1_024;

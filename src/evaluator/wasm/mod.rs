@@ -1,38 +1,50 @@
 //! The wasm evaluator: WebAssembly modules on wasmtime, with a deterministic WASI preview 1 of our own.
 //!
-//! A module is scanned (`admit`), compiled once (`cache`, `program`), and given a fresh instance per evaluation (`store`), which
+//! A module is scanned (`admit`), compiled once (`compile`, `cache`), and given a fresh instance per evaluation (`store`, `instances`), which
 //! is entered as a command (`wasi`) or as a plain module (`plain`). Invariant: a reply depends on the request alone. Time and randomness
-//! are virtual, and every limit of this node ends the evaluation as an error that the guest cannot observe.
-//!
-//! Compilation runs on the calling compute thread and cannot be cancelled; the scan bounds what it can cost. A worker process that can be
-//! killed belongs behind [`WasmEvaluator::start`](Evaluator::start). Knows nothing of ledgers, peers or the fabric.
+//! are virtual, and every limit of this node ends the evaluation as an error that the guest cannot observe. `docs/wasm.md` is the contract
+//! in full. Knows nothing of ledgers, peers or the fabric.
 
 mod admit;
+mod aot;
+mod artifacts;
 mod cache;
+mod compile;
 mod engine;
+mod inspect;
+mod instances;
 mod limits;
-mod plain;
-mod program;
+pub(super) mod plain;
+pub(super) mod program;
 mod store;
 #[cfg(test)]
 mod tests;
 mod wasi;
+mod weigh;
+pub mod worker;
 
 use std::env::consts::{ARCH, OS};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
-use wasmtime::{Engine as Wasmtime, Linker};
+use wasmtime::PoolConcurrencyLimitError;
 
-use self::cache::Programs;
-use self::engine::{Stopwatch, VERSION};
+pub use self::aot::AotConfig;
+pub use self::artifacts::{ArtifactReport, Layer, Miss};
+use self::cache::{Key, Programs};
+pub use self::compile::{Compilation, WasmSetup};
+use self::compile::{Compiler, Kit};
+use self::engine::{Flavour, Stopwatch, VERSION};
+pub use self::inspect::{GuestKind, Inspection, Item, Needs, inspect};
+pub use self::instances::PoolGauges;
+use self::instances::Seats;
 pub use self::limits::WasmLimits;
 use self::program::{Entry, Program};
 use self::store::{Bounds, State};
 use self::wasi::Wasi;
 use crate::error::{EvalError, Refusal};
-use crate::evaluator::pool::Pool;
+use crate::evaluator::pool::{Pool, QUEUE};
 use crate::evaluator::{Done, Evaluator, Job};
 use crate::id::Digest;
 use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
@@ -49,20 +61,65 @@ pub struct WasmEvaluator {
 }
 
 struct Shared {
-    engine: Wasmtime,
-    linker: Linker<State>,
-    programs: Programs,
+    portable: Arc<Kit>,
+    /// Made when it is first asked for.
+    native: OnceLock<Result<Arc<Kit>, EvalError>>,
+    programs: Arc<Programs>,
+    compiler: Arc<Compiler>,
+    seats: Seats,
     limits: WasmLimits,
 }
 
 impl WasmEvaluator {
-    /// An evaluator that runs programs on this pool, under these limits.
+    /// An evaluator that runs programs on this pool, under these limits, and keeps nothing on disk.
     pub fn new(pool: Pool, limits: WasmLimits) -> Result<Self, EvalError> {
-        let broken = |error: wasmtime::Error| EvalError::Failed(format!("no wasm engine: {error:#}"));
-        let engine = engine::start().map_err(broken)?;
-        let linker = wasi::linker(&engine).map_err(broken)?;
-        let programs = Programs::new(limits.compiled_bytes);
-        Ok(Self { pool, shared: Arc::new(Shared { engine, linker, programs, limits }) })
+        Self::with(pool, WasmSetup { limits, ..WasmSetup::default() })
+    }
+
+    /// An evaluator that is set up in every respect.
+    pub fn with(pool: Pool, setup: WasmSetup) -> Result<Self, EvalError> {
+        let limits = setup.limits.clone();
+        let shared = Shared {
+            portable: Arc::new(Kit::new(Flavour::Portable, &limits)?),
+            native: OnceLock::new(),
+            programs: Programs::new(limits.compiled_bytes),
+            compiler: Arc::new(Compiler::new(setup)?),
+            seats: Seats::new(limits.instances),
+            limits,
+        };
+        Ok(Self { pool, shared: Arc::new(shared) })
+    }
+
+    /// What the layers of compiled code did so far.
+    #[must_use]
+    pub fn artifacts(&self) -> ArtifactReport {
+        self.shared.compiler.counters.report()
+    }
+
+    /// Runs one evaluation on this thread, which may take as long as its budget.
+    pub fn evaluate(&self, job: &Job) -> Result<Reply, EvalError> {
+        Evaluator::admit(self, &job.request)?;
+        self.shared.evaluate(job)
+    }
+
+    /// Compiles a program, if it is not compiled yet, and says whether it can be entered here and by that name. Runs nothing.
+    pub fn prepare(&self, code: &Bytes, entry: &str) -> Result<Digest, EvalError> {
+        let digest = self.shared.programs.digest(code);
+        let key = Key { digest, flavour: Flavour::Portable };
+        self.shared.program(&self.shared.portable, key, code, || Ok(()))?.entry(entry)?;
+        Ok(digest)
+    }
+
+    /// The class that asks for this machine's own arithmetic: as fast as the hardware, and comparable only between equal machines and versions.
+    #[must_use]
+    pub fn native_class() -> Option<Class> {
+        engine::native_class().parse().ok().map(Class::Device)
+    }
+
+    /// How full the pool of instances is.
+    #[must_use]
+    pub fn gauges(&self) -> PoolGauges {
+        PoolGauges::read(&self.shared.seats, &self.shared.portable.engine)
     }
 }
 
@@ -94,8 +151,9 @@ impl Evaluator for WasmEvaluator {
         if matches!(program.code, Code::Opaque { .. }) {
             return Err(Refusal::Malformed("a wasm program is shipped, not named".to_owned()).into());
         }
-        if request.class != Class::Portable {
-            let why = format!("wasm is portable, the request says {}", request.class);
+        if Flavour::of(&request.class).is_none() {
+            let native = engine::native_class();
+            let why = format!("wasm here is portable or device:{native}, the request says {}", request.class);
             return Err(Refusal::ClassNotProven(why).into());
         }
         match request.capabilities.first() {
@@ -117,17 +175,40 @@ impl Shared {
     fn evaluate(&self, job: &Job) -> Result<Reply, EvalError> {
         let watch = Stopwatch::start();
         let bounds = self.bounds(job);
-        let check = || store::go_on(bounds.time, watch, &job.cancel);
-        check()?;
+        let go_on = || Ok(store::go_on(bounds.time, watch, &job.cancel)?);
+        go_on()?;
         let digest = match &job.request.program.code {
             Code::Bytes(Payload::Stored(blob)) => blob.digest,
-            _ => Digest::of(&job.code),
+            _ => self.programs.digest(&job.code),
         };
-        let make = || Program::make(&self.engine, &self.linker, &job.code, &self.limits);
-        let program = self.programs.get(digest, make)?;
-        check()?;
+        let flavour = Flavour::of(&job.request.class)
+            .ok_or_else(|| Refusal::ClassNotProven(format!("wasm is not {}", job.request.class)))?;
+        let (kit, key) = (self.kit(flavour)?, Key { digest, flavour });
+        let program = self.program(kit, key, &job.code, go_on)?;
         let entry = program.entry(&job.request.program.entry)?;
-        self.run(job, &program, &entry, &bounds, watch)
+        let _seat = self.seats.take(go_on)?;
+        self.run(job, kit, &program, &entry, &bounds, watch)
+    }
+
+    fn program(
+        &self,
+        kit: &Arc<Kit>,
+        key: Key,
+        code: &Bytes,
+        go_on: impl Fn() -> Result<(), EvalError>,
+    ) -> Result<Arc<Program>, EvalError> {
+        let begin = |making| self.compiler.begin(Arc::clone(kit), code.clone(), key, making);
+        self.programs.get(key, QUEUE as u64, &self.compiler.counters, go_on, begin)
+    }
+
+    fn kit(&self, flavour: Flavour) -> Result<&Arc<Kit>, EvalError> {
+        match flavour {
+            Flavour::Portable => Ok(&self.portable),
+            Flavour::Native => {
+                let make = || Kit::new(flavour, &self.limits).map(Arc::new);
+                self.native.get_or_init(make).as_ref().map_err(Clone::clone)
+            }
+        }
     }
 
     fn bounds(&self, job: &Job) -> Bounds {
@@ -145,6 +226,7 @@ impl Shared {
     fn run(
         &self,
         job: &Job,
+        kit: &Kit,
         program: &Program,
         entry: &Entry,
         bounds: &Bounds,
@@ -153,7 +235,7 @@ impl Shared {
         let failed = |error: wasmtime::Error| EvalError::Failed(format!("{error:#}"));
         let arguments = match entry {
             Entry::Command => Vec::new(),
-            Entry::Filter => only_takes(&job.request, &[Slot::Stdin], true).map(|()| Vec::new())?,
+            Entry::Bytes(_) => only_takes(&job.request, &[Slot::Stdin], true).map(|()| Vec::new())?,
             Entry::Call(_, ty) => {
                 only_takes(&job.request, &[], false)?;
                 plain::arguments(ty, &job.request.args)?
@@ -161,24 +243,28 @@ impl Shared {
         };
         let wasi = match entry {
             Entry::Command => Some(Box::new(Wasi::new(job, bounds.output)?)),
-            Entry::Filter | Entry::Call(..) => None,
+            Entry::Bytes(_) | Entry::Call(..) => None,
         };
         let running = Stopwatch::start();
         let state = State::new(wasi, bounds, program.shape.memory_maximum);
-        let mut store = store::store(&self.engine, state, bounds, watch, job.cancel.clone()).map_err(failed)?;
+        let mut store = store::store(&kit.engine, state, bounds, watch, job.cancel.clone()).map_err(failed)?;
         let outcome = program.pre.instantiate(&mut store).and_then(|instance| match entry {
             Entry::Command => {
                 let start = instance.get_typed_func::<(), ()>(&mut store, wasi::START)?;
                 start.call(&mut store, ()).map(|()| Bytes::new())
             }
-            Entry::Filter => {
-                plain::filter(&mut store, instance, job.stdin().map_or(&[][..], |stdin| stdin), bounds.output)
+            Entry::Bytes(entry) => {
+                let input = job.stdin().map_or(&[][..], |stdin| stdin);
+                plain::bytes(&mut store, instance, *entry, input, bounds.output)
             }
             Entry::Call(name, ty) => plain::call(&mut store, instance, name, ty, &arguments),
         });
         let (status, plain_stdout, trap) = match outcome {
             Ok(stdout) => (Status::Exit(0), stdout, None),
             Err(error) => {
+                if error.is::<PoolConcurrencyLimitError>() {
+                    return Err(self.seats.full());
+                }
                 let (status, trap) = store::ending(&error, bounds)?;
                 (status, Bytes::new(), trap)
             }

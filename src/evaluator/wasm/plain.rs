@@ -9,21 +9,49 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use wasmtime::{Error, FuncType, Instance, Result, Store, Val, ValType};
 
+use super::program::BytesEntry;
 use super::store::{State, Stop};
 use crate::error::{LimitHit, Refusal};
 use crate::reply::TrapCode;
 
-/// Runs a filter over its input.
-pub(super) fn filter(store: &mut Store<State>, instance: Instance, input: &[u8], bound: u64) -> Result<Bytes> {
+/// The reply of a filter that lets its input pass.
+pub(in crate::evaluator) const ACCEPTED: &[u8] = b"1\n";
+/// The reply of one that does not.
+pub(in crate::evaluator) const REJECTED: &[u8] = b"0\n";
+
+/// Gives a function of bytes its input. A verdict becomes `1` or `0` and a newline.
+pub(super) fn bytes(
+    store: &mut Store<State>,
+    instance: Instance,
+    entry: BytesEntry,
+    input: &[u8],
+    bound: u64,
+) -> Result<Bytes> {
     let broken = |why| Error::new(Stop::Trap(TrapCode::Contract, why));
+    let (name, _) = entry.export();
     let alloc = instance.get_typed_func::<u32, u32>(&mut *store, "alloc")?;
-    let run = instance.get_typed_func::<(u32, u32), u64>(&mut *store, "run")?;
     let memory = instance.get_memory(&mut *store, "memory").ok_or_else(|| broken("its memory is gone"))?;
     let len = u32::try_from(input.len()).map_err(|_| broken("the input is larger than any memory"))?;
     let at = alloc.call(&mut *store, len)?;
     let place = place(at, len, memory.data_size(&*store)).ok_or_else(|| broken("alloc: outside its memory"))?;
     memory.data_mut(&mut *store)[place].copy_from_slice(input);
-    let result = run.call(&mut *store, (at, len))?;
+    let result = match entry {
+        BytesEntry::Run => {
+            instance.get_typed_func::<(u32, u32), u64>(&mut *store, name)?.call(&mut *store, (at, len))?
+        }
+        BytesEntry::Filter => {
+            let filter = instance.get_typed_func::<(u32, u32), u32>(&mut *store, name)?;
+            return match filter.call(&mut *store, (at, len))? {
+                0 => Ok(Bytes::from_static(REJECTED)),
+                1 => Ok(Bytes::from_static(ACCEPTED)),
+                _ => Err(broken("filter: a verdict other than 0 and 1")),
+            };
+        }
+        BytesEntry::Observe => {
+            instance.get_typed_func::<(u32, u32), ()>(&mut *store, name)?.call(&mut *store, (at, len))?;
+            return Ok(Bytes::new());
+        }
+    };
     #[expect(clippy::cast_possible_truncation, reason = "the two halves of the result")]
     let (at, len) = ((result >> 32) as u32, result as u32);
     let data = memory.data(&*store);

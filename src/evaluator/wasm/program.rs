@@ -1,15 +1,15 @@
 //! A compiled program and its entry points.
 //!
-//! Three kinds of guests, told apart by what they export: a command (`_start`), a filter (`memory`, `alloc`, `run`), and any function of
-//! numbers, called by its name. Knows nothing of how a guest is run.
+//! Guests are told apart by what they export: a command (`_start`), a function of bytes (`memory`, `alloc`, and one that takes a place and a
+//! length), and any function of numbers, called by its name. Knows nothing of how a guest is run.
 
-use wasmtime::{Engine, ExternType, FuncType, InstancePre, Linker, Module, ValType};
+use wasmtime::{FuncType, InstancePre, ValType};
 
-use super::admit::{self, Shape};
-use super::limits::{NAMED_EXPORTS, WasmLimits};
+use super::admit::Shape;
+use super::limits::NAMED_EXPORTS;
 use super::store::State;
 use super::wasi;
-use crate::error::{EvalError, Refusal};
+use crate::error::Refusal;
 
 /// A program that is ready to be instantiated.
 pub(super) struct Program {
@@ -22,27 +22,52 @@ pub(super) struct Program {
 pub(super) enum Entry {
     /// `_start` of a WASI preview 1 command.
     Command,
-    /// `run` of the alloc/run ABI.
-    Filter,
+    /// A function of the alloc/run ABI.
+    Bytes(BytesEntry),
     /// One call of an export with these numbers.
     Call(String, FuncType),
 }
 
-impl Program {
-    /// Scans, compiles and links a module. May take long, and cannot be cancelled.
-    pub(super) fn make(
-        engine: &Engine,
-        linker: &Linker<State>,
-        bytes: &[u8],
-        limits: &WasmLimits,
-    ) -> Result<Self, EvalError> {
-        let shape = admit::scan(bytes, limits)?;
-        // The scan passed, so what remains is a bound of the compiler's own or a host function imported with another type.
-        let module = Module::from_binary(engine, bytes).map_err(|error| Refusal::Malformed(format!("{error:#}")))?;
-        let pre = linker.instantiate_pre(&module).map_err(|error| Refusal::Malformed(format!("{error:#}")))?;
-        Ok(Self { pre, shape })
+/// A function that is given bytes. Which one a request means is part of its entry, and so of its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum BytesEntry {
+    /// `run(ptr, len) -> i64`: bytes in, bytes out.
+    Run,
+    /// `filter(ptr, len) -> i32`: bytes in, a verdict out.
+    Filter,
+    /// `observe(ptr, len)`: bytes in, nothing out.
+    Observe,
+}
+
+impl BytesEntry {
+    /// The export, and its result.
+    pub(super) fn export(self) -> (&'static str, Option<ValType>) {
+        match self {
+            Self::Run => ("run", Some(ValType::I64)),
+            Self::Filter => ("filter", Some(ValType::I32)),
+            Self::Observe => ("observe", None),
+        }
     }
 
+    /// What a request's entry names, where it names one of these.
+    fn named(entry: &str) -> Option<Self> {
+        match entry {
+            SHAPE => Some(Self::Run),
+            FILTER => Some(Self::Filter),
+            OBSERVE => Some(Self::Observe),
+            _ => None,
+        }
+    }
+}
+
+/// Entries of programs in slots; no linker makes exports of such names.
+pub(in crate::evaluator) const SHAPE: &str = "slot:shape";
+/// See [`SHAPE`].
+pub(in crate::evaluator) const FILTER: &str = "slot:filter";
+/// See [`SHAPE`].
+pub(in crate::evaluator) const OBSERVE: &str = "slot:observe";
+
+impl Program {
     /// How much machine code it holds on to.
     pub(super) fn compiled_bytes(&self) -> u64 {
         let image = self.pre.module().image_range();
@@ -54,8 +79,12 @@ impl Program {
         let module = self.pre.module();
         let refuse = |why: String| Refusal::Entry { entry: name.to_owned(), why };
         let function = |name: &str| module.get_export(name).and_then(|export| export.func().cloned());
-        if name.is_empty() && self.is_filter() {
-            return Ok(Entry::Filter);
+        if let Some(entry) = BytesEntry::named(name) {
+            return self.takes_bytes(entry).map(|()| Entry::Bytes(entry)).map_err(refuse);
+        }
+        let is_command = self.pre.module().get_export(wasi::START).is_some();
+        if name.is_empty() && !is_command && self.takes_bytes(BytesEntry::Run).is_ok() {
+            return Ok(Entry::Bytes(BytesEntry::Run));
         }
         let name = if name.is_empty() { wasi::START } else { name };
         let Some(ty) = function(name) else { return Err(refuse(self.exported())) };
@@ -72,26 +101,33 @@ impl Program {
         Ok(Entry::Call(name.to_owned(), ty))
     }
 
-    /// Whether it follows the alloc/run ABI and is no command.
-    fn is_filter(&self) -> bool {
+    /// Whether it has what a function of bytes needs, and if not, what is missing.
+    fn takes_bytes(&self, entry: BytesEntry) -> Result<(), String> {
         let module = self.pre.module();
-        let is = |name: &str, parameters: usize, result: &ValType| {
-            module.get_export(name).is_some_and(|export| match export {
-                ExternType::Func(ty) => {
-                    ty.params().len() == parameters
-                        && ty.params().all(|ty| ty.is_i32())
-                        && ty.results().len() == 1
-                        && ty.results().all(|ty| ValType::eq(&ty, result))
-                }
-                _ => false,
+        let is = |name: &str, parameters: usize, result: Option<&ValType>| {
+            let ty = module.get_export(name).and_then(|export| export.func().cloned());
+            ty.is_some_and(|ty| {
+                ty.params().len() == parameters
+                    && ty.params().all(|ty| ty.is_i32())
+                    && ty.results().len() == usize::from(result.is_some())
+                    && ty.results().zip(result).all(|(ty, wanted)| ValType::eq(&ty, wanted))
             })
         };
-        let memory = module.get_export("memory").is_some_and(|export| export.memory().is_some());
-        !self.shape.imports
-            && module.get_export(wasi::START).is_none()
-            && memory
-            && is("alloc", 1, &ValType::I32)
-            && is("run", 2, &ValType::I64)
+        let (name, result) = entry.export();
+        if self.shape.imports {
+            return Err("a function of bytes is in a module without imports".to_owned());
+        }
+        if module.get_export("memory").is_none_or(|export| export.memory().is_none()) {
+            return Err("it exports no memory as `memory`".to_owned());
+        }
+        if !is("alloc", 1, Some(&ValType::I32)) {
+            return Err("it exports no `alloc: func (i32) -> i32`".to_owned());
+        }
+        if !is(name, 2, result.as_ref()) {
+            let result = result.map_or_else(String::new, |ty| format!(" -> {ty}"));
+            return Err(format!("it exports no `{name}: func (i32 i32){result}`"));
+        }
+        Ok(())
     }
 
     fn exported(&self) -> String {

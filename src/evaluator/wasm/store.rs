@@ -159,7 +159,8 @@ impl ResourceLimiter for Limiter {
     }
 
     fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
-        if maximum.is_some_and(|maximum| desired > maximum) {
+        // A maximum beyond the node's limit is the pool's or never reached: both are the node's affair.
+        if maximum.is_some_and(|maximum| desired > maximum && maximum as u64 <= self.table_elements) {
             return Ok(false);
         }
         let elements = self.elements.saturating_add(desired.saturating_sub(current) as u64);
@@ -179,7 +180,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn tables(&self) -> usize {
-        usize::try_from(TABLES).unwrap_or(usize::MAX)
+        TABLES as usize
     }
 
     fn memories(&self) -> usize {

@@ -126,6 +126,30 @@ impl MemoryStorage {
         disk.sweep();
     }
 
+    /// As [`Self::crash`], but of what was written to a file since its last sync each block of so many bytes survives or not, as `survives` says:
+    /// a disk writes blocks whole and in any order.
+    pub fn crash_blocks(&self, block: usize, survives: &mut dyn FnMut() -> bool) {
+        let mut disk = self.lock();
+        for content in disk.files.values_mut() {
+            for range in std::mem::take(&mut content.dirty) {
+                let end = range.end.min(content.live.len());
+                let mut at = range.start;
+                while at < end {
+                    let next = (at - at % block.max(1)).saturating_add(block.max(1)).min(end);
+                    if survives() {
+                        if content.synced.len() < next {
+                            content.synced.resize(next, 0);
+                        }
+                        content.synced[at..next].copy_from_slice(&content.live[at..next]);
+                    }
+                    at = next;
+                }
+            }
+        }
+        drop(disk);
+        self.crash();
+    }
+
     fn lock(&self) -> MutexGuard<'_, Disk> {
         self.disk.lock().expect("no code panics while it holds the disk")
     }
@@ -309,6 +333,20 @@ mod tests {
         assert_eq!(copy.list("a").expect("there"), ["kept", "lost"]);
         torn.crash_torn(1);
         assert_eq!(text(&torn, "a/kept").as_deref(), Some("Jello world!"));
+    }
+
+    #[test]
+    fn unsynced_blocks_survive_one_by_one() {
+        let disk = MemoryStorage::new();
+        let file = disk.create_new("f").expect("new");
+        disk.sync_dir("").expect("syncs");
+        file.write_at(b"aa", 0).expect("writes");
+        file.sync().expect("syncs");
+        file.write_at(b"bbccdd", 2).expect("writes");
+        let mut turn = [false, true, false].into_iter();
+        disk.crash_blocks(2, &mut || turn.next().unwrap_or_default());
+        assert_eq!(text(&disk, "f").as_deref(), Some("aa\0\0cc"));
+        assert_eq!(turn.next(), None, "every block was asked about");
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Tests of the wasm evaluator: every kind of guest, every limit, every refusal, and guests that mean harm.
 
+mod artifacts;
+mod bombs;
 mod guests;
 mod hostile;
 mod limits;
 mod plain;
+mod pooling;
 mod refusals;
 mod wasi;
 
@@ -19,15 +22,19 @@ use crate::request::{Program, Request};
 
 /// A fresh evaluator under small limits, so that reaching them takes no time.
 fn evaluator() -> WasmEvaluator {
-    let limits = WasmLimits {
+    WasmEvaluator::new(Pool::start("test", 2).unwrap(), limits()).unwrap()
+}
+
+fn limits() -> WasmLimits {
+    WasmLimits {
         fuel: 2_000_000_000,
         memory: 16 << 20,
         table_elements: 1_000,
         output: 1 << 20,
         time: std::time::Duration::from_secs(20),
         compiled_bytes: 64 << 20,
-    };
-    WasmEvaluator::new(Pool::start("test", 2).unwrap(), limits).unwrap()
+        instances: 8,
+    }
 }
 
 /// The one that most tests share: its cache saves them compiling.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::super::admit::scan;
 use super::super::engine::{Stopwatch, VERSION};
-use super::super::limits::{LOOP_NESTING, NESTING};
+use super::super::limits::NESTING;
 use super::{SHARED, WasmLimits, call, command, run, wat};
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::Evaluator;
@@ -166,20 +166,16 @@ fn each_rule_of_the_scan_refuses() {
     too_large("(module (table 600000 funcref) (table 600000 funcref))", "initial table elements");
     too_large("(module (memory 16385))", "initial memory in bytes");
     too_large(&format!("(module {})", many(10_001, "(global i32 (i32.const 0))")), "number of globals");
-    let exports = (0..10_001).fold(String::new(), |mut text, i| {
+    let exports = (0..20_001).fold(String::new(), |mut text, i| {
         write!(text, "(export \"{i}\" (func 0))").unwrap();
         text
     });
     too_large(&format!("(module (func) {exports})"), "number of exports");
     too_large(&format!("(module (func (local {})))", many(8_193, "i32 ")), "locals of a function");
     let nested = |block: &str, depth| format!("(module (func {} {}))", many(depth, block), many(depth, "end "));
-    too_large(&nested("block ", 1_025), "depth of nested blocks");
+    too_large(&nested("block ", 4_097), "depth of nested blocks");
     too_large(&nested("loop ", 25), "depth of nested loops");
-    too_large(
-        &format!("(module (func (local {}) {}))", many(8_000, "i64 "), many(126, "loop end ")),
-        "loops of a function times its locals",
-    );
-    too_large(&format!("(module (func {}))", many(600_000, "nop ")), "size of a function in bytes");
+    too_large(&format!("(module (func {}))", many(1_100_000, "nop ")), "size of a function in bytes");
 }
 
 #[test]
@@ -202,7 +198,6 @@ fn bombs_are_refused_quickly() {
         assert!(matches!(found, Refusal::TooLarge { rule: found, .. } if found == rule));
         assert!(watch.elapsed().as_millis() < 500, "{:?}", watch.elapsed());
     }
-    const { assert!(LOOP_NESTING < 100) };
 }
 
 #[test]

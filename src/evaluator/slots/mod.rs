@@ -1,0 +1,388 @@
+//! Slots: names under which the current version of a program is called.
+//!
+//! A slot's kind is a contract, checked when a program is registered: which export it has, what goes in and what comes out. A call takes the
+//! version that is current when it begins and ends on it, whatever is registered meanwhile. Invariants: (1) a view once published never
+//! changes; (2) versions start at 1 and rise by one only when content or limits change; (3) what is refused changes nothing. The name never
+//! reaches an id: requests carry the program's digest. Knows nothing of nodes or files.
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::wasm::WasmEvaluator;
+use super::wasm::plain::ACCEPTED;
+use super::wasm::program::{FILTER, OBSERVE, SHAPE};
+use super::{Cancel, Job};
+use crate::error::EvalError;
+use crate::id::Digest;
+use crate::reply::{BlobRef, Payload, Reply, Status, TrapCode};
+use crate::request::{Code, Name, Program, Request, Slot};
+
+/// Slots of one process; each holds a program's bytes in memory.
+pub const MAX_SLOTS: usize = 4_096;
+
+/// What a slot's program promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SlotKind {
+    /// `filter(ptr, len) -> i32`: bytes in, a verdict out.
+    Filter,
+    /// `run(ptr, len) -> i64`: bytes in, bytes out.
+    Shape,
+    /// `observe(ptr, len)`: bytes in, nothing out.
+    Observe,
+    /// `_start`: a WASI preview 1 command.
+    Command,
+}
+
+impl SlotKind {
+    /// The entry of requests to such a program.
+    fn entry(self) -> &'static str {
+        match self {
+            Self::Filter => FILTER,
+            Self::Shape => SHAPE,
+            Self::Observe => OBSERVE,
+            Self::Command => "_start",
+        }
+    }
+}
+
+impl fmt::Display for SlotKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Filter => "filter",
+            Self::Shape => "shape",
+            Self::Observe => "observe",
+            Self::Command => "command",
+        })
+    }
+}
+
+/// What one call of a slot may use; absent leaves it to the evaluator.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SlotLimits {
+    /// Fuel.
+    pub fuel: Option<u64>,
+    /// Bytes of memory.
+    pub memory: Option<u64>,
+    /// Bytes of output.
+    pub output: Option<u64>,
+    /// Wall time.
+    pub time: Option<Duration>,
+}
+
+/// A program under a name.
+#[derive(Debug, Clone)]
+pub struct Registration {
+    /// The slot's name.
+    pub name: Name,
+    /// The contract.
+    pub kind: SlotKind,
+    /// The program.
+    pub code: Bytes,
+    /// What a call may use.
+    pub limits: SlotLimits,
+}
+
+/// One version of a slot's program.
+#[derive(Debug)]
+pub struct Version {
+    /// The slot's name.
+    pub name: Name,
+    /// The contract.
+    pub kind: SlotKind,
+    /// 1, and one more with every change of content or limits.
+    pub number: u64,
+    /// The program.
+    pub digest: Digest,
+    /// What a call may use.
+    pub limits: SlotLimits,
+    code: Bytes,
+}
+
+impl Version {
+    fn is(&self, wanted: &Registration, digest: Digest) -> bool {
+        self.digest == digest && self.limits == wanted.limits
+    }
+
+    /// The question that a call with this input asks. Its id holds the program's digest and not the slot's name.
+    #[must_use]
+    pub fn request(&self, input: impl Into<Bytes>) -> Request {
+        let mut request = Request::new(Program::wasm(self.code.clone()).entry(self.kind.entry())).stdin(input);
+        request.options.fuel = self.limits.fuel;
+        request.options.memory = self.limits.memory;
+        request.options.output = self.limits.output;
+        request.options.timeout = self.limits.time;
+        request
+    }
+}
+
+/// What is wrong with a slot, always naming it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SlotError {
+    /// There is no such slot.
+    #[error("no slot `{slot}` is registered (wanted: {wanted})")]
+    Missing {
+        /// The slot.
+        slot: Name,
+        /// The kind it was called as.
+        wanted: SlotKind,
+    },
+    /// The slot has another kind.
+    #[error("slot `{slot}` is of kind {kind} and was called as {wanted}")]
+    OtherKind {
+        /// The slot.
+        slot: Name,
+        /// Its kind.
+        kind: SlotKind,
+        /// The kind it was called as.
+        wanted: SlotKind,
+    },
+    /// A slot's kind is for good: evict it first.
+    #[error("slot `{slot}` is of kind {kind} and cannot become {wanted}")]
+    KindChange {
+        /// The slot.
+        slot: Name,
+        /// Its kind.
+        kind: SlotKind,
+        /// The kind it was to become.
+        wanted: SlotKind,
+    },
+    /// The program is not admitted, or does not fulfil the contract.
+    #[error("slot `{slot}` of kind {kind}: {source}")]
+    Refused {
+        /// The slot.
+        slot: Name,
+        /// The kind it was to have.
+        kind: SlotKind,
+        /// Why.
+        source: EvalError,
+    },
+    /// A call ended without a reply.
+    #[error("calling slot `{slot}` of kind {kind}: {source}")]
+    Call {
+        /// The slot.
+        slot: Name,
+        /// Its kind.
+        kind: SlotKind,
+        /// Why.
+        source: EvalError,
+    },
+    /// The program trapped.
+    #[error("slot `{slot}` of kind {kind}, trapped: {trap}")]
+    Trapped {
+        /// The slot.
+        slot: Name,
+        /// Its kind.
+        kind: SlotKind,
+        /// How.
+        trap: TrapCode,
+    },
+    /// A pass names a slot twice.
+    #[error("slot `{slot}` is named twice")]
+    Twice {
+        /// The slot.
+        slot: Name,
+    },
+    /// There are too many slots.
+    #[error("there are {bound} slots already")]
+    Full {
+        /// The bound.
+        bound: usize,
+    },
+}
+
+/// What a pass of [`Slots::reconcile`] changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reconciled {
+    /// Slots that were not there before.
+    pub added: Vec<Name>,
+    /// Slots with a new version.
+    pub replaced: Vec<Name>,
+    /// Slots that stayed as they were.
+    pub unchanged: Vec<Name>,
+    /// Slots that are gone.
+    pub evicted: Vec<Name>,
+}
+
+type View = BTreeMap<Name, Arc<Version>>;
+
+/// Named programs, called by name.
+#[derive(Debug)]
+pub struct Slots {
+    evaluator: WasmEvaluator,
+    /// Replaced as a whole; the lock is held for as long as it takes to copy a pointer.
+    view: RwLock<Arc<View>>,
+    /// Held by whoever makes the next view.
+    changing: Mutex<()>,
+}
+
+impl Slots {
+    /// No slots yet, whose programs will run on this evaluator.
+    #[must_use]
+    pub fn new(evaluator: WasmEvaluator) -> Self {
+        Self { evaluator, view: RwLock::default(), changing: Mutex::default() }
+    }
+
+    /// Registers a program, or replaces the one that is there. Content and limits that are there already change nothing.
+    pub fn register(&self, wanted: &Registration) -> Result<Arc<Version>, SlotError> {
+        let digest = self.prepare(wanted)?;
+        let _changing = self.change();
+        let mut view = View::clone(&self.view());
+        let version = put(&mut view, wanted, digest)?;
+        self.publish(view);
+        Ok(version)
+    }
+
+    /// Forgets a slot. Says whether it was there.
+    pub fn evict(&self, name: &Name) -> bool {
+        let _changing = self.change();
+        let mut view = View::clone(&self.view());
+        let was_there = view.remove(name).is_some();
+        if was_there {
+            self.publish(view);
+        }
+        was_there
+    }
+
+    /// Makes the slots exactly these. Where one of them is refused nothing changes, so a bad pass never takes away what works.
+    pub fn reconcile(&self, wanted: &[Registration]) -> Result<Reconciled, SlotError> {
+        let digests = wanted.iter().map(|one| self.prepare(one)).collect::<Result<Vec<_>, _>>()?;
+        let _changing = self.change();
+        let before = self.view();
+        let mut view = View::clone(&before);
+        let mut done = Reconciled::default();
+        let mut named = BTreeSet::new();
+        for (one, digest) in wanted.iter().zip(digests) {
+            if !named.insert(one.name.clone()) {
+                return Err(SlotError::Twice { slot: one.name.clone() });
+            }
+            let version = put(&mut view, one, digest)?;
+            let list = match before.get(&one.name) {
+                None => &mut done.added,
+                Some(old) if old.number == version.number => &mut done.unchanged,
+                Some(_) => &mut done.replaced,
+            };
+            list.push(one.name.clone());
+        }
+        self.publish(view.clone());
+        done.evicted = view.keys().filter(|name| !named.contains(*name)).cloned().collect();
+        view.retain(|name, _| named.contains(name));
+        self.publish(view);
+        Ok(done)
+    }
+
+    /// The current versions, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Version>> {
+        self.view().values().cloned().collect()
+    }
+
+    /// The current version of a slot that is called as this kind.
+    pub fn get(&self, name: &Name, wanted: SlotKind) -> Result<Arc<Version>, SlotError> {
+        match self.view().get(name) {
+            Some(version) if version.kind == wanted => Ok(Arc::clone(version)),
+            Some(version) => Err(SlotError::OtherKind { slot: name.clone(), kind: version.kind, wanted }),
+            None => Err(SlotError::Missing { slot: name.clone(), wanted }),
+        }
+    }
+
+    /// Asks a filter for its verdict.
+    pub fn filter(&self, name: &Name, input: impl Into<Bytes>) -> Result<bool, SlotError> {
+        let reply = self.call(name, SlotKind::Filter, input.into())?;
+        Ok(output(&reply) == ACCEPTED)
+    }
+
+    /// Has bytes made of bytes.
+    pub fn shape(&self, name: &Name, input: impl Into<Bytes>) -> Result<Bytes, SlotError> {
+        let reply = self.call(name, SlotKind::Shape, input.into())?;
+        Ok(Bytes::copy_from_slice(output(&reply)))
+    }
+
+    /// Shows bytes to an observer.
+    pub fn observe(&self, name: &Name, input: impl Into<Bytes>) -> Result<(), SlotError> {
+        self.call(name, SlotKind::Observe, input.into()).map(drop)
+    }
+
+    /// Runs a command with this standard input. Its exit status is part of the reply.
+    pub fn command(&self, name: &Name, input: impl Into<Bytes>) -> Result<Reply, SlotError> {
+        self.call(name, SlotKind::Command, input.into())
+    }
+
+    fn call(&self, name: &Name, kind: SlotKind, input: Bytes) -> Result<Reply, SlotError> {
+        let version = self.get(name, kind)?;
+        let called = |source| SlotError::Call { slot: name.clone(), kind, source };
+        let reply = job(&version, input).and_then(|job| self.evaluator.evaluate(&job)).map_err(called)?;
+        match reply.status {
+            Status::Trap(trap) => Err(SlotError::Trapped { slot: name.clone(), kind, trap }),
+            Status::Exit(_) => Ok(reply),
+        }
+    }
+
+    /// Compiles a program and checks its contract, without holding anybody up. Of two that race with the same bytes one compiles.
+    fn prepare(&self, wanted: &Registration) -> Result<Digest, SlotError> {
+        if let Some(version) = self.view().get(&wanted.name)
+            && version.kind != wanted.kind
+        {
+            return Err(kind_change(version, wanted));
+        }
+        let prepared = self.evaluator.prepare(&wanted.code, wanted.kind.entry());
+        prepared.map_err(|source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source })
+    }
+
+    fn view(&self) -> Arc<View> {
+        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn publish(&self, view: View) {
+        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
+    }
+
+    fn change(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Puts a prepared program into the next view.
+fn put(view: &mut View, wanted: &Registration, digest: Digest) -> Result<Arc<Version>, SlotError> {
+    let number = match view.get(&wanted.name) {
+        Some(version) if version.kind != wanted.kind => return Err(kind_change(version, wanted)),
+        Some(version) if version.is(wanted, digest) => return Ok(Arc::clone(version)),
+        Some(version) => version.number + 1,
+        None if view.len() >= MAX_SLOTS => return Err(SlotError::Full { bound: MAX_SLOTS }),
+        None => 1,
+    };
+    let Registration { name, kind, code, limits } = wanted.clone();
+    let version = Arc::new(Version { name: name.clone(), kind, number, digest, limits, code });
+    view.insert(name, Arc::clone(&version));
+    Ok(version)
+}
+
+fn kind_change(version: &Version, wanted: &Registration) -> SlotError {
+    SlotError::KindChange { slot: version.name.clone(), kind: version.kind, wanted: wanted.kind }
+}
+
+/// A call's job. The program is named by its digest, so that the id costs no hash of its bytes.
+fn job(version: &Version, input: Bytes) -> Result<Job, EvalError> {
+    let mut request = version.request(input.clone());
+    let blob = BlobRef { digest: version.digest, len: version.code.len() as u64 };
+    request.program.code = Code::Bytes(Payload::Stored(blob));
+    Ok(Job {
+        id: request.id()?,
+        budget: version.limits.time,
+        request: Arc::new(request),
+        code: version.code.clone(),
+        inputs: vec![(Slot::Stdin, input)],
+        cancel: Cancel::default(),
+    })
+}
+
+fn output(reply: &Reply) -> &[u8] {
+    reply.stdout.as_ref().and_then(Payload::bytes).map_or(&[], |bytes| bytes)
+}

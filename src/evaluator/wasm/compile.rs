@@ -1,0 +1,163 @@
+//! From bytes to a program that is ready: found on disk, or scanned and compiled, then linked; on threads of its own.
+//!
+//! A caller never compiles on its own thread, so its deadline and its cancellation hold while the compiler works, and what it gave up is there
+//! when it asks again. Invariant: code is run only if this node's compiler made it for exactly this program, engine and policy.
+//! Knows nothing of requests.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use wasmtime::{Engine, Linker, Module};
+
+use super::admit::{self, Shape};
+use super::aot::{self, AotConfig, AotStore};
+use super::artifacts::{Artifact, Counters, Fingerprint, Layer};
+use super::cache::{Key, Making};
+use super::engine::{self, Flavour};
+use super::limits::{POLICY, WasmLimits};
+use super::program::Program;
+use super::store::State;
+use super::wasi;
+use super::worker::{self, WorkerConfig, Workers};
+use crate::error::{EvalError, Refusal};
+use crate::evaluator::pool::Pool;
+use crate::id::Digest;
+
+/// Compilations at one time: each uses several cores by itself where there are any.
+const COMPILERS: usize = 4;
+
+/// Where programs are compiled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Compilation {
+    /// In worker processes that are killed when they take too much.
+    Worker(WorkerConfig),
+    /// In this process. The scan refuses what is known to be costly, but what it lets through cannot be stopped: for trusted programs.
+    InProcess,
+}
+
+/// Workers if this process said that it can be one (`enter_worker_role`), else in this process.
+impl Default for Compilation {
+    fn default() -> Self {
+        worker::own().map_or(Self::InProcess, Self::Worker)
+    }
+}
+
+/// How an evaluator is set up.
+#[derive(Debug, Clone, Default)]
+pub struct WasmSetup {
+    /// What it gives to one evaluation, and keeps.
+    pub limits: WasmLimits,
+    /// Where it compiles.
+    pub compilation: Compilation,
+    /// Where it keeps compiled code over restarts.
+    pub aot: Option<AotConfig>,
+}
+
+/// What programs of one flavour are compiled and linked with.
+pub(super) struct Kit {
+    pub(super) engine: Engine,
+    flavour: Flavour,
+    compatibility: Digest,
+    linker: Linker<State>,
+}
+
+impl Kit {
+    pub(super) fn new(flavour: Flavour, limits: &WasmLimits) -> Result<Self, EvalError> {
+        let broken = |error: wasmtime::Error| EvalError::Failed(format!("no wasm engine: {error:#}"));
+        let engine = engine::start(flavour, limits).map_err(broken)?;
+        let linker = wasi::linker(&engine).map_err(broken)?;
+        Ok(Self { flavour, compatibility: engine::compatibility(&engine), linker, engine })
+    }
+
+    fn link(&self, module: &Module, shape: Shape) -> Result<Program, EvalError> {
+        // The scan passed, so what remains is a host function imported with another type.
+        let pre = self.linker.instantiate_pre(module).map_err(|error| Refusal::Malformed(format!("{error:#}")))?;
+        Ok(Program { pre, shape })
+    }
+}
+
+/// Makes programs.
+pub(super) struct Compiler {
+    threads: Pool,
+    limits: WasmLimits,
+    workers: Option<Workers>,
+    disk: Option<AotStore>,
+    pub(super) counters: Counters,
+}
+
+impl Compiler {
+    pub(super) fn new(setup: WasmSetup) -> Result<Self, EvalError> {
+        let failed = |what: &str, error: std::io::Error| EvalError::Failed(format!("{what}: {error}"));
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(COMPILERS);
+        let threads = Pool::start("evalmesh-compile", threads).map_err(|error| failed("no compile threads", error))?;
+        let workers = match setup.compilation {
+            Compilation::Worker(config) => Some(Workers::start(config)?),
+            Compilation::InProcess => None,
+        };
+        let counters = Counters::default();
+        let disk = setup.aot.map(|config| AotStore::open(config, &counters)).transpose();
+        let disk = disk.map_err(|error| failed("the store of compiled code", error))?;
+        Ok(Self { threads, limits: setup.limits, workers, disk, counters })
+    }
+
+    /// Has a program made on another thread.
+    pub(super) fn begin(self: &Arc<Self>, kit: Arc<Kit>, code: Bytes, key: Key, making: Making) {
+        let this = Arc::clone(self);
+        let task = move || {
+            let made = catch_unwind(AssertUnwindSafe(|| this.make(&kit, key.digest, &code)));
+            making.finish(made.unwrap_or_else(|_| Err(EvalError::Failed("the compiler panicked".to_owned()))));
+        };
+        // Where the queue is full the task is dropped, and with it the duty to fill the slot, which says so.
+        drop(self.threads.spawn(task));
+    }
+
+    fn make(&self, kit: &Kit, program: Digest, code: &[u8]) -> Result<Program, EvalError> {
+        let made_for = Fingerprint { program, engine: kit.compatibility, policy: POLICY };
+        if let Some(disk) = &self.disk {
+            match disk.load(&kit.engine, &made_for, &self.counters) {
+                Ok((module, shape)) => {
+                    self.counters.count(|report| {
+                        report.disk_hits += 1;
+                        report.promoted += 1;
+                    });
+                    return kit.link(&module, shape);
+                }
+                Err(why) => self.counters.missed(Layer::Disk, why),
+            }
+        }
+        let shape = admit::scan(code, &self.limits)?;
+        let module = self.compile(kit, &made_for, shape, code)?;
+        self.counters.count(|report| report.compiled += 1);
+        kit.link(&module, shape)
+    }
+
+    fn compile(&self, kit: &Kit, made_for: &Fingerprint, shape: Shape, code: &[u8]) -> Result<Module, EvalError> {
+        // The scan passed, so what is refused here is a bound of the compiler's own.
+        let malformed = |error: wasmtime::Error| EvalError::from(Refusal::Malformed(format!("{error:#}")));
+        let code = match (&self.workers, &self.disk) {
+            (Some(workers), _) => workers.compile(kit.flavour, kit.compatibility, code)?,
+            (None, Some(_)) => kit.engine.precompile_module(code).map_err(malformed)?,
+            (None, None) => return Module::from_binary(&kit.engine, code).map_err(malformed),
+        };
+        let artifact = Artifact { shape, code };
+        let stored = self.disk.as_ref().filter(|disk| self.store(disk, made_for, &artifact));
+        // What is on disk is mapped from there: then its pages are the system's to drop, and the copy here is not needed.
+        let mapped = stored.and_then(|disk| disk.load(&kit.engine, made_for, &self.counters).ok());
+        match mapped {
+            Some((module, _)) => Ok(module),
+            None => aot::load_bytes(&kit.engine, &artifact.code)
+                .map_err(|why| EvalError::Failed(format!("what was just compiled is {why}"))),
+        }
+    }
+
+    /// Keeps code on disk; a disk that cannot costs later starts time and nothing else.
+    fn store(&self, disk: &AotStore, made_for: &Fingerprint, artifact: &Artifact) -> bool {
+        let stored = disk.store(made_for, artifact, &self.counters);
+        if let Err(error) = &stored {
+            tracing::warn!(%error, "compiled code cannot be kept on disk");
+        }
+        self.counters.count(|report| *(if stored.is_ok() { &mut report.stored } else { &mut report.not_stored }) += 1);
+        stored.is_ok()
+    }
+}

@@ -1,0 +1,236 @@
+//! Fleets of real processes under real faults, judged by the simulator's own checks over the recorded history.
+//!
+//! On loopback: `kill -9`, SIGSTOP, restarts. In network namespaces, where this process may make them: cut links, a rate limit, a disk that is
+//! too small. What can be seen from outside is written down as in a simulation: who asked what, how it ended, what every ledger holds in the end.
+
+mod namespaces;
+mod process;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use evalmesh::cassette::{CassetteOptions, CassetteWriter, Lookup};
+use evalmesh::error::{EvalError, NotHeld};
+use evalmesh::fabric::Time;
+use evalmesh::id::{ContentId, Digest, EpochId};
+use evalmesh::ledger::{FileStorage, Opening};
+use evalmesh::request::{AnswerFrom, Class};
+use evalmesh::sim::check::{self, Check};
+use evalmesh::sim::history::{Asked, End, Evaluated, Final, Found, History, Missing, Opened, Source, Story};
+
+use self::process::{Answer, Fleet, wait_for};
+
+/// The checks that can be made of what is seen from outside.
+const SEEN_FROM_OUTSIDE: [&str; 8] = [
+    "ends at most once",
+    "ends at least once",
+    "delivered is evaluated",
+    "errors are asked for",
+    "one evaluation at a time",
+    "computed when asked for",
+    "durable survives",
+    "the healed fleet answers",
+];
+
+/// How long after an answer its record is durable at the latest: far more than the batch delay of a busy machine.
+const DURABLE: Duration = Duration::from_secs(2);
+
+/// Writes a history while a fleet works.
+struct Recording {
+    history: History,
+    begin: Instant,
+    /// What was answered where and when: durable some time later.
+    answered: Vec<(usize, ContentId, Instant)>,
+    /// What had become durable before its node was killed, or the run ended.
+    durable: Vec<(usize, ContentId)>,
+}
+
+impl Recording {
+    #[expect(clippy::disallowed_methods, reason = "real processes take real time")]
+    fn new(fleet: &Fleet) -> Self {
+        let nodes = fleet.nodes.iter().map(|node| Story::new(node.name())).collect();
+        let history = History { nodes, ..History::default() };
+        Self { history, begin: Instant::now(), answered: Vec::new(), durable: Vec::new() }
+    }
+
+    fn now(&self) -> Time {
+        Time(self.begin.elapsed())
+    }
+
+    /// Asks a node for the number of ways to place `n` queens, and writes down how it ended.
+    #[expect(clippy::disallowed_methods, reason = "real processes take real time")]
+    fn ask(&mut self, fleet: &Fleet, node: usize, n: u32, probe: bool) -> Source {
+        let at = self.now();
+        let answer = fleet.nodes[node].ask(n);
+        let ended = self.now();
+        let (id, end) = match answer {
+            Answer::Given { id, stdout, source } => {
+                let answer = Digest::of(stdout.as_bytes());
+                assert_eq!(stdout, format!("{}\n", WAYS[n as usize]), "{n} queens on node {node}");
+                if source == Source::Computed {
+                    let evaluated = Evaluated {
+                        node,
+                        id,
+                        class: Class::Portable,
+                        from: at,
+                        to: Some(ended),
+                        result: Some(Ok(answer)),
+                    };
+                    self.history.evaluations.push(evaluated);
+                }
+                self.answered.push((node, id, Instant::now()));
+                (id, End::Answered { answer, source })
+            }
+            Answer::Failed(why) => {
+                let id = ContentId::of(&n.to_le_bytes());
+                assert!(!probe, "node {node} does not answer: {why}");
+                (id, End::Error(EvalError::NotHeld { id, why: NotHeld::NeverSeen }))
+            }
+        };
+        let source = if let End::Answered { source, .. } = end { source } else { Source::Computed };
+        let (class, answer_from, timeout, ends) = (Class::Portable, AnswerFrom::Anywhere, None, vec![(ended, end)]);
+        self.history.asks.push(Asked { at, node, id, class, answer_from, timeout, probe, ends });
+        source
+    }
+
+    /// A node was killed: what it had answered long enough ago must be there when it comes back.
+    fn killed(&mut self, node: usize) {
+        self.durable.extend(
+            self.answered
+                .extract_if(.., |(place, _, at)| *place == node && at.elapsed() > DURABLE)
+                .map(|(place, id, _)| (place, id)),
+        );
+        self.answered.retain(|(place, ..)| *place != node);
+    }
+
+    /// Stops everything, reads every ledger, and holds the history against the checks.
+    fn judge(mut self, mut fleet: Fleet) {
+        // A clean stop makes everything durable.
+        self.durable.extend(self.answered.iter().map(|(place, id, _)| (*place, *id)));
+        self.history.end = self.now();
+        let asked: Vec<ContentId> = self.history.asks.iter().map(|ask| ask.id).collect();
+        for place in 0..fleet.nodes.len() {
+            fleet.nodes[place].stop();
+            let durable = self.durable.iter().filter(|(node, _)| *node == place).map(|(_, id)| *id);
+            let opened = read(fleet.nodes[place].data(), &self.history, place, durable);
+            self.history.openings.push(opened);
+            self.history.finals.push(Final { up: true, ..Final::default() });
+        }
+        assert!(!asked.is_empty());
+        let due: Vec<Check> =
+            check::ALL.iter().filter(|check| SEEN_FROM_OUTSIDE.contains(&check.name)).copied().collect();
+        assert_eq!(due.len(), SEEN_FROM_OUTSIDE.len(), "every name is that of a check");
+        assert_eq!(check::judge(&due, &self.history, true), []);
+    }
+}
+
+/// In how many ways 0 to 8 queens stand on a board of their size.
+const WAYS: [u32; 9] = [1, 1, 0, 0, 2, 10, 4, 40, 92];
+
+/// Opens a stopped node's ledger and looks for what must be in it.
+fn read(folder: &Path, history: &History, node: usize, durable: impl Iterator<Item = ContentId>) -> Opened {
+    let storage = Arc::new(FileStorage::open(folder).expect("the process is gone"));
+    let opening = Opening::new(history.nodes[node].name, EpochId::from_bytes([0xEE; 16]), 1);
+    let (writer, recovery) = CassetteWriter::open(storage, &opening, CassetteOptions::default()).expect("it opens");
+    let cassette = writer.cassette();
+    let held = |id: &ContentId| matches!(cassette.lookup(*id), Ok(Lookup::Hit(_)));
+    let missing = durable.filter(|id| !held(id)).map(|id| Missing { seq: 0, id, durable: true, found: Found::Nothing });
+    let missing = missing.collect();
+    let (restored, torn, rotten, reported) = (false, false, false, !recovery.is_clean());
+    Opened { node, at: history.end, restored, torn, rotten, reported, missing }
+}
+
+#[test]
+fn killed_stopped_and_restarted_processes_keep_their_promises() {
+    let mut fleet = Fleet::on_loopback(3);
+    let mut recording = Recording::new(&fleet);
+    for (node, n) in [(0, 4), (1, 5), (2, 6), (1, 4), (0, 6)] {
+        recording.ask(&fleet, node, n, false);
+    }
+    // Stopped in the middle of it: the others answer all the same, by asking each other or by computing.
+    fleet.nodes[0].signal("STOP");
+    let before = recording.now();
+    recording.ask(&fleet, 1, 6, false);
+    recording.ask(&fleet, 2, 4, false);
+    recording.ask(&fleet, 2, 7, false);
+    assert!(recording.now() - before < Duration::from_secs(20), "nobody waits for a node that stands still");
+    fleet.nodes[0].signal("CONT");
+    // Killed: what was answered long ago is durable.
+    std::thread::sleep(DURABLE + Duration::from_millis(200));
+    fleet.nodes[1].kill();
+    recording.killed(1);
+    recording.ask(&fleet, 0, 7, false);
+    recording.ask(&fleet, 2, 8, false);
+    fleet.restart(1);
+    fleet.settle(5);
+    for node in 0..3 {
+        for n in 4..9 {
+            let source = recording.ask(&fleet, node, n, true);
+            assert_ne!(source, Source::Computed, "the fleet knows {n} queens, node {node} does not compute them");
+        }
+    }
+    let evaluations = recording.history.evaluations.len();
+    assert!(evaluations <= 8, "{evaluations} evaluations of five questions");
+    recording.judge(fleet);
+}
+
+#[test]
+fn a_fleet_in_namespaces_survives_cuts_a_narrow_link_and_a_full_disk() {
+    let fleet = match namespaces::fleet(3) {
+        Ok(fleet) => fleet,
+        Err(why) => {
+            return println!("skipped: no network namespaces here ({why}); run it as root on Linux with iproute2");
+        }
+    };
+    let mut recording = Recording::new(&fleet);
+    recording.ask(&fleet, 0, 4, false);
+    fleet.limit(1, "2mbit");
+    recording.ask(&fleet, 1, 5, false);
+    recording.ask(&fleet, 2, 4, false);
+    // Both sides of a cut go on alone, and agree afterwards.
+    fleet.cut(2, true);
+    recording.ask(&fleet, 2, 6, false);
+    recording.ask(&fleet, 0, 6, false);
+    recording.ask(&fleet, 1, 7, false);
+    fleet.cut(2, false);
+    fleet.settle(4);
+    for node in 0..3 {
+        for n in 4..8 {
+            let source = recording.ask(&fleet, node, n, true);
+            assert_ne!(source, Source::Computed, "{n} queens on node {node} after the cut");
+        }
+    }
+    // What anybody can compute again is answered although the disk is full.
+    if fleet.nodes[1].fill_disk() {
+        recording.ask(&fleet, 1, 8, true);
+        fleet.nodes[1].free_disk();
+        recording.answered.retain(|(place, ..)| *place != 1);
+    }
+    recording.judge(fleet);
+}
+
+#[test]
+fn the_checks_find_what_a_recorded_history_shows() {
+    let id = ContentId::of(b"q");
+    let name = evalmesh::id::NodeId::from_bytes([1; 32]);
+    let mut history = History { nodes: vec![Story::new(name)], ..History::default() };
+    let missing = vec![Missing { seq: 0, id, durable: true, found: Found::Nothing }];
+    let at = Time(Duration::from_secs(1));
+    history.openings.push(Opened {
+        node: 0,
+        at,
+        restored: false,
+        torn: false,
+        rotten: false,
+        reported: false,
+        missing,
+    });
+    let answer = Digest::of(b"1");
+    let ends = vec![(at, End::Answered { answer, source: Source::Memory })];
+    let (class, answer_from) = (Class::Portable, AnswerFrom::Anywhere);
+    history.asks.push(Asked { at, node: 0, id, class, answer_from, timeout: None, probe: false, ends });
+    let found: Vec<_> = check::judge(check::ALL, &history, true).into_iter().map(|violation| violation.check).collect();
+    assert_eq!(found, ["delivered is evaluated", "durable survives"]);
+    wait_for("nothing", || true);
+}

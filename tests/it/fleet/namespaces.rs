@@ -1,0 +1,83 @@
+//! Network namespaces on this machine: a bridge, a link for each node that can be cut or narrowed, and a small disk for each node.
+//!
+//! Everything made here has a name of its own and goes away with the value.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::process::Fleet;
+
+/// The namespaces of one fleet.
+pub(super) struct Namespaces {
+    prefix: String,
+    nodes: usize,
+    disks: Vec<PathBuf>,
+}
+
+/// Runs a program; the error is what it said.
+fn run(program: &str, args: &[&str]) -> Result<(), String> {
+    let output = Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
+    let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+    if output.status.success() { Ok(()) } else { Err(format!("{program} {}: {said}", args.join(" "))) }
+}
+
+fn ip(line: &str) -> Result<(), String> {
+    run("ip", &line.split(' ').collect::<Vec<_>>())
+}
+
+/// A fleet with a namespace for each node.
+pub(super) fn fleet(nodes: usize) -> Result<Fleet, String> {
+    let namespaces = Namespaces { prefix: format!("em{}", std::process::id() % 100_000), nodes, disks: Vec::new() };
+    namespaces.make()?;
+    let prefix = namespaces.prefix.clone();
+    let place = |number: usize| (format!("10.77.0.{}:7000", number + 1), Some(format!("{prefix}n{number}")));
+    Ok(Fleet::start(nodes, &place, Some(namespaces)))
+}
+
+impl Namespaces {
+    /// The bridge is in a namespace of its own, so nothing of this is seen by the rest of the machine.
+    fn make(&self) -> Result<(), String> {
+        let p = &self.prefix;
+        ip(&format!("netns add {p}b"))?;
+        ip(&format!("-n {p}b link add br0 type bridge"))?;
+        ip(&format!("-n {p}b link set br0 up"))?;
+        for n in 0..self.nodes {
+            ip(&format!("netns add {p}n{n}"))?;
+            ip(&format!("-n {p}n{n} link set lo up"))?;
+            ip(&format!("-n {p}n{n} link add eth0 type veth peer name port{n} netns {p}b"))?;
+            ip(&format!("-n {p}n{n} addr add 10.77.0.{}/24 dev eth0", n + 1))?;
+            ip(&format!("-n {p}n{n} link set eth0 up"))?;
+            ip(&format!("-n {p}b link set port{n} master br0 up"))?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn cut(&self, node: usize, cut: bool) {
+        let state = if cut { "down" } else { "up" };
+        ip(&format!("-n {}b link set port{node} {state}", self.prefix)).expect("the link is there");
+    }
+
+    /// Puts a small file system of its own in a folder.
+    pub(super) fn small_disk(&mut self, folder: &Path) {
+        run("mount", &["-t", "tmpfs", "-o", "size=32m", "tmpfs", &folder.to_string_lossy()]).expect("root may mount");
+        self.disks.push(folder.to_owned());
+    }
+
+    pub(super) fn limit(&self, node: usize, rate: &str) {
+        let line =
+            format!("-n {}b qdisc add dev port{node} root tbf rate {rate} burst 16kb latency 200ms", self.prefix);
+        run("tc", &line.split(' ').collect::<Vec<_>>()).expect("a rate limit can be set");
+    }
+}
+
+impl Drop for Namespaces {
+    fn drop(&mut self) {
+        for disk in &self.disks {
+            let _ = run("umount", &["--lazy", &disk.to_string_lossy()]);
+        }
+        for n in 0..self.nodes {
+            let _ = ip(&format!("netns del {}n{n}", self.prefix));
+        }
+        let _ = ip(&format!("netns del {}b", self.prefix));
+    }
+}
