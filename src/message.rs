@@ -285,6 +285,8 @@ pub enum Message {
         /// The log position wanted first.
         from: u64,
     },
+    /// "Name me your log": in an overlay its epochs are what neighbours need to believe what is passed on.
+    Describe,
     /// Log entries: pushed when new, or pulled.
     Announce(Announcement),
     /// The answer to a pull from far back.

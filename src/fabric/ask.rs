@@ -61,6 +61,8 @@ impl Fabric {
         let question = flight.id.fingerprint();
         let held_only = flight.waiters.values().all(|waiter| waiter.accepts() == AnswerFrom::HeldOnly);
         let mut known = self.holders.holders(question);
+        let away = known.iter().filter(|peer| self.liveness(step.now, **peer) == Liveness::Away).take(MAX_ASKED);
+        let away: Vec<_> = away.copied().collect();
         known.retain(|peer| self.liveness(step.now, *peer) <= Liveness::Suspect);
         if !held_only {
             // Whoever never serves is not worth a round trip to somebody who can compute.
@@ -68,6 +70,10 @@ impl Fabric {
         }
         known.sort_by_key(|peer| self.preference(step.now, *peer));
         known.truncate(MAX_ASKED);
+        if known.is_empty() {
+            // Whoever has no lane yet may get one while this is computed, and is asked then.
+            step.out.extend(away.into_iter().map(Output::Connect));
+        }
         let broad = known.is_empty() && held_only;
         if broad {
             // The index may lag; whoever wants a held answer or nothing gets one round of asking.
@@ -83,6 +89,23 @@ impl Fabric {
         flight.candidates = known.into();
         let at_once = if broad { MAX_ASKED_CACHED_ONLY } else { 1 };
         for _ in 0..at_once {
+            self.ask_next(step, flight_id);
+        }
+    }
+
+    /// A lane to a peer is there: questions whose holder it is, and that nobody is asked for, are asked now.
+    pub(super) fn ask_newcomer(&mut self, step: &mut Step<'_>, peer: NodeId) {
+        if !self.standings.may_be_asked(peer, step.now) {
+            return;
+        }
+        let waits = |flight: &Flight| flight.searched && flight.asks.is_empty() && flight.wants_held();
+        let holds = |flight: &Flight| self.holders.holders(flight.id.fingerprint()).contains(&peer);
+        let flights = self.flights.iter().filter(|(_, flight)| waits(flight) && holds(flight));
+        let flights: Vec<_> = flights.map(|(flight_id, _)| *flight_id).collect();
+        for flight_id in flights {
+            if let Some(flight) = self.flights.get_mut(&flight_id) {
+                flight.candidates.push_back(peer);
+            }
             self.ask_next(step, flight_id);
         }
     }
@@ -198,7 +221,7 @@ impl Fabric {
         if let Some((_, parent)) = self.parent_of(from, ask) {
             self.fail_ask(step, parent, Failure::NotHeld);
         } else {
-            self.segment_not_held(from, ask);
+            self.segment_not_held(step, from, ask);
         }
     }
 

@@ -113,10 +113,9 @@ impl Fabric {
     /// With every heartbeat: what was lost is asked for again.
     pub(super) fn renew_pulls(&mut self, step: &mut Step<'_>) {
         let unanswered = std::mem::take(&mut self.learning.pulls);
-        // Neighbours who cannot help leave the author itself.
         for (author, _) in unanswered {
-            if !self.peers.contains_key(&author) && self.learning.heard_of(author) > self.holders.known(author) {
-                step.out.push(Output::Connect(author));
+            if self.learning.heard_of(author) > self.holders.known(author) {
+                self.go_to_author(step, author);
             }
         }
         let stuck = |fetch: &mut Fetch| !std::mem::replace(&mut fetch.moved, false);
@@ -232,7 +231,9 @@ impl Fabric {
 
     pub(super) fn on_manifest(&mut self, step: &mut Step<'_>, from: NodeId, manifest: Manifest) {
         let author = manifest.node;
-        let news = manifest.end > self.holders.known(author) || self.holders.epoch(author).is_none();
+        let news = manifest.end > self.holders.known(author)
+            || self.holders.epoch(author).is_none()
+            || (self.is_overlay() && self.relay.lacks(&manifest));
         let room = self.learning.fetches.len() < MAX_FETCHES && !self.learning.fetches.contains_key(&author);
         if author == self.config.me || !news || !room {
             self.counters.duplicates += 1;
@@ -337,14 +338,20 @@ impl Fabric {
         }
     }
 
-    /// Whether a "not held" was about a segment; then the fetch is given up, and the next heartbeat finds another way.
-    pub(super) fn segment_not_held(&mut self, from: NodeId, ask: AskId) -> bool {
+    /// Neighbours who cannot help leave the author itself.
+    fn go_to_author(&self, step: &mut Step<'_>, author: NodeId) {
+        if !self.peers.contains_key(&author) {
+            step.out.push(Output::Connect(author));
+        }
+    }
+
+    /// A "not held" that may be about a segment: then its fetch is given up, and the next heartbeat finds another way.
+    pub(super) fn segment_not_held(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId) {
         let author = self.learning.asks.get(&ask).copied();
-        let Some(author) = author.filter(|author| self.learning.fetches.get(author).is_some_and(|f| f.from == from))
-        else {
-            return false;
-        };
-        self.give_up_fetch(author);
-        true
+        let asked = |author: &NodeId| self.learning.fetches.get(author).is_some_and(|fetch| fetch.from == from);
+        if let Some(author) = author.filter(asked) {
+            self.give_up_fetch(author);
+            self.go_to_author(step, author);
+        }
     }
 }

@@ -104,8 +104,14 @@ impl Fabric {
         if from >= log.announced {
             return;
         }
+        self.describe_to(step, to);
+    }
+
+    /// Sends a manifest of this node's log that leads on to what is announced now; makes it first if there is none.
+    pub(super) fn describe_to(&mut self, step: &mut Step<'_>, to: NodeId) {
+        let log = &mut self.own_log;
         let leads_on = |end: u64| end == log.announced || log.recent.iter().any(|recent| recent.batch.first == end);
-        if let Some(manifest) = log.manifest.as_ref().filter(|manifest| manifest.end > from && leads_on(manifest.end)) {
+        if let Some(manifest) = log.manifest.as_ref().filter(|manifest| leads_on(manifest.end)) {
             return step.out.push(Output::Send(to, Message::Manifest(manifest.clone())));
         }
         log.waiting.insert(to);

@@ -317,6 +317,7 @@ impl Fabric {
             }
             Message::Pong { nonce } => self.on_pong(step, from, nonce),
             Message::Pull { node, from: position } => self.on_pull(step, from, node, position),
+            Message::Describe => self.describe_to(step, from),
             Message::Announce(announcement) => self.on_announcement(step, from, announcement),
             Message::Manifest(manifest) => self.on_manifest(step, from, manifest),
             Message::GetSegment { ask, node, number, end, digest } => {
@@ -326,7 +327,7 @@ impl Fabric {
             Message::Have { rows } => self.on_have(step, from, &rows),
             Message::Graft { node, from: position } => self.on_graft(step, from, node, position),
             Message::Prune => self.on_prune(from),
-            Message::Link { on } => self.on_link(from, on),
+            Message::Link { on } => self.on_link(step, from, on),
             Message::Ask { ask, id } => self.on_ask(step, from, ask, id),
             Message::GetChunk { ask, id, blob, offset, len } => {
                 self.on_get_chunk(step, from, ask, (id, blob), (offset, len));

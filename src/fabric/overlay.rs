@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::{Fabric, Output, Step, Timer};
-use crate::id::{Digest, NodeId};
+use crate::id::{Digest, EpochId, NodeId};
 use crate::limits::{
     FIRST_RTT, GRAFT_ROUND_TRIPS, LINKS_CHOSEN, MAX_PULLS, MAX_ROWS, PULL_WINDOW, RELAYED_BATCHES, RELAYED_MANIFESTS,
     RELAYED_SEGMENTS,
@@ -59,19 +59,38 @@ impl Relay {
 
     /// What is here of a log from a position on.
     pub(super) fn log_from(&self, node: NodeId, from: u64) -> Vec<Message> {
-        let mut found = Vec::new();
+        let manifest = self.manifests.get(&node);
+        // Whoever stands where an epoch begins may not know of that epoch yet.
+        let begins = |manifest: &&Manifest| manifest.lineage.last().is_some_and(|epoch| epoch.start == from);
+        let mut found: Vec<_> = manifest.filter(begins).cloned().map(Message::Manifest).into_iter().collect();
         let mut at = from;
         while let Some(batch) = self.batches.get(&(node, at))
-            && found.len() < PULL_WINDOW
+            && found.len() <= PULL_WINDOW
         {
             found.push(Message::Announce(batch.clone()));
             at = batch.batch.end();
         }
         if found.is_empty() {
-            let manifest = self.manifests.get(&node).filter(|manifest| manifest.end > from);
-            found.extend(manifest.cloned().map(Message::Manifest));
+            found.extend(manifest.filter(|manifest| manifest.end >= from).cloned().map(Message::Manifest));
         }
         found
+    }
+
+    /// Whether a manifest names an epoch that neighbours could not learn of from here.
+    pub(super) fn lacks(&self, manifest: &Manifest) -> bool {
+        self.manifests.get(&manifest.node).is_none_or(|known| known.lineage.len() < manifest.lineage.len())
+    }
+
+    /// Whether neighbours could not learn from here what this epoch of a log is.
+    pub(super) fn lacks_epoch(&self, node: NodeId, epoch: EpochId) -> bool {
+        let known = self.manifests.get(&node).and_then(|manifest| manifest.lineage.last());
+        known.is_none_or(|known| known.epoch != epoch)
+    }
+
+    fn keep_manifest(&mut self, manifest: Manifest) {
+        if self.manifests.len() < RELAYED_MANIFESTS || self.manifests.contains_key(&manifest.node) {
+            self.manifests.insert(manifest.node, manifest);
+        }
     }
 
     fn note_change(&mut self, node: NodeId) {
@@ -130,9 +149,7 @@ impl Fabric {
         for (peer, _) in self.links([Some(from), Some(row.node)]) {
             step.out.push(Output::Send(peer, Message::Have { rows: vec![row] }));
         }
-        if self.relay.manifests.len() < RELAYED_MANIFESTS || self.relay.manifests.contains_key(&manifest.node) {
-            self.relay.manifests.insert(manifest.node, manifest);
-        }
+        self.relay.keep_manifest(manifest);
     }
 
     pub(super) fn relay_segment(&mut self, name: Digest, bytes: Bytes) {
@@ -170,10 +187,12 @@ impl Fabric {
         }
     }
 
-    pub(super) fn on_link(&mut self, from: NodeId, on: bool) {
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.link.chose_me = on;
-            peer.link.lazy = false;
+    pub(super) fn on_link(&mut self, step: &mut Step<'_>, from: NodeId, on: bool) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        peer.link.chose_me = on;
+        peer.link.lazy = false;
+        if on {
+            self.describe_to(step, from);
         }
     }
 

@@ -163,6 +163,11 @@ impl Fabric {
         self.on_described_by_author(step, from, lineage, length);
         self.send_heartbeat(step, from);
         self.choose_links(step);
+        if self.is_overlay() {
+            // It passes this node's news on to others, who need its epochs to believe it.
+            self.describe_to(step, from);
+        }
+        self.ask_newcomer(step, from);
     }
 
     pub(super) fn on_heartbeat(&mut self, step: &mut Step<'_>) {
@@ -224,6 +229,10 @@ impl Fabric {
         self.holders.raise_floor(from, floor);
         self.pull_if_behind(step, from, from);
         self.on_rows(step, from, rows);
+        // The manifest that came after its hello may have been lost.
+        if self.is_overlay() && self.relay.lacks_epoch(from, own.epoch) {
+            step.out.push(Output::Send(from, Message::Describe));
+        }
     }
 
     pub(super) fn on_pong(&mut self, step: &mut Step<'_>, from: NodeId, nonce: u64) {

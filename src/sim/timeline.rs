@@ -49,6 +49,7 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::Heads { .. } => "heads",
         Message::Pong { .. } => "pong",
         Message::Pull { .. } => "pull",
+        Message::Describe => "describe",
         Message::Announce(_) => "announce",
         Message::Manifest(_) => "manifest",
         Message::GetSegment { .. } => "get-segment",

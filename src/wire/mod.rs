@@ -97,6 +97,7 @@ fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
         }
         Message::Pong { .. }
         | Message::Pull { .. }
+        | Message::Describe
         | Message::GetSegment { .. }
         | Message::Graft { .. }
         | Message::Prune

@@ -279,3 +279,18 @@ fn an_adoption_is_announced_only_if_the_producer_lets_it_be() {
     script.check_all();
     assert_eq!(script.adoptions(), [false]);
 }
+
+#[test]
+fn a_holder_without_a_lane_is_connected_to_while_computing_and_asked_when_it_is_there() {
+    let (mut script, [holder]) = holders([4]);
+    script.give(Input::PeerDown(holder.node()));
+    let job = script.ask(1, AnswerFrom::Anywhere);
+    assert_eq!(script.computations().len(), 1, "nothing waits for a lane");
+    let wanted = script.take(|output| matches!(output, Output::Connect(_)).then_some(()));
+    assert_eq!(wanted.len(), 1);
+    script.join(&holder, ms(4));
+    let ask = script.asks(&holder)[0];
+    script.say(&holder, holder.held(ask, request(1).0, 10));
+    script.check_all();
+    assert!(matches!(&script.deliveries()[..], [(to, Ok(_))] if *to == job));
+}

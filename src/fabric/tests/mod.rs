@@ -5,6 +5,7 @@
 #![expect(clippy::unchecked_time_subtraction, reason = "a script knows its own times; a wrong one shall panic")]
 
 mod asks;
+mod fleet;
 mod hostile;
 mod logs;
 mod members;

@@ -118,7 +118,8 @@ fn a_row_of_an_unknown_log_is_pulled_and_its_segments_come_by_way_of_the_neighbo
     script.outputs.clear();
     let epoch = peers[0].epoch.epoch;
     script.say(&peers[0], Message::Heads { epoch, length: 0, floor: 0, rows: vec![row], nonce: 1 });
-    assert_eq!(script.sent(&peers[0]), [Message::Pull { node: stranger.node(), from: 0 }]);
+    let sent = script.sent(&peers[0]);
+    assert_eq!(sent, [Message::Pull { node: stranger.node(), from: 0 }, Message::Describe], "and its own log by name");
     let manifest = stranger.manifest();
     script.say(&peers[0], Message::Manifest(manifest.clone()));
     script.check_all();
