@@ -36,7 +36,7 @@ pub(super) fn unpin(args: &ChangeArgs) -> Result<u8, Failure> {
 pub(super) fn list(args: &ListArgs) -> Result<u8, Failure> {
     let storage = open(&args.data)?;
     let pins = pins::load(&storage).map_err(failed)?;
-    let text: String = pins.iter().map(|id| format!("{id}\n")).collect();
+    let text = pins.iter().fold(String::new(), |text, id| text + &id.to_string() + "\n");
     print_bytes(text.as_bytes())?;
     Ok(exit::OK)
 }

@@ -159,7 +159,9 @@ pub(super) fn encode(sealing: &Sealing<'_>, salt: Salt) -> Vec<u8> {
     let mut out = vec![0; HEADER];
     let epochs: Vec<u32> =
         (0..).zip(*rows).filter(|(_, row)| row.sort == Sort::Epoch).map(|(place, _)| place).collect();
-    epochs.iter().for_each(|place| out.extend_from_slice(&place.to_le_bytes()));
+    for place in &epochs {
+        out.extend_from_slice(&place.to_le_bytes());
+    }
     out.resize(out.len().next_multiple_of(8), 0);
     pages.iter().for_each(|page| out.extend_from_slice(page));
     let pages_sum = salt.checksum(&out[HEADER..]);

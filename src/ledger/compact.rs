@@ -15,7 +15,7 @@ use super::blobs::{self, Blob};
 use super::block::Sealing;
 use super::entry::Entry;
 use super::error::LedgerError;
-use super::frame::{self, FORMAT, HEADER, Header, Parts, u32_at};
+use super::frame::{self, FORMAT, Header, Parts, u32_at};
 use super::limits::{EVICTED_AT_ONCE, RUN_BYTES, RUN_ENTRIES};
 use super::pins;
 use super::reader::Stored;
@@ -264,5 +264,3 @@ fn remove_if_there(storage: &dyn super::storage::Storage, path: &str) -> io::Res
         _ => Ok(()),
     }
 }
-
-const _: () = assert!(HEADER % frame::ALIGN == 0, "the first frame is aligned");

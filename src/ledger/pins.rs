@@ -29,7 +29,11 @@ pub fn store(storage: &dyn Storage, pins: &BTreeSet<ContentId>) -> io::Result<()
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let text: String = pins.iter().map(|id| format!("{id}\n")).collect();
+    let mut text = String::new();
+    for id in pins {
+        text.push_str(&id.to_string());
+        text.push('\n');
+    }
     let file = storage.create_new(TEMP)?;
     file.write_at(text.as_bytes(), 0)?;
     file.sync()?;

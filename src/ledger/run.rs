@@ -183,7 +183,9 @@ impl Run {
         if let Some((bucket, sum)) = header.bucket(table, &entry) {
             let bytes = read_part(&**file, *at, &bucket)?;
             if let Some(rows) = block::read_bucket(&bytes, sum, shard, self.segment.salt) {
-                rows.into_iter().for_each(|(fingerprint, local)| visit(fingerprint, self.first + u64::from(local)));
+                for (fingerprint, local) in rows {
+                    visit(fingerprint, self.first + u64::from(local));
+                }
                 return Ok(());
             }
         }

@@ -46,7 +46,9 @@ impl PagedTree {
     /// Takes over a stretch of leaves of which only the pages that it completes and the leaves after the last of them are given.
     pub(super) fn extend(&mut self, pages: &[Hash], tail: Vec<Hash>) {
         if !self.broken {
-            pages.iter().for_each(|page| self.pages.push(*page));
+            for page in pages {
+                self.pages.push(*page);
+            }
             self.tail = tail;
         }
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
@@ -15,18 +16,21 @@ use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
 use crate::evaluator::{Cancel, Job};
-use crate::fabric::{Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform};
+use crate::fabric::{
+    Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform, segment,
+};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Addresses, AskId, Batch, Message};
+use crate::message::{Addresses, Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
-use crate::proof::Evidence;
+use crate::node::status::HolderStatus;
+use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
 use crate::verified::{Checked, VerifiedReply};
@@ -47,6 +51,8 @@ pub(super) enum Event {
     Ask(Ask, Waiting),
     /// Something for the fabric.
     Fabric(Input),
+    /// Somebody wants to know who holds an answer.
+    Holders(ContentId, oneshot::Sender<Vec<HolderStatus>>),
     /// Shut down.
     Stop,
 }
@@ -97,6 +103,10 @@ impl Driver {
                         self.apply(Input::Eval(ask), &mut outputs);
                     }
                     Some(Event::Fabric(input)) => self.apply(input, &mut outputs),
+                    Some(Event::Holders(id, found)) => {
+                        // Whoever asked may be gone.
+                        let _ = found.send(self.holders(id));
+                    }
                 },
                 lane = self.hands.lanes.next() => {
                     if let Some(input) = self.hands.on_lane(lane, self.clock.now()) {
@@ -119,6 +129,19 @@ impl Driver {
         self.hands.lanes
     }
 
+    fn holders(&self, id: ContentId) -> Vec<HolderStatus> {
+        let now = self.clock.now();
+        let status = |node| HolderStatus {
+            node,
+            state: self.fabric.liveness(now, node).into(),
+            hit_ratio: self.fabric.hit_ratio(node),
+            answers_in: self.fabric.answer_latency(node),
+        };
+        let mut holders: Vec<_> = self.fabric.holders().holders(id.fingerprint()).into_iter().map(status).collect();
+        holders.sort_by_key(|holder| (holder.state, holder.answers_in.unwrap_or(Duration::MAX)));
+        holders
+    }
+
     fn apply(&mut self, input: Input, outputs: &mut Vec<Output>) {
         if let Input::Computed(flight, _) = &input {
             self.hands.running.remove(flight);
@@ -126,9 +149,10 @@ impl Driver {
         if let Input::Abandon(job) = &input {
             self.hands.waiting.remove(job);
         }
-        self.fabric.handle(self.clock.now(), input, outputs);
+        let now = self.clock.now();
+        self.fabric.handle(now, input, outputs);
         perform(outputs, &mut self.hands);
-        self.hands.shared.note(&self.fabric);
+        self.hands.shared.note(&self.fabric, now);
     }
 }
 
@@ -255,16 +279,39 @@ impl Effects for Hands {
         self.off_loop(work, |_| Input::Message(from, Message::NotHeld { ask }));
     }
 
-    fn check_head(&mut self, from: NodeId, batch: Batch) {
+    fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
         let verifier = Arc::clone(&self.verifier);
+        // What is too much now is dropped here and pulled again with a later heartbeat.
+        let (author, again) = (announcement.author(), announcement.clone());
         self.off_loop(
             move || {
-                let holds = batch.head.node == from && batch.head.verify(&*verifier);
-                Input::HeadChecked(from, batch, holds)
+                let holds = announcement.verify(&*verifier);
+                Input::AnnouncementChecked(from, announcement, Some(holds))
             },
-            // What was not merged is pulled again with the next heartbeat.
-            |_| Input::Wake,
+            move |_| {
+                debug!(author = %author.short(), "an announcement could not be checked");
+                Input::AnnouncementChecked(from, again, None)
+            },
         );
+    }
+
+    fn check_manifest(&mut self, from: NodeId, manifest: Manifest) {
+        let (verifier, again) = (Arc::clone(&self.verifier), manifest.clone());
+        self.off_loop(
+            move || {
+                let holds = manifest.verify(&*verifier);
+                Input::ManifestChecked(from, manifest, Some(holds))
+            },
+            move |_| Input::ManifestChecked(from, again, None),
+        );
+    }
+
+    fn check_segment(&mut self, from: NodeId, ask: AskId, name: SegmentName, bytes: Bytes) {
+        let work = move || {
+            let checked = segment::check(&name, &bytes).map(|keys| (keys, bytes));
+            Input::SegmentChecked(from, ask, Some(checked))
+        };
+        self.off_loop(work, |_| Input::SegmentChecked(from, ask, None));
     }
 
     fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
@@ -327,10 +374,33 @@ impl Effects for Hands {
         self.off_loop(work, |_| Input::FoundChunk(peer, ask, None));
     }
 
-    fn read_log(&mut self, peer: Option<NodeId>, from: u64) {
+    fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64) {
         let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
-        let work = move || Input::LogRead(peer, reader.batch(from, crate::limits::BATCH_FACTS, &*signer));
-        self.off_loop(work, |_| Input::LogRead(peer, None));
+        let work = move || {
+            let bytes = segment::read(number, end, |at, max| reader.batch(at, max, &*signer));
+            Input::FoundSegment(peer, ask, bytes.map(Bytes::from))
+        };
+        self.off_loop(work, |_| Input::FoundSegment(peer, ask, None));
+    }
+
+    fn read_log(&mut self, from: u64, chain: Hash) {
+        let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
+        let work = move || {
+            let batch = reader.batch(from, crate::limits::BATCH_FACTS, &*signer);
+            Input::LogRead(batch.map(|batch| Announcement::sign(&*signer, &chain, batch)))
+        };
+        self.off_loop(work, |_| Input::LogRead(None));
+    }
+
+    fn describe(&mut self, manifest: Manifest) {
+        let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
+        let work =
+            move || Input::Described(segment::complete(manifest, &*signer, |at, max| reader.batch(at, max, &*signer)));
+        self.off_loop(work, |_| Input::Described(None));
+    }
+
+    fn connect(&mut self, peer: NodeId) {
+        debug!(peer = %peer.short(), "a log can only be had from its author, to whom there is no lane");
     }
 
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {

@@ -122,11 +122,16 @@ impl Seat {
         let unserved =
             held.filter(|id| !matches!(cassette.evidence(**id, &self.identity), Ok(Some(_)))).copied().collect();
         let known = self.peers.iter().map(|peer| (*peer, node.fabric.holders().facts_of(names[*peer]))).collect();
+        let given_up = |peer: &Place| {
+            let stats = node.fabric.holders().stats_of(names[*peer]);
+            (*peer, stats.corrected + stats.beyond_k + stats.dropped)
+        };
+        let given_up = self.peers.iter().map(given_up).collect();
         let (in_flight, durable) = (node.fabric.in_flight(), cassette.ledger().durable());
         let all = Recovery { entries: u64::MAX, ..Recovery::default() };
         let opened = self.read_back(&node, &all, place, history.end, history);
         let opened = Opened { reported: cassette.stats().damaged > 0 || opened.rotten, ..opened };
-        (Final { up: true, in_flight, log, durable, unserved, known }, Some(opened))
+        (Final { up: true, in_flight, log, durable, unserved, known, given_up }, Some(opened))
     }
 }
 

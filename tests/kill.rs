@@ -1,6 +1,6 @@
 //! Kills a process that records without pause, again and again, and checks after each kill that nothing acknowledged is lost.
 //!
-//! `cargo run --no-default-features --example kill_loop -- 500` (the number of rounds). The victim writes the number of every record that
+//! Some rounds are part of `cargo test`; `cargo test --release --no-default-features --test kill -- 500` does five hundred. The victim writes the number of every record that
 //! was acknowledged as durable to its standard output; whatever of that arrived here before the kill must be in the ledger afterwards.
 
 use std::error::Error;
@@ -18,6 +18,9 @@ use evalmesh::record::Observation;
 use evalmesh::reply::Reply;
 use evalmesh::request::Class;
 
+/// Rounds in everyday tests.
+const SHORT: u64 = 6;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     if let [role, directory, round] = &args[..]
@@ -25,7 +28,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     {
         return victim(Path::new(directory), round.parse()?);
     }
-    let rounds = args.first().map_or(Ok(500), |rounds| rounds.parse())?;
+    // Other tests' filters are no number of rounds.
+    let rounds = args.iter().find_map(|arg| arg.parse().ok()).unwrap_or(SHORT);
+    if args.iter().any(|arg| arg == "--list") {
+        return Ok(());
+    }
     let directory = std::env::temp_dir().join(format!("evalmesh-kill-loop-{}", std::process::id()));
     let outcome = kill(&directory, rounds);
     let _ = std::fs::remove_dir_all(&directory);
