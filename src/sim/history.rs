@@ -252,6 +252,8 @@ pub struct Retracted {
     pub id: ContentId,
     /// The answer.
     pub answer: Digest,
+    /// Whether it was acknowledged; if not, the disk failed, and it may have been written all the same.
+    pub sure: bool,
 }
 
 /// A connection ended because of what the other side had sent.

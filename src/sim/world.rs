@@ -196,8 +196,9 @@ impl World {
         let Ok(Lookup::Hit(held)) = node.hands.cassette.lookup(id) else { return };
         let answer = held.record().answer();
         let unix = self.shared.around[place].clock.unix(at);
-        if let Ok(length) = node.hands.writing.retract(id, answer, unix) {
-            self.shared.history.retracted.push(Retracted { node: place, at, id, answer });
+        let length = node.hands.writing.retract(id, answer, unix).ok();
+        self.shared.history.retracted.push(Retracted { node: place, at, id, answer, sure: length.is_some() });
+        if let Some(length) = length {
             node.apply(&mut self.shared, Input::Durable(length));
         }
     }

@@ -7,3 +7,4 @@ mod formats;
 mod ledger;
 mod ledger_model;
 mod request_id;
+mod sim;

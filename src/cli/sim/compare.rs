@@ -20,9 +20,9 @@ pub(crate) struct Args {
     /// The baseline to compare with [default: the one that comes with the program].
     #[arg(long, value_name = "FILE.json")]
     baseline: Option<PathBuf>,
-    /// How many seeds of each.
-    #[arg(long, default_value_t = 20)]
-    seeds: u64,
+    /// How many seeds of each [default: as many as the baseline has, else 10].
+    #[arg(long)]
+    seeds: Option<u64>,
     /// By how many per cent a figure may be worse.
     #[arg(long, default_value_t = 10)]
     tolerance: u64,
@@ -51,7 +51,8 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let mut reports: Vec<Report> = Vec::new();
     for name in names {
         let scenario = scenario(&name)?;
-        let all: Vec<Scenario> = (0..args.seeds).map(|seed| scenario.with_seed(seed)).collect();
+        let seeds = args.seeds.or(before.get(&name).map(|old| old.seeds)).unwrap_or(10);
+        let all: Vec<Scenario> = (0..seeds).map(|seed| scenario.with_seed(seed)).collect();
         let of_this = run_all(&all, args.jobs, None)?;
         now.insert(name, Quality::of(&of_this));
         reports.extend(of_this);

@@ -17,7 +17,7 @@ pub(super) const CHECK: Check = Check {
 
 fn run(history: &History) -> Vec<String> {
     let mut wrong = Vec::new();
-    for gone in &history.retracted {
+    for gone in history.retracted.iter().filter(|gone| gone.sure) {
         let asks = history.asks.iter().enumerate().filter(|(_, ask)| ask.node == gone.node && ask.id == gone.id);
         for (n, ask) in asks.filter(|(_, ask)| serves(history, gone, ask)) {
             wrong.push(format!("ask {n} on node {} got the retracted answer to {}", ask.node, ask.id.short()));
