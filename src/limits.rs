@@ -44,8 +44,58 @@ pub const BATCH_FACTS: usize = 1000;
 pub const BATCH_DELAY: Duration = Duration::from_millis(10);
 /// Holders remembered per fact, and beyond which an adoption is no longer announced: a hot id must not cost N^2 facts.
 pub const MAX_HOLDERS: usize = 8;
-/// Facts remembered per peer before the index stops taking more from it. The compact index will raise this.
-pub const MAX_FACTS_PER_PEER: usize = 4_000_000;
+/// Log positions in one sealed segment: about 50 KB on the wire, and merged in under three milliseconds.
+pub const SEGMENT: u64 = 16 * 1024;
+/// Bytes of one segment: a code is at most `KEY_BITS + 2` bits on average over a full one, and damaged ones are refused.
+pub const MAX_SEGMENT_BYTES: usize = 128 * 1024;
+/// Segments that a manifest names: logs of up to 2^28 positions, 600 KB on the wire.
+pub const MAX_SEGMENTS: usize = 16 * 1024;
+/// Segments asked of one peer at the same time: enough to hide a round trip, few enough to leave its disk to others.
+pub const SEGMENTS_IN_FLIGHT: usize = 4;
+/// Logs that the index follows; one costs about 300 bytes.
+pub const MAX_LOGS: usize = 64 * 1024;
+/// Memory of the holder index unless configured otherwise: about 2 * 10^8 facts.
+pub const INDEX_BYTES: u64 = 1024 * 1024 * 1024;
+/// While masked runs are swept, one page is swept per this many insertions: done long before the spare sixteenth of the budget is used up.
+pub const SWEEP_EVERY: u32 = 8;
+/// Pages swept with each heartbeat, about a millisecond.
+pub const SWEEP_PAGES: usize = 512;
+/// Own announcements kept for whoever pulls; from further back a manifest is the answer.
+pub const RECENT_BATCHES: usize = 64;
+/// Announcements sent in answer to one pull.
+pub const PULL_WINDOW: usize = 8;
+/// Announcements and manifests of one peer that are being checked; more are dropped and pulled again later.
+pub const MAX_CHECKS_PER_PEER: usize = 8;
+/// Logs that are fetched by manifest at the same time; the others' turn comes with a later heartbeat.
+pub const MAX_FETCHES: usize = 16;
+/// Logs asked for between two heartbeats.
+pub const MAX_PULLS: usize = 1024;
+/// Lanes from which on a node no longer pushes to all of them: the overlay's links take over.
+pub const MESH_LANES: usize = 256;
+/// Neighbours that a node chooses in the overlay; as many choose it, on average, which makes a degree of eight.
+pub const LINKS_CHOSEN: usize = 4;
+/// Announcements of others kept in the overlay for whoever pulls: about 24 MB if all are full.
+pub const RELAYED_BATCHES: usize = 1024;
+/// Manifests of others kept in the overlay.
+pub const RELAYED_MANIFESTS: usize = 1024;
+/// Segments of others kept in the overlay: about 26 MB.
+pub const RELAYED_SEGMENTS: usize = 512;
+/// Round trips that a lazy link waits for the entries to come by another way before it asks for them.
+pub const GRAFT_ROUND_TRIPS: u32 = 3;
+/// A peer that was not heard of for this long is asked only if nobody else holds the answer: three heartbeats.
+pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
+/// A peer that was not heard of for this long is masked in the index until it is heard of again.
+pub const DEAD_AFTER: Duration = Duration::from_secs(10);
+/// Heartbeats after which a lane whose peer never said hello is ended.
+pub const HELLO_PATIENCE: Duration = Duration::from_secs(10);
+/// Nodes whose standing as holders is remembered; beyond it the ones with the lowest name are forgotten first.
+pub const MAX_STANDINGS: usize = 16 * 1024;
+/// How long a holder with no standing left is not asked before it gets another chance.
+pub const PROBATION: Duration = Duration::from_secs(10);
+/// Questions for which this node remembers how many holders it let announce; the oldest is forgotten first.
+pub const MAX_TICKETS: usize = 64 * 1024;
+/// Rows of a version vector in one message, about 50 bytes each.
+pub const MAX_ROWS: usize = 1024;
 /// Epochs a peer's log may consist of before its oldest are forgotten.
 pub const MAX_LINEAGE: usize = 4096;
 /// Addresses that one node may say it listens on: a few interfaces in two families.

@@ -7,12 +7,23 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContentId, Digest, EpochId, NodeId};
-use crate::proof::{Evidence, SignedHead};
+use crate::identity::{Signature, Signer, Verifier};
+use crate::limits::SEGMENT;
+use crate::proof::{Evidence, Hash, SignedHead};
 
 /// The newest protocol version spoken here.
 pub const PROTOCOL: u16 = 1;
 /// The oldest protocol version still spoken here.
 pub const OLDEST_PROTOCOL: u16 = 1;
+
+/// Domain of an announcement's signature.
+const ANNOUNCE_CONTEXT: &[u8] = b"evalmesh 2026-11-21 announcement v1\0";
+/// Domain of a manifest's signature.
+const MANIFEST_CONTEXT: &[u8] = b"evalmesh 2026-11-21 manifest v1\0";
+/// BLAKE3 derive-key contexts of a batch, of the chain over a log's batches, and of a manifest's statement.
+const BATCH_CONTEXT: &str = "evalmesh 2026-11-21 announcement batch v1";
+const CHAIN_CONTEXT: &str = "evalmesh 2026-11-21 announcement chain v1";
+const STATEMENT_CONTEXT: &str = "evalmesh 2026-11-21 manifest statement v1";
 
 /// Names an ask between two peers; chosen by the asker, unique while it is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -71,10 +82,174 @@ impl Batch {
     }
 }
 
+/// A batch as its author announces it: chained to the one before it in the same epoch and signed once, so that it may come by way of others.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// The log positions.
+    pub batch: Batch,
+    /// The epoch's chain after this batch.
+    pub chain: Hash,
+    /// The author's signature over epoch, batch and chain.
+    pub signature: Signature,
+}
+
+/// The chain of an epoch before its first batch.
+#[must_use]
+pub fn chain_start(node: NodeId, epoch: EpochId) -> Hash {
+    let mut hasher = blake3::Hasher::new_derive_key(CHAIN_CONTEXT);
+    hasher.update(node.as_bytes()).update(epoch.as_bytes());
+    *hasher.finalize().as_bytes()
+}
+
+impl Announcement {
+    /// Announces a batch behind the chain `before` it.
+    #[must_use]
+    pub fn sign(signer: &dyn Signer, before: &Hash, batch: Batch) -> Self {
+        let digest = batch_digest(&batch);
+        let chain = chain_after(before, &digest);
+        let signature = signer.sign(&statement(&batch, &digest, &chain));
+        Self { batch, chain, signature }
+    }
+
+    /// Whose log it is of.
+    #[must_use]
+    pub fn author(&self) -> NodeId {
+        self.batch.head.node
+    }
+
+    /// Whether its author signed exactly this batch and chain, and its head.
+    #[must_use]
+    pub fn verify(&self, verifier: &dyn Verifier) -> bool {
+        let statement = statement(&self.batch, &batch_digest(&self.batch), &self.chain);
+        verifier.verify(self.author(), &statement, &self.signature) && self.batch.head.verify(verifier)
+    }
+
+    /// Whether its chain is the one that leads on from `before`. If its author signed it and it does not, the author has two histories.
+    #[must_use]
+    pub fn follows(&self, before: &Hash) -> bool {
+        chain_after(before, &batch_digest(&self.batch)) == self.chain
+    }
+}
+
+fn chain_after(before: &Hash, digest: &Hash) -> Hash {
+    *blake3::Hasher::new_derive_key(CHAIN_CONTEXT).update(before).update(digest).finalize().as_bytes()
+}
+
+/// The positions and items of a batch. Whoever passes a batch on and changes an item breaks the signature, not the author's word.
+fn batch_digest(batch: &Batch) -> Hash {
+    let mut bytes = Vec::with_capacity(8 + batch.items.len() * 17);
+    bytes.extend_from_slice(&batch.first.to_le_bytes());
+    for item in &batch.items {
+        match item {
+            LogItem::Fact { question, answer } => {
+                bytes.push(0);
+                bytes.extend_from_slice(question);
+                bytes.extend_from_slice(answer);
+            }
+            LogItem::Skip(count) => {
+                bytes.push(1);
+                bytes.extend_from_slice(&count.to_le_bytes());
+            }
+        }
+    }
+    blake3::derive_key(BATCH_CONTEXT, &bytes)
+}
+
+fn statement(batch: &Batch, digest: &Hash, chain: &Hash) -> Vec<u8> {
+    [ANNOUNCE_CONTEXT, batch.head.epoch.as_bytes(), digest, chain].concat()
+}
+
+/// One segment of a log: its facts as a Golomb-coded set, named by the digest of that set's bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentName {
+    /// Which: it begins at log position `number * SEGMENT`.
+    pub number: u64,
+    /// The log position after it; only the last segment of a log ends early.
+    pub end: u64,
+    /// How many facts it has; none needs no fetching.
+    pub facts: u32,
+    /// The digest of its bytes.
+    pub digest: Digest,
+}
+
+/// A whole log in names: what late joiners fetch instead of every batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Whose log.
+    pub node: NodeId,
+    /// Its epochs, oldest first.
+    pub lineage: Vec<EpochStart>,
+    /// For each segment from position 0 on: how many facts, and the digest.
+    pub segments: Vec<(u32, Digest)>,
+    /// The log position after the last segment.
+    pub end: u64,
+    /// The current epoch's chain at `end`.
+    pub chain: Hash,
+    /// The author's signature over all of this.
+    pub signature: Signature,
+}
+
+impl Manifest {
+    /// The names of all segments.
+    pub fn names(&self) -> impl Iterator<Item = SegmentName> {
+        self.segments.iter().zip(0..).map(|(&(facts, digest), number)| SegmentName {
+            number,
+            end: ((number + 1) * SEGMENT).min(self.end),
+            facts,
+            digest,
+        })
+    }
+
+    /// Whether it names exactly the segments that a log of this length has, none with more facts than positions.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.segments.len() as u64 == self.end.div_ceil(SEGMENT)
+            && self.lineage.last().is_some_and(|epoch| epoch.start <= self.end)
+            && self.names().all(|name| u64::from(name.facts) <= name.end - name.number * SEGMENT)
+    }
+
+    /// The same manifest, signed.
+    #[must_use]
+    pub fn sign(mut self, signer: &dyn Signer) -> Self {
+        self.signature = signer.sign(&self.statement());
+        self
+    }
+
+    /// Whether its author signed it.
+    #[must_use]
+    pub fn verify(&self, verifier: &dyn Verifier) -> bool {
+        verifier.verify(self.node, &self.statement(), &self.signature)
+    }
+
+    fn statement(&self) -> Vec<u8> {
+        let mut hasher = blake3::Hasher::new_derive_key(STATEMENT_CONTEXT);
+        hasher.update(&self.end.to_le_bytes()).update(&self.chain);
+        hasher.update(&(self.lineage.len() as u64).to_le_bytes());
+        for epoch in &self.lineage {
+            hasher.update(epoch.epoch.as_bytes()).update(&epoch.start.to_le_bytes());
+        }
+        for (facts, digest) in &self.segments {
+            hasher.update(&facts.to_le_bytes()).update(digest.as_bytes());
+        }
+        [MANIFEST_CONTEXT, hasher.finalize().as_bytes()].concat()
+    }
+}
+
+/// How long a log is: one row of a version vector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Row {
+    /// Whose log.
+    pub node: NodeId,
+    /// Its current epoch.
+    pub epoch: EpochId,
+    /// Up to where it is known to whoever sends the row.
+    pub length: u64,
+}
+
 /// A message from one node to another. Append-only.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Message {
-    /// The first message on every lane, from both sides.
+    /// The first message on every lane, from both sides; sent again until something shows that it came.
     Hello {
         /// Newest protocol version spoken.
         newest: u16,
@@ -85,12 +260,16 @@ pub enum Message {
         /// The length of its log.
         length: u64,
     },
-    /// Heartbeat: how long the sender's log is now.
+    /// Heartbeat: how long the sender's log is now, and what it knows of others.
     Heads {
         /// The log's current epoch.
         epoch: EpochId,
         /// Its length.
         length: u64,
+        /// Entries before this position are dropped.
+        floor: u64,
+        /// Logs of others that grew since the last heartbeat that came back; empty where every node has a lane to every other.
+        rows: Vec<Row>,
         /// Comes back in `Pong`.
         nonce: u64,
     },
@@ -99,13 +278,56 @@ pub enum Message {
         /// From the heartbeat.
         nonce: u64,
     },
-    /// "Send me your log from here."
+    /// "Send me this log from here."
     Pull {
+        /// Whose log.
+        node: NodeId,
         /// The log position wanted first.
         from: u64,
     },
     /// Log entries: pushed when new, or pulled.
-    Batch(Batch),
+    Announce(Announcement),
+    /// The answer to a pull from far back.
+    Manifest(Manifest),
+    /// "Send me this segment of that log."
+    GetSegment {
+        /// Comes back in the answer.
+        ask: AskId,
+        /// Whose log.
+        node: NodeId,
+        /// Which segment.
+        number: u64,
+        /// The log position after its last entry.
+        end: u64,
+        /// The digest of its bytes.
+        digest: Digest,
+    },
+    /// The segment asked for.
+    Segment {
+        /// From the ask.
+        ask: AskId,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// "I have these logs up to there": sent in place of the entries on lazy links.
+    Have {
+        /// The logs.
+        rows: Vec<Row>,
+    },
+    /// "Send me what is new yourself, and this log from here."
+    Graft {
+        /// Whose log.
+        node: NodeId,
+        /// The log position wanted first.
+        from: u64,
+    },
+    /// "What you send me I have already: tell me what you have instead."
+    Prune,
+    /// "I chose you as a neighbour of the overlay", or no longer.
+    Link {
+        /// Whether the link is wanted.
+        on: bool,
+    },
     /// "Do you hold an answer to this question?"
     Ask {
         /// Comes back in the answer.
@@ -121,9 +343,16 @@ pub enum Message {
         evidence: Evidence,
         /// All its payloads in the order of `Record::blobs`, or none if they are too large to travel with the answer.
         payloads: Vec<Bytes>,
+        /// Whether the asker may announce that it holds the answer too: its producer lets only a few do that.
+        announce: bool,
     },
     /// "No."
     NotHeld {
+        /// From the ask.
+        ask: AskId,
+    },
+    /// "Not now": says nothing about what is held.
+    Busy {
         /// From the ask.
         ask: AskId,
     },

@@ -41,7 +41,8 @@ fn config() -> WorkerConfig {
 }
 
 fn evaluator(config: WorkerConfig, aot: Option<AotConfig>) -> Result<WasmEvaluator, EvalError> {
-    let setup = WasmSetup { limits: WasmLimits::default(), compilation: Compilation::Worker(config), aot };
+    let setup =
+        WasmSetup { limits: WasmLimits::default(), compilation: Compilation::Worker(config), aot, remotes: Vec::new() };
     WasmEvaluator::with(Pool::start("test", 2).expect("threads"), setup)
 }
 

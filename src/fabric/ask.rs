@@ -2,14 +2,17 @@
 //!
 //! Invariant: `Fabric::asks` names every ask of every flight, so an answer that nobody waits for finds nothing and is dropped.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
+use super::flight::Flight;
 use super::time::TimerKey;
 use super::transfer::Transfer;
-use super::{Delivery, Fabric, FlightId, Output, Step, Time, Timer};
+use super::{Delivery, Fabric, FlightId, Liveness, Output, Step, Time, Timer};
 use crate::eval::Origin;
 use crate::id::NodeId;
-use crate::limits::{ASK_TIMEOUT, MAX_ASKED, MAX_ASKED_CACHED_ONLY, MAX_HOLDERS, MAX_PAYLOAD};
+use crate::limits::{ASK_TIMEOUT, FIRST_RTT, MAX_ASKED, MAX_ASKED_CACHED_ONLY, MAX_HOLDERS, MAX_PAYLOAD};
 use crate::message::{AskId, Message};
 use crate::proof::Evidence;
 use crate::request::AnswerFrom;
@@ -24,6 +27,8 @@ pub(super) struct Asking {
     pub(super) timeout: TimerKey,
     /// What the holder answered, while it is checked and its payloads are fetched.
     pub(super) evidence: Option<Evidence>,
+    /// Whether its producer lets this node announce it.
+    announce: bool,
     pub(super) transfer: Option<Transfer>,
 }
 
@@ -31,6 +36,19 @@ impl Asking {
     pub(super) fn chunks_in_flight(&self) -> usize {
         self.transfer.as_ref().map_or(0, Transfer::in_flight)
     }
+}
+
+/// Why an ask brought nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The holder says, or has shown, that it does not hold the answer.
+    NotHeld,
+    /// The holder has no time for it now.
+    Busy,
+    /// The holder did not answer, or its lane is gone.
+    Unanswered,
+    /// The answer is larger than this node takes.
+    TooLarge,
 }
 
 impl Fabric {
@@ -42,14 +60,19 @@ impl Fabric {
         }
         let question = flight.id.fingerprint();
         let held_only = flight.waiters.values().all(|waiter| waiter.accepts() == AnswerFrom::HeldOnly);
-        let mut known: Vec<_> = self.holders.holders(question).iter().copied().filter(|p| self.is_live(*p)).collect();
-        known.sort_by_key(|peer| (self.round_trip(*peer), *peer));
+        let mut known = self.holders.holders(question);
+        known.retain(|peer| self.liveness(step.now, *peer) <= Liveness::Suspect);
+        if !held_only {
+            // Whoever never serves is not worth a round trip to somebody who can compute.
+            known.retain(|peer| self.standings.may_be_asked(*peer, step.now));
+        }
+        known.sort_by_key(|peer| self.preference(step.now, *peer));
         known.truncate(MAX_ASKED);
         let broad = known.is_empty() && held_only;
         if broad {
             // The index may lag; whoever wants a held answer or nothing gets one round of asking.
             known = self.live_peers().collect();
-            known.sort_by_key(|peer| (self.round_trip(*peer), *peer));
+            known.sort_by_key(|peer| self.preference(step.now, *peer));
             known.truncate(MAX_ASKED_CACHED_ONLY);
         }
         let first = known.first().copied();
@@ -64,6 +87,12 @@ impl Fabric {
         }
     }
 
+    /// The order in which holders are asked: the living first, then by what an answer is expected to cost.
+    fn preference(&self, now: Time, peer: NodeId) -> (bool, Duration, NodeId) {
+        let cost = self.standings.cost(peer, self.round_trip(peer).unwrap_or(FIRST_RTT));
+        (self.is_suspect(now, peer), cost, peer)
+    }
+
     /// Asks the next candidate, if there is one, and sets the hedge for the one after it.
     fn ask_next(&mut self, step: &mut Step<'_>, flight_id: FlightId) {
         let ask = AskId(self.fresh_id());
@@ -71,7 +100,7 @@ impl Fabric {
         let live = |peer: &NodeId| self.peers.get(peer).is_some_and(super::Peer::is_greeted);
         let Some(peer) = std::iter::from_fn(|| flight.candidates.pop_front()).find(live) else { return };
         let timeout = self.timers.set(step.now + ASK_TIMEOUT, Timer::AskTimeout(ask));
-        let asking = Asking { peer, sent_at: step.now, timeout, evidence: None, transfer: None };
+        let asking = Asking { peer, sent_at: step.now, timeout, evidence: None, announce: false, transfer: None };
         flight.asks.insert(ask, asking);
         self.asks.insert(ask, flight_id);
         step.out.push(Output::Send(peer, Message::Ask { ask, id: flight.id }));
@@ -96,7 +125,7 @@ impl Fabric {
         step: &mut Step<'_>,
         from: NodeId,
         ask: AskId,
-        evidence: Evidence,
+        (evidence, announce): (Evidence, bool),
         payloads: Vec<Bytes>,
     ) {
         let Some((flight_id, asking)) = self.asking(from, ask) else { return };
@@ -104,10 +133,11 @@ impl Fabric {
             return;
         }
         asking.evidence = Some(evidence.clone());
+        asking.announce = announce;
         let took = step.now - asking.sent_at;
         let id = self.flights[&flight_id].id;
         step.out.push(Output::Check(from, ask, id, evidence, payloads));
-        self.measured(from, took);
+        self.standings.answered(from, took);
     }
 
     pub(super) fn on_checked(
@@ -117,12 +147,13 @@ impl Fabric {
         ask: AskId,
         result: Result<Checked, String>,
     ) {
-        let Some((flight_id, _)) = self.asking(from, ask) else { return };
+        let Some((flight_id, asking)) = self.asking(from, ask) else { return };
+        let announce = asking.announce;
         match result {
-            Ok(Checked::Complete(verified)) => self.on_believed(step, flight_id, from, verified),
+            Ok(Checked::Complete(verified)) => self.on_believed(step, flight_id, from, verified, announce),
             Ok(Checked::RecordOnly(record)) => {
                 if record.blobs().map(|blob| blob.len).fold(0, u64::saturating_add) > MAX_PAYLOAD {
-                    return self.fail_ask(step, ask, false);
+                    return self.fail_ask(step, ask, Failure::TooLarge);
                 }
                 // The bytes are on their way: computing beside them would be waste, unless they stall.
                 let flight = self.flights.get_mut(&flight_id).expect("asking found it");
@@ -132,17 +163,26 @@ impl Fabric {
                 self.start_transfer(step, flight_id, ask, &record);
             }
             Err(why) => {
-                self.fail_ask(step, ask, true);
+                self.fail_ask(step, ask, Failure::NotHeld);
                 self.disbelieve(step, from, why);
             }
         }
     }
 
-    fn on_believed(&mut self, step: &mut Step<'_>, flight_id: FlightId, from: NodeId, verified: Box<VerifiedReply>) {
+    fn on_believed(
+        &mut self,
+        step: &mut Step<'_>,
+        flight_id: FlightId,
+        from: NodeId,
+        verified: Box<VerifiedReply>,
+        announce: bool,
+    ) {
         self.counters.fetched += 1;
+        self.standings.served(from);
         let question = verified.record().request.fingerprint();
         let delivery = Delivery { reply: verified.reply().clone(), origin: Origin::Peer(from), recorded: true };
-        let announce = self.holders.holders(question).len() < MAX_HOLDERS;
+        // Its producer counts whom it lets announce; this node knows of others that it may not know of.
+        let announce = announce && self.holders.holders(question).len() < MAX_HOLDERS;
         // The append comes first, so that whoever asks again after the delivery finds the reply here.
         step.out.push(Output::Adopt(verified, announce));
         let takes = |accepts| accepts != AnswerFrom::ComputedOnly;
@@ -155,26 +195,47 @@ impl Fabric {
     }
 
     pub(super) fn on_not_held(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId) {
-        let Some((flight_id, parent)) = self.parent_of(from, ask) else { return };
-        if parent == ask {
-            let took = step.now - self.flights[&flight_id].asks[&ask].sent_at;
-            self.measured(from, took);
+        if let Some((_, parent)) = self.parent_of(from, ask) {
+            self.fail_ask(step, parent, Failure::NotHeld);
+        } else {
+            self.segment_not_held(from, ask);
         }
-        self.fail_ask(step, parent, true);
+    }
+
+    pub(super) fn on_busy(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId) {
+        if let Some((_, parent)) = self.parent_of(from, ask) {
+            self.fail_ask(step, parent, Failure::Busy);
+        }
     }
 
     pub(super) fn on_ask_timeout(&mut self, step: &mut Step<'_>, ask: AskId) {
-        self.fail_ask(step, ask, false);
+        self.fail_ask(step, ask, Failure::Unanswered);
+    }
+
+    /// Ends all asks to a peer that will not answer them.
+    pub(super) fn lose_asks(&mut self, step: &mut Step<'_>, peer: NodeId) {
+        let to_it = |flight: &Flight| {
+            let asks = flight.asks.iter().filter(|(_, asking)| asking.peer == peer);
+            asks.map(|(ask, _)| *ask).collect::<Vec<_>>()
+        };
+        let lost: Vec<_> = self.flights.values().flat_map(to_it).collect();
+        for ask in lost {
+            self.fail_ask(step, ask, Failure::Unanswered);
+        }
     }
 
     /// Ends an ask without an answer, corrects the index if the holder said no, and goes on.
-    pub(super) fn fail_ask(&mut self, step: &mut Step<'_>, ask: AskId, correct: bool) {
+    pub(super) fn fail_ask(&mut self, step: &mut Step<'_>, ask: AskId, why: Failure) {
         let Some(&flight_id) = self.asks.get(&ask) else { return };
         let flight = &self.flights[&flight_id];
         let question = flight.id.fingerprint();
         let peer = flight.asks.get(&ask).map(|asking| asking.peer);
-        self.drop_ask(step, ask, !correct);
-        if let Some(peer) = peer.filter(|_| correct) {
+        self.drop_ask(step, ask, why == Failure::Unanswered);
+        if let Some(peer) = peer.filter(|_| why == Failure::NotHeld) {
+            // Whoever was asked without having announced anything did nothing wrong.
+            if self.holders.holders(question).contains(&peer) {
+                self.standings.failed(peer, step.now);
+            }
             self.holders.forget(peer, question);
         }
         self.ask_next(step, flight_id);
@@ -189,8 +250,14 @@ impl Fabric {
         for chunk in asking.transfer.iter().flat_map(Transfer::asks) {
             self.asks.remove(&chunk);
         }
-        if tell && asking.evidence.is_none() && self.is_live(asking.peer) {
-            step.out.push(Output::Send(asking.peer, Message::Cancel { ask }));
+        if tell && asking.evidence.is_none() {
+            // Slower than nearly all answers are: the next question goes to somebody else first.
+            if step.now - asking.sent_at > self.hedge_delay(asking.peer) {
+                self.standings.failed(asking.peer, step.now);
+            }
+            if self.is_live(asking.peer) {
+                step.out.push(Output::Send(asking.peer, Message::Cancel { ask }));
+            }
         }
     }
 

@@ -11,8 +11,8 @@ use crate::error::EvalError;
 use crate::eval::Origin;
 use crate::fabric::{FlightId, JobId, Time};
 use crate::id::{ContentId, Digest, NodeId};
-use crate::message::{AskId, Batch, Message};
-use crate::proof::Evidence;
+use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
+use crate::proof::{Evidence, Hash};
 use crate::record::Resolved;
 use crate::reply::Reply;
 use crate::verified::VerifiedReply;
@@ -71,8 +71,12 @@ pub enum Output {
     CancelCompute(FlightId),
     /// Check an answer; comes back as `Checked`.
     Check(NodeId, AskId, ContentId, Evidence, Vec<Bytes>),
-    /// Check a batch's head; comes back as `HeadChecked`.
-    CheckHead(NodeId, Batch),
+    /// Check an announcement's signatures; comes back as `AnnouncementChecked`.
+    CheckAnnouncement(NodeId, Announcement),
+    /// Check a manifest's signature; comes back as `ManifestChecked`.
+    CheckManifest(NodeId, Manifest),
+    /// Check that these bytes are that segment; comes back as `SegmentChecked`. See [`segment::check`](super::segment::check).
+    CheckSegment(NodeId, AskId, SegmentName, Bytes),
     /// Append a computed reply; comes back as `Recorded`.
     Record(FlightId, ContentId, Arc<Resolved>, Reply),
     /// Append a believed reply of somebody else in the background; announce it or not.
@@ -81,8 +85,14 @@ pub enum Output {
     LookUp(NodeId, AskId, ContentId),
     /// Read a piece of a payload for a peer; comes back as `FoundChunk`.
     ReadChunk(NodeId, AskId, ContentId, Digest, u64, u32),
-    /// Read this node's log from a position, for one peer or for all; comes back as `LogRead`.
-    ReadLog(Option<NodeId>, u64),
+    /// Read one of this node's segments up to a log position for a peer; comes back as `FoundSegment`.
+    ReadSegment(NodeId, AskId, u64, u64),
+    /// Read this node's log from a position and sign it behind that chain; comes back as `LogRead`.
+    ReadLog(u64, Hash),
+    /// Name the segments that this manifest lacks, and sign it; comes back as `Described`. See [`segment::complete`](super::segment::complete).
+    Describe(Manifest),
+    /// Open a lane to a node, if there is a way to it.
+    Connect(NodeId),
     /// End a caller's wait.
     Deliver(JobId, Result<Delivery, EvalError>),
     /// Call again with `Input::Wake` at this time; a later call replaces an earlier one.
@@ -101,8 +111,12 @@ pub trait Effects {
     fn cancel_compute(&mut self, flight: FlightId);
     /// See [`Output::Check`].
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>);
-    /// See [`Output::CheckHead`].
-    fn check_head(&mut self, from: NodeId, batch: Batch);
+    /// See [`Output::CheckAnnouncement`].
+    fn check_announcement(&mut self, from: NodeId, announcement: Announcement);
+    /// See [`Output::CheckManifest`].
+    fn check_manifest(&mut self, from: NodeId, manifest: Manifest);
+    /// See [`Output::CheckSegment`].
+    fn check_segment(&mut self, from: NodeId, ask: AskId, name: SegmentName, bytes: Bytes);
     /// See [`Output::Record`].
     fn record(&mut self, flight: FlightId, id: ContentId, request: Arc<Resolved>, reply: Reply);
     /// See [`Output::Adopt`].
@@ -111,8 +125,14 @@ pub trait Effects {
     fn look_up(&mut self, peer: NodeId, ask: AskId, id: ContentId);
     /// See [`Output::ReadChunk`].
     fn read_chunk(&mut self, peer: NodeId, ask: AskId, id: ContentId, blob: Digest, offset: u64, len: u32);
+    /// See [`Output::ReadSegment`].
+    fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64);
     /// See [`Output::ReadLog`].
-    fn read_log(&mut self, peer: Option<NodeId>, from: u64);
+    fn read_log(&mut self, from: u64, chain: Hash);
+    /// See [`Output::Describe`].
+    fn describe(&mut self, manifest: Manifest);
+    /// See [`Output::Connect`].
+    fn connect(&mut self, peer: NodeId);
     /// See [`Output::Deliver`].
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>);
     /// See [`Output::WakeAt`].
@@ -128,14 +148,19 @@ pub fn perform(outputs: &mut Vec<Output>, effects: &mut impl Effects) {
             Output::Compute(flight, id, request) => effects.compute(flight, id, request),
             Output::CancelCompute(flight) => effects.cancel_compute(flight),
             Output::Check(from, ask, id, evidence, payloads) => effects.check(from, ask, id, evidence, payloads),
-            Output::CheckHead(from, batch) => effects.check_head(from, batch),
+            Output::CheckAnnouncement(from, announcement) => effects.check_announcement(from, announcement),
+            Output::CheckManifest(from, manifest) => effects.check_manifest(from, manifest),
+            Output::CheckSegment(from, ask, name, bytes) => effects.check_segment(from, ask, name, bytes),
             Output::Record(flight, id, request, reply) => effects.record(flight, id, request, reply),
             Output::Adopt(reply, announce) => effects.adopt(reply, announce),
             Output::LookUp(peer, ask, id) => effects.look_up(peer, ask, id),
             Output::ReadChunk(peer, ask, id, blob, offset, len) => {
                 effects.read_chunk(peer, ask, id, blob, offset, len);
             }
-            Output::ReadLog(peer, from) => effects.read_log(peer, from),
+            Output::ReadSegment(peer, ask, number, end) => effects.read_segment(peer, ask, number, end),
+            Output::ReadLog(from, chain) => effects.read_log(from, chain),
+            Output::Describe(manifest) => effects.describe(manifest),
+            Output::Connect(peer) => effects.connect(peer),
             Output::Deliver(job, outcome) => effects.deliver(job, outcome),
             Output::WakeAt(at) => effects.wake_at(at),
         }

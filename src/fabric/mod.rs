@@ -6,14 +6,21 @@
 //!
 //! The walk of one eval here (a cassette hit never gets this far): join the flight of the same question, or start one; ask the best known
 //! holder, hedged to a second; compute when nobody holds it, or beside the asks when they take longer than one round trip; record; deliver;
-//! announce. Files: `flight` (one question in flight), `ask` (its asks), `transfer` (large replies), `peers` (lanes, logs and serving),
-//! `holders` (the index).
+//! announce. Files: `flight` (one question in flight), `ask` (its asks), `transfer` (large replies), `standing` (whom to ask), `serve`
+//! (answering peers), `peers` (lanes and liveness), `logs` (announcing the own log), `learn` (the logs of others), `overlay` (who is told
+//! what), `holders` (the index), `segment` (sealed pieces of it).
 
 mod ask;
 mod effects;
 mod flight;
 mod holders;
+mod learn;
+mod logs;
+mod overlay;
 mod peers;
+pub mod segment;
+mod serve;
+mod standing;
 #[cfg(test)]
 mod tests;
 mod time;
@@ -27,14 +34,20 @@ use bytes::Bytes;
 
 pub use self::effects::{Delivery, Disconnect, Effects, Output, perform};
 use self::flight::Flight;
-pub use self::holders::{HolderIndex, Merge};
-use self::peers::{OwnLog, Peer};
+pub use self::holders::{HolderIndex, IndexStats, LogStats, Merge};
+use self::learn::Learning;
+use self::logs::OwnLog;
+use self::overlay::Relay;
+pub use self::peers::Liveness;
+use self::peers::Peer;
+use self::serve::Tickets;
+use self::standing::Standings;
 pub use self::time::Time;
 use self::time::Timers;
 use crate::error::EvalError;
 use crate::id::{ContentId, NodeId};
-use crate::limits::HEARTBEAT;
-use crate::message::{AskId, Batch, EpochStart, Message};
+use crate::limits::{HEARTBEAT, INDEX_BYTES, MESH_LANES};
+use crate::message::{Announcement, AskId, EpochStart, Manifest, Message, Row};
 use crate::proof::Evidence;
 use crate::record::Resolved;
 use crate::reply::Reply;
@@ -60,6 +73,18 @@ pub struct Config {
     pub length: u64,
     /// How long to wait for a known holder before computing beside it; `None` means one measured round trip plus 2 ms.
     pub patience: Option<Duration>,
+    /// Memory for the holder index, in bytes.
+    pub index_bytes: u64,
+    /// With more lanes than this, news goes over the links of an overlay instead of to everybody.
+    pub mesh_lanes: usize,
+}
+
+impl Config {
+    /// The usual bounds for this node and its log.
+    #[must_use]
+    pub fn new(me: NodeId, lineage: Vec<EpochStart>, length: u64) -> Self {
+        Self { me, lineage, length, patience: None, index_bytes: INDEX_BYTES, mesh_lanes: MESH_LANES }
+    }
 }
 
 /// One caller's question, after a miss in the cassette.
@@ -98,14 +123,24 @@ pub enum Input {
     Recorded(FlightId, Result<(), String>),
     /// An answer was checked; the error says why it is not believed.
     Checked(NodeId, AskId, Result<Checked, String>),
-    /// The head of a batch was checked.
-    HeadChecked(NodeId, Batch, bool),
+    /// An announcement's signatures were checked; `None` if they could not be now.
+    AnnouncementChecked(NodeId, Announcement, Option<bool>),
+    /// A manifest's signature was checked; `None` if it could not be now.
+    ManifestChecked(NodeId, Manifest, Option<bool>),
+    /// A segment's digest was checked: its keys and bytes, or why it is not the one asked for; `None` if it could not be checked now.
+    SegmentChecked(NodeId, AskId, Option<Result<(Vec<u64>, Bytes), String>>),
     /// A look-up for a peer ended: evidence and all payloads, or none of the payloads if they are too large.
     Found(NodeId, AskId, Option<(Evidence, Vec<Bytes>)>),
     /// A read of a payload for a peer ended.
     FoundChunk(NodeId, AskId, Option<Bytes>),
+    /// A read of one of this node's segments for a peer ended.
+    FoundSegment(NodeId, AskId, Option<Bytes>),
     /// A read of this node's log ended.
-    LogRead(Option<NodeId>, Option<Batch>),
+    LogRead(Option<Announcement>),
+    /// A manifest of this node's log was made, or could not be.
+    Described(Option<Manifest>),
+    /// The ledger dropped everything before this position.
+    Dropped(u64),
     /// This node's log is durable up to this length.
     Durable(u64),
     /// The time asked for with `WakeAt` has come.
@@ -133,6 +168,20 @@ pub struct Counters {
     pub disbelieved: u64,
     /// Announcement batches sent.
     pub batches: u64,
+    /// Segments of others' logs fetched.
+    pub segments: u64,
+    /// Announcements and manifests that brought nothing new.
+    pub duplicates: u64,
+    /// Announcements and manifests dropped because too many of one peer were being checked.
+    pub flooded: u64,
+    /// Asks of peers refused because too many of one peer were under way.
+    pub refused: u64,
+    /// Messages ignored because their sender had not said hello.
+    pub unheard: u64,
+    /// Authors caught with two histories of one epoch.
+    pub equivocations: u64,
+    /// Entries asked for because only word of them came.
+    pub grafts: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -143,6 +192,7 @@ enum Timer {
     ComputeBeside(FlightId),
     Hedge(FlightId),
     AskTimeout(AskId),
+    Graft(NodeId),
 }
 
 /// The decision-maker; see the module's front page.
@@ -153,6 +203,10 @@ pub struct Fabric {
     shunned: BTreeMap<NodeId, Time>,
     holders: HolderIndex,
     own_log: OwnLog,
+    learning: Learning,
+    relay: Relay,
+    standings: Standings,
+    tickets: Tickets,
     flights: BTreeMap<FlightId, Flight>,
     /// Invariant: names exactly the flights that may be joined.
     by_id: BTreeMap<ContentId, FlightId>,
@@ -179,11 +233,15 @@ impl Fabric {
         let mut timers = Timers::default();
         timers.set(Time::default() + HEARTBEAT, Timer::Heartbeat);
         Self {
-            own_log: OwnLog::new(config.length),
-            config,
+            own_log: OwnLog::new(&config),
+            learning: Learning::default(),
+            relay: Relay::default(),
+            standings: Standings::default(),
+            tickets: Tickets::default(),
             peers: BTreeMap::new(),
             shunned: BTreeMap::new(),
-            holders: HolderIndex::default(),
+            holders: HolderIndex::new(config.index_bytes),
+            config,
             flights: BTreeMap::new(),
             by_id: BTreeMap::new(),
             jobs: BTreeMap::new(),
@@ -208,10 +266,17 @@ impl Fabric {
             Input::Computed(flight, result) => self.on_computed(step, flight, result),
             Input::Recorded(flight, result) => self.on_recorded(step, flight, result),
             Input::Checked(from, ask, result) => self.on_checked(step, from, ask, result),
-            Input::HeadChecked(from, batch, holds) => self.on_head_checked(step, from, &batch, holds),
+            Input::AnnouncementChecked(from, announcement, holds) => {
+                self.on_announcement_checked(step, from, announcement, holds);
+            }
+            Input::ManifestChecked(from, manifest, holds) => self.on_manifest_checked(step, from, manifest, holds),
+            Input::SegmentChecked(from, ask, checked) => self.on_segment_checked(step, from, ask, checked),
             Input::Found(to, ask, found) => self.on_found(step, to, ask, found),
             Input::FoundChunk(to, ask, bytes) => self.on_found_chunk(step, to, ask, bytes),
-            Input::LogRead(to, batch) => self.on_log_read(step, to, batch),
+            Input::FoundSegment(to, ask, bytes) => self.on_found_segment(step, to, ask, bytes),
+            Input::LogRead(announcement) => self.on_log_read(step, announcement),
+            Input::Described(manifest) => self.on_described(step, manifest),
+            Input::Dropped(floor) => self.on_dropped(floor),
             Input::Durable(length) => self.on_durable(step, length),
             // Whatever the timer's precision: what is not due yet is asked for again.
             Input::Wake => self.woken_at = None,
@@ -234,32 +299,46 @@ impl Fabric {
                 Timer::ComputeBeside(flight) => self.on_compute_beside(step, flight),
                 Timer::Hedge(flight) => self.on_hedge(step, flight),
                 Timer::AskTimeout(ask) => self.on_ask_timeout(step, ask),
+                Timer::Graft(author) => self.on_graft_due(step, author),
             }
         }
     }
 
     fn on_message(&mut self, step: &mut Step<'_>, from: NodeId, message: Message) {
-        let Some(peer) = self.peers.get(&from) else { return };
-        if let Message::Hello { newest, oldest, lineage, length } = message {
-            return self.on_hello(step, from, (oldest, newest), lineage, length);
-        }
-        if !peer.is_greeted() {
-            return self.end_lane(step, from, Disconnect::NoHello);
+        if !self.hear(step, from, &message) {
+            return;
         }
         match message {
-            Message::Heads { epoch, length, nonce } => self.on_heads(step, from, epoch, length, nonce),
+            Message::Hello { newest, oldest, lineage, length } => {
+                self.on_hello(step, from, (oldest, newest), lineage, length);
+            }
+            Message::Heads { epoch, length, floor, rows, nonce } => {
+                self.on_heads(step, from, Row { node: from, epoch, length }, floor, &rows, nonce);
+            }
             Message::Pong { nonce } => self.on_pong(step, from, nonce),
-            Message::Pull { from: position } => self.on_pull(step, from, position),
-            Message::Batch(batch) => step.out.push(Output::CheckHead(from, batch)),
+            Message::Pull { node, from: position } => self.on_pull(step, from, node, position),
+            Message::Announce(announcement) => self.on_announcement(step, from, announcement),
+            Message::Manifest(manifest) => self.on_manifest(step, from, manifest),
+            Message::GetSegment { ask, node, number, end, digest } => {
+                self.on_get_segment(step, from, ask, (node, number, end), digest);
+            }
+            Message::Segment { ask, bytes } => self.on_segment(step, from, ask, bytes),
+            Message::Have { rows } => self.on_have(step, from, &rows),
+            Message::Graft { node, from: position } => self.on_graft(step, from, node, position),
+            Message::Prune => self.on_prune(from),
+            Message::Link { on } => self.on_link(from, on),
             Message::Ask { ask, id } => self.on_ask(step, from, ask, id),
             Message::GetChunk { ask, id, blob, offset, len } => {
                 self.on_get_chunk(step, from, ask, (id, blob), (offset, len));
             }
-            Message::Held { ask, evidence, payloads } => self.on_held(step, from, ask, evidence, payloads),
+            Message::Held { ask, evidence, payloads, announce } => {
+                self.on_held(step, from, ask, (evidence, announce), payloads);
+            }
             Message::NotHeld { ask } => self.on_not_held(step, from, ask),
+            Message::Busy { ask } => self.on_busy(step, from, ask),
             Message::Chunk { ask, bytes } => self.on_chunk(step, from, ask, bytes),
-            // Hello was taken above. Look-ups are short: by the time a cancel comes, the answer is on its way.
-            Message::Hello { .. } | Message::Cancel { .. } | Message::Addresses(_) => {}
+            // Where nodes listen is the driver's affair. Look-ups are short: by the time a cancel comes, the answer is on its way.
+            Message::Cancel { .. } | Message::Addresses(_) => {}
         }
     }
 
@@ -285,10 +364,34 @@ impl Fabric {
         &self.holders
     }
 
+    /// How many entries of a peer's log are not known here yet, by its own word.
+    #[must_use]
+    pub fn lag(&self, peer: NodeId) -> u64 {
+        self.learning.heard_of(peer).saturating_sub(self.holders.known(peer))
+    }
+
+    /// The share of asks that a holder served lately, in [0, 1].
+    #[must_use]
+    pub fn hit_ratio(&self, peer: NodeId) -> f64 {
+        self.standings.hit_ratio(peer)
+    }
+
+    /// The smoothed time in which a holder answers, once it did.
+    #[must_use]
+    pub fn answer_latency(&self, peer: NodeId) -> Option<Duration> {
+        self.standings.latency(peer).map(|(smoothed, _)| smoothed)
+    }
+
     /// Counts since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// Logs that are being caught up with by their segments.
+    #[must_use]
+    pub fn catching_up(&self) -> usize {
+        self.learning.fetches()
     }
 
     /// Questions in flight.
@@ -302,6 +405,7 @@ impl Fabric {
         debug_assert!(self.by_id.iter().all(|(id, flight)| self.flights.get(flight).is_some_and(|f| f.id == *id)));
         debug_assert_eq!(self.jobs.len(), self.flights.values().map(|flight| flight.waiters.len()).sum::<usize>());
         debug_assert!(self.flights.values().all(|flight| !flight.waiters.is_empty()), "a flight without waiters");
+        debug_assert!(self.learning.is_consistent(), "asks for segments and their fetches differ");
         debug_assert_eq!(self.asks.len(), self.flights.values().map(Flight::asks_in_flight).sum::<usize>());
     }
 }

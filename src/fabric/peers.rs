@@ -1,42 +1,71 @@
-//! Lanes to peers: hello, heartbeat, logs in both directions, and answering what peers ask.
+//! Lanes to peers: hello, heartbeat, liveness and round trips.
 //!
-//! The writer pushes its own log to everybody; whoever sees a gap, or hears in a heartbeat that it is behind, pulls. Gossip alone loses
-//! messages; the pull once a second is what makes indexes equal. Invariant: only the durable prefix of the own log is ever announced.
+//! A hello is sent again with every heartbeat until something shows that it came. The heartbeat says how long the log is and brings the pong
+//! that measures the round trip; a peer that is not heard of is suspect, then dead, and back with its first word. Liveness is not in any log:
+//! the dead are masked here, and what they announced stays in the index. Invariant: nothing but a hello is taken from whoever did not say it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use bytes::Bytes;
-
-use super::holders::Merge;
+use super::overlay::Link;
+use super::standing::smooth;
 use super::{Disconnect, Fabric, Output, Step, Time, Timer};
-use crate::id::{ContentId, Digest, EpochId, NodeId};
-use crate::limits::{ASK_GRACE, BATCH_DELAY, BATCH_FACTS, FIRST_RTT, HEARTBEAT, MAX_ASKS_PER_PEER};
-use crate::message::{AskId, Batch, EpochStart, Message, OLDEST_PROTOCOL, PROTOCOL};
-use crate::proof::Evidence;
+use crate::id::NodeId;
+use crate::limits::{ASK_GRACE, DEAD_AFTER, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, SUSPECT_AFTER, SWEEP_PAGES};
+use crate::message::{AskId, EpochStart, Message, OLDEST_PROTOCOL, PROTOCOL, Row};
 
 /// How long a peer that sent something unbelievable is not spoken to.
 const SHUN: Duration = Duration::from_mins(1);
 /// Shunned peers remembered; beyond it the oldest is forgiven early.
 const MAX_SHUNNED: usize = 1024;
 
+/// How a node is, as far as this one can tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Liveness {
+    /// It was heard of lately.
+    Alive,
+    /// It missed a few heartbeats: asked only if nobody else can answer.
+    Suspect,
+    /// It was not heard of for long: masked in the index, though its lane is still open.
+    Dead,
+    /// It has no lane to this node.
+    Away,
+}
+
 /// A peer with an open lane.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Peer {
+    /// It said hello.
     greeted: bool,
-    /// How long its log is, by its own word.
-    length: u64,
-    /// Whether it was asked for its log and has not answered.
-    pulling: bool,
-    /// Whether its own pull is being read.
-    reading: bool,
-    /// Its asks that are being looked up.
-    serving: usize,
-    heartbeat: Option<(u64, Time)>,
-    /// Smoothed round trip and its mean deviation (RFC 6298).
+    /// It took this node's hello: it says more than hello.
+    confirmed: bool,
+    /// When the lane opened, or the last message came.
+    heard: Time,
+    /// Its look-ups under way here, and the question of each.
+    pub(super) serving: BTreeMap<AskId, u64>,
+    /// What it announced and is being checked.
+    pub(super) checking: usize,
+    /// The last heartbeat: nonce, when, and the version of rows that it brought.
+    heartbeat: Option<(u64, Time, u64)>,
+    /// Smoothed round trip and its mean deviation.
     rtt: Option<(Duration, Duration)>,
+    pub(super) link: Link,
 }
 
 impl Peer {
+    fn new(now: Time) -> Self {
+        Self {
+            greeted: false,
+            confirmed: false,
+            heard: now,
+            serving: BTreeMap::new(),
+            checking: 0,
+            heartbeat: None,
+            rtt: None,
+            link: Link::default(),
+        }
+    }
+
     pub(super) fn is_greeted(&self) -> bool {
         self.greeted
     }
@@ -44,20 +73,14 @@ impl Peer {
     pub(super) fn round_trip(&self) -> Option<Duration> {
         self.rtt.map(|(smoothed, _)| smoothed)
     }
-}
 
-/// How far this node's own log is announced.
-#[derive(Debug)]
-pub(super) struct OwnLog {
-    durable: u64,
-    announced: u64,
-    /// Whether a flush is set or a read is under way.
-    flushing: bool,
-}
-
-impl OwnLog {
-    pub(super) fn new(length: u64) -> Self {
-        Self { durable: length, announced: length, flushing: false }
+    pub(super) fn liveness(&self, now: Time) -> Liveness {
+        match now - self.heard {
+            _ if !self.greeted => Liveness::Away,
+            silent if silent >= DEAD_AFTER => Liveness::Dead,
+            silent if silent >= SUSPECT_AFTER => Liveness::Suspect,
+            _ => Liveness::Alive,
+        }
     }
 }
 
@@ -66,25 +89,20 @@ impl Fabric {
         if self.shunned.get(&peer).is_some_and(|until| step.now < *until) {
             return step.out.push(Output::Disconnect(peer, Disconnect::Shunned));
         }
-        self.peers.insert(peer, Peer::default());
-        let hello = Message::Hello {
-            newest: PROTOCOL,
-            oldest: OLDEST_PROTOCOL,
-            lineage: self.config.lineage.clone(),
-            length: self.own_log.durable,
-        };
-        step.out.push(Output::Send(peer, hello));
+        self.peers.insert(peer, Peer::new(step.now));
+        self.send_hello(step, peer);
+    }
+
+    fn send_hello(&self, step: &mut Step<'_>, to: NodeId) {
+        let lineage = self.config.lineage.clone();
+        let length = self.own_log.announced;
+        step.out.push(Output::Send(to, Message::Hello { newest: PROTOCOL, oldest: OLDEST_PROTOCOL, lineage, length }));
     }
 
     pub(super) fn on_peer_down(&mut self, step: &mut Step<'_>, peer: NodeId) {
         self.peers.remove(&peer);
-        let lost = |asks: &super::flight::Flight| {
-            asks.asks.iter().filter(|(_, asking)| asking.peer == peer).map(|(ask, _)| *ask).collect::<Vec<_>>()
-        };
-        let lost: Vec<_> = self.flights.values().flat_map(lost).collect();
-        for ask in lost {
-            self.fail_ask(step, ask, false);
-        }
+        self.forget_source(peer);
+        self.lose_asks(step, peer);
     }
 
     pub(super) fn end_lane(&mut self, step: &mut Step<'_>, peer: NodeId, reason: Disconnect) {
@@ -97,11 +115,30 @@ impl Fabric {
     /// A peer was caught with something that does not verify.
     pub(super) fn disbelieve(&mut self, step: &mut Step<'_>, peer: NodeId, why: String) {
         self.counters.disbelieved += 1;
+        self.standings.lied(peer, step.now);
         if self.shunned.len() >= MAX_SHUNNED {
             self.shunned.pop_first();
         }
         self.shunned.insert(peer, step.now + SHUN);
         self.end_lane(step, peer, Disconnect::Unbelievable(why));
+    }
+
+    /// Takes note that a peer spoke; `false` if it has to say hello first.
+    pub(super) fn hear(&mut self, step: &mut Step<'_>, from: NodeId, message: &Message) -> bool {
+        let is_hello = matches!(message, Message::Hello { .. });
+        let Some(peer) = self.peers.get_mut(&from) else { return false };
+        if !peer.greeted && !is_hello {
+            // Its hello was lost and comes again; until then it may not keep the lane open by talking.
+            self.counters.unheard += 1;
+            return false;
+        }
+        let was_dead = peer.liveness(step.now) == Liveness::Dead;
+        peer.confirmed |= !is_hello;
+        peer.heard = step.now;
+        if was_dead {
+            self.pull_if_behind(step, from, from);
+        }
+        true
     }
 
     pub(super) fn on_hello(
@@ -123,215 +160,104 @@ impl Fabric {
         }
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.greeted = true;
-        peer.length = length;
-        self.holders.describe(from, lineage);
-        self.pull_if_behind(step, from);
+        self.on_described_by_author(step, from, lineage, length);
         self.send_heartbeat(step, from);
+        self.choose_links(step);
     }
 
     pub(super) fn on_heartbeat(&mut self, step: &mut Step<'_>) {
         self.timers.set(step.now + HEARTBEAT, Timer::Heartbeat);
         self.shunned.retain(|_, until| step.now < *until);
-        let live: Vec<_> = self.live_peers().collect();
-        for peer in live {
-            self.send_heartbeat(step, peer);
-            // An answer that was lost must not keep the log from being asked for again.
-            if let Some(state) = self.peers.get_mut(&peer) {
-                state.pulling = false;
+        self.holders.tidy(SWEEP_PAGES);
+        self.renew_pulls(step);
+        self.on_durable(step, self.own_log.durable);
+        let peers: Vec<_> = self.peers.iter().map(|(node, peer)| (*node, peer.greeted, peer.confirmed)).collect();
+        for (node, greeted, confirmed) in peers {
+            if !confirmed {
+                self.send_hello(step, node);
             }
-            self.pull_if_behind(step, peer);
+            if greeted {
+                self.send_heartbeat(step, node);
+                self.pull_if_behind(step, node, node);
+                let distance = self.round_trip(node).unwrap_or(Duration::MAX);
+                self.holders.set_distance(node, distance);
+            } else if self.peers.get(&node).is_some_and(|peer| step.now - peer.heard >= HELLO_PATIENCE) {
+                self.end_lane(step, node, Disconnect::NoHello);
+            }
+        }
+        self.give_up_on_the_dead(step);
+        self.choose_links(step);
+    }
+
+    /// Asks to peers that died meanwhile end at once instead of one by one.
+    fn give_up_on_the_dead(&mut self, step: &mut Step<'_>) {
+        let just_died = |silent: Duration| silent >= DEAD_AFTER && silent < DEAD_AFTER + HEARTBEAT;
+        let dead = self.peers.iter().filter(|(_, peer)| just_died(step.now - peer.heard));
+        let dead: Vec<_> = dead.map(|(node, _)| *node).collect();
+        for node in dead {
+            self.forget_source(node);
+            self.lose_asks(step, node);
         }
     }
 
     fn send_heartbeat(&mut self, step: &mut Step<'_>, to: NodeId) {
         let nonce = self.fresh_id();
-        let epoch = self.config.lineage.last().map_or(EpochId::from_bytes([0; 16]), |epoch| epoch.epoch);
+        let (rows, version) = self.rows_for(to);
+        let (epoch, length, floor) = (self.own_log.epoch, self.own_log.announced, self.own_log.floor);
         if let Some(peer) = self.peers.get_mut(&to) {
-            peer.heartbeat = Some((nonce, step.now));
-            step.out.push(Output::Send(to, Message::Heads { epoch, length: self.own_log.durable, nonce }));
+            peer.heartbeat = Some((nonce, step.now, version));
+            step.out.push(Output::Send(to, Message::Heads { epoch, length, floor, rows, nonce }));
         }
     }
 
-    pub(super) fn on_heads(&mut self, step: &mut Step<'_>, from: NodeId, _epoch: EpochId, length: u64, nonce: u64) {
-        if let Some(peer) = self.peers.get_mut(&from) {
-            peer.length = peer.length.max(length);
-        }
-        step.out.push(Output::Send(from, Message::Pong { nonce }));
-        self.pull_if_behind(step, from);
-    }
-
-    pub(super) fn on_pong(&mut self, step: &mut Step<'_>, from: NodeId, nonce: u64) {
-        let sent = self.peers.get_mut(&from).and_then(|peer| peer.heartbeat.take_if(|(sent, _)| *sent == nonce));
-        if let Some((_, at)) = sent {
-            self.measured(from, step.now - at);
-        }
-    }
-
-    fn pull_if_behind(&mut self, step: &mut Step<'_>, from: NodeId) {
-        let known = self.holders.known(from);
-        if let Some(peer) = self.peers.get_mut(&from)
-            && known < peer.length
-            && !peer.pulling
-        {
-            peer.pulling = true;
-            step.out.push(Output::Send(from, Message::Pull { from: known }));
-        }
-    }
-
-    pub(super) fn on_pull(&mut self, step: &mut Step<'_>, from: NodeId, position: u64) {
-        if let Some(peer) = self.peers.get_mut(&from)
-            && !peer.reading
-        {
-            peer.reading = true;
-            step.out.push(Output::ReadLog(Some(from), position));
-        }
-    }
-
-    pub(super) fn on_head_checked(&mut self, step: &mut Step<'_>, from: NodeId, batch: &Batch, holds: bool) {
-        if !holds {
-            return self.disbelieve(step, from, "the head of a batch is not its own".to_owned());
-        }
-        let merged = self.holders.merge(from, batch);
-        let Some(peer) = self.peers.get_mut(&from) else { return };
-        match merged {
-            Merge::Merged => {
-                peer.length = peer.length.max(batch.end());
-                peer.pulling = false;
-                self.pull_if_behind(step, from);
-            }
-            Merge::Gap(_) => {
-                peer.length = peer.length.max(batch.first);
-                self.pull_if_behind(step, from);
-            }
-            Merge::Foreign => self.disbelieve(step, from, "a batch that is not of the log it described".to_owned()),
-        }
-    }
-
-    pub(super) fn on_durable(&mut self, step: &mut Step<'_>, length: u64) {
-        self.own_log.durable = self.own_log.durable.max(length);
-        let fresh = self.own_log.durable - self.own_log.announced;
-        if fresh > 0 && !self.own_log.flushing {
-            self.own_log.flushing = true;
-            let wait = if fresh >= BATCH_FACTS as u64 { Duration::ZERO } else { BATCH_DELAY };
-            self.timers.set(step.now + wait, Timer::Announce);
-        }
-    }
-
-    pub(super) fn on_announce(&mut self, step: &mut Step<'_>) {
-        step.out.push(Output::ReadLog(None, self.own_log.announced));
-    }
-
-    pub(super) fn on_log_read(&mut self, step: &mut Step<'_>, to: Option<NodeId>, batch: Option<Batch>) {
-        if let Some(to) = to {
-            if let Some(peer) = self.peers.get_mut(&to) {
-                peer.reading = false;
-                step.out.extend(batch.map(|batch| Output::Send(to, Message::Batch(batch))));
-            }
-            return;
-        }
-        self.own_log.flushing = false;
-        // Nothing to read although something is durable is retried by the pulls of peers.
-        let Some(batch) = batch else { return };
-        self.own_log.announced = self.own_log.announced.max(batch.end());
-        let live: Vec<_> = self.live_peers().collect();
-        self.counters.batches += live.len() as u64;
-        step.out.extend(live.into_iter().map(|peer| Output::Send(peer, Message::Batch(batch.clone()))));
-        self.on_durable(step, self.own_log.durable);
-    }
-
-    pub(super) fn on_ask(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId, id: ContentId) {
-        if self.may_serve(from) {
-            step.out.push(Output::LookUp(from, ask, id));
-        } else {
-            step.out.push(Output::Send(from, Message::NotHeld { ask }));
-        }
-    }
-
-    pub(super) fn on_get_chunk(
+    pub(super) fn on_heads(
         &mut self,
         step: &mut Step<'_>,
         from: NodeId,
-        ask: AskId,
-        (id, blob): (ContentId, Digest),
-        (offset, len): (u64, u32),
+        own: Row,
+        floor: u64,
+        rows: &[Row],
+        nonce: u64,
     ) {
-        if self.may_serve(from) {
-            step.out.push(Output::ReadChunk(from, ask, id, blob, offset, len));
-        } else {
-            step.out.push(Output::Send(from, Message::NotHeld { ask }));
+        step.out.push(Output::Send(from, Message::Pong { nonce }));
+        self.hear_of(from, own.length);
+        self.holders.raise_floor(from, floor);
+        self.pull_if_behind(step, from, from);
+        self.on_rows(step, from, rows);
+    }
+
+    pub(super) fn on_pong(&mut self, step: &mut Step<'_>, from: NodeId, nonce: u64) {
+        let Some(peer) = self.peers.get_mut(&from) else { return };
+        if let Some((_, at, version)) = peer.heartbeat.take_if(|(sent, ..)| *sent == nonce) {
+            peer.rtt = Some(smooth(peer.rtt, step.now - at));
+            self.rows_confirmed(from, version);
         }
     }
 
-    fn may_serve(&mut self, to: NodeId) -> bool {
-        self.peers.get_mut(&to).is_some_and(|peer| {
-            let room = peer.serving < MAX_ASKS_PER_PEER;
-            peer.serving += usize::from(room);
-            room
-        })
+    /// How a node is.
+    #[must_use]
+    pub fn liveness(&self, now: Time, node: NodeId) -> Liveness {
+        self.peers.get(&node).map_or(Liveness::Away, |peer| peer.liveness(now))
     }
 
-    pub(super) fn on_found(
-        &mut self,
-        step: &mut Step<'_>,
-        to: NodeId,
-        ask: AskId,
-        found: Option<(Evidence, Vec<Bytes>)>,
-    ) {
-        self.served(
-            step,
-            to,
-            found.is_some(),
-            match found {
-                Some((evidence, payloads)) => Message::Held { ask, evidence, payloads },
-                None => Message::NotHeld { ask },
-            },
-        );
-    }
-
-    pub(super) fn on_found_chunk(&mut self, step: &mut Step<'_>, to: NodeId, ask: AskId, bytes: Option<Bytes>) {
-        self.served(
-            step,
-            to,
-            false,
-            match bytes {
-                Some(bytes) => Message::Chunk { ask, bytes },
-                None => Message::NotHeld { ask },
-            },
-        );
-    }
-
-    fn served(&mut self, step: &mut Step<'_>, to: NodeId, counts: bool, message: Message) {
-        let Some(peer) = self.peers.get_mut(&to) else { return };
-        peer.serving = peer.serving.saturating_sub(1);
-        self.counters.served += u64::from(counts);
-        step.out.push(Output::Send(to, message));
-    }
-
-    /// Takes a measured round trip into the smoothed one (RFC 6298 section 2).
-    pub(super) fn measured(&mut self, peer: NodeId, took: Duration) {
-        if let Some(peer) = self.peers.get_mut(&peer) {
-            peer.rtt = Some(match peer.rtt {
-                None => (took, took / 2),
-                Some((smoothed, deviation)) => {
-                    (smoothed * 7 / 8 + took / 8, deviation * 3 / 4 + smoothed.abs_diff(took) / 4)
-                }
-            });
-        }
-    }
-
+    /// Whether a peer may be sent to: its lane is open and it said hello.
     pub(super) fn is_live(&self, peer: NodeId) -> bool {
         self.peers.get(&peer).is_some_and(Peer::is_greeted)
     }
 
-    /// After this without an answer a second holder is asked: the larger of two round trips and what nearly all answers take.
-    pub(super) fn hedge_delay(&self, peer: NodeId) -> Duration {
-        match self.peers.get(&peer).and_then(|peer| peer.rtt) {
-            None => FIRST_RTT,
-            Some((smoothed, deviation)) => (smoothed * 2).max(smoothed + deviation * 4),
-        }
+    pub(super) fn is_suspect(&self, now: Time, peer: NodeId) -> bool {
+        self.liveness(now, peer) != Liveness::Alive
     }
 
-    /// After this without an answer computing starts beside the asks.
+    /// After this without an answer a second holder is asked: the larger of two round trips and what nearly all answers take.
+    pub(super) fn hedge_delay(&self, peer: NodeId) -> Duration {
+        let round_trips = self.round_trip(peer).unwrap_or(FIRST_RTT / 2) * 2;
+        self.standings
+            .latency(peer)
+            .map_or(round_trips, |(smoothed, deviation)| round_trips.max(smoothed + deviation * 4))
+    }
+
+    /// After this without an answer computing starts beside the asks: one round trip, however slow the holder may be, and a little more.
     pub(super) fn patience(&self, peer: NodeId) -> Duration {
         let measured = match self.peers.get(&peer).and_then(|peer| peer.rtt) {
             None => FIRST_RTT,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use bytes::{Bytes, BytesMut};
 
+use super::ask::Failure;
 use super::{Fabric, FlightId, Output, Step, Timer};
 use crate::id::NodeId;
 use crate::limits::{CHUNK, CHUNKS_IN_FLIGHT, TRANSFER_STALL};
@@ -136,7 +137,7 @@ impl Fabric {
         if fits {
             self.continue_transfer(step, flight_id, parent);
         } else {
-            self.fail_ask(step, parent, true);
+            self.fail_ask(step, parent, Failure::NotHeld);
             self.disbelieve(step, from, "a chunk of another length than asked for".to_owned());
         }
     }

@@ -177,12 +177,8 @@ impl NodeBuilder {
         let recorder = Recorder::start(writer, Some(Box::new(on_durable))).map_err(system("ledger thread"))?;
 
         let evaluators = Arc::new(self.start_evaluators(&identity)?);
-        let config = Config {
-            me: signer.node(),
-            lineage: cassette.ledger().lineage(),
-            length: cassette.ledger().durable(),
-            patience: self.patience,
-        };
+        let usual = Config::new(signer.node(), cassette.ledger().lineage(), cassette.ledger().durable());
+        let config = Config { patience: self.patience, ..usual };
         #[cfg(feature = "net")]
         let exchange = Exchange::new(self.network.iter().flat_map(|network| &network.peers).map(|peer| peer.addr));
         #[cfg(feature = "net")]

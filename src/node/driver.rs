@@ -15,18 +15,20 @@ use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
 use crate::evaluator::{Cancel, Job};
-use crate::fabric::{Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform};
+use crate::fabric::{
+    Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform, segment,
+};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Addresses, AskId, Batch, Message};
+use crate::message::{Addresses, Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
-use crate::proof::Evidence;
+use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
 use crate::verified::{Checked, VerifiedReply};
@@ -255,16 +257,39 @@ impl Effects for Hands {
         self.off_loop(work, |_| Input::Message(from, Message::NotHeld { ask }));
     }
 
-    fn check_head(&mut self, from: NodeId, batch: Batch) {
+    fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
         let verifier = Arc::clone(&self.verifier);
+        // What is too much now is dropped here and pulled again with a later heartbeat.
+        let (author, again) = (announcement.author(), announcement.clone());
         self.off_loop(
             move || {
-                let holds = batch.head.node == from && batch.head.verify(&*verifier);
-                Input::HeadChecked(from, batch, holds)
+                let holds = announcement.verify(&*verifier);
+                Input::AnnouncementChecked(from, announcement, Some(holds))
             },
-            // What was not merged is pulled again with the next heartbeat.
-            |_| Input::Wake,
+            move |_| {
+                debug!(author = %author.short(), "an announcement could not be checked");
+                Input::AnnouncementChecked(from, again, None)
+            },
         );
+    }
+
+    fn check_manifest(&mut self, from: NodeId, manifest: Manifest) {
+        let (verifier, again) = (Arc::clone(&self.verifier), manifest.clone());
+        self.off_loop(
+            move || {
+                let holds = manifest.verify(&*verifier);
+                Input::ManifestChecked(from, manifest, Some(holds))
+            },
+            move |_| Input::ManifestChecked(from, again, None),
+        );
+    }
+
+    fn check_segment(&mut self, from: NodeId, ask: AskId, name: SegmentName, bytes: Bytes) {
+        let work = move || {
+            let checked = segment::check(&name, &bytes).map(|keys| (keys, bytes));
+            Input::SegmentChecked(from, ask, Some(checked))
+        };
+        self.off_loop(work, |_| Input::SegmentChecked(from, ask, None));
     }
 
     fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
@@ -327,10 +352,33 @@ impl Effects for Hands {
         self.off_loop(work, |_| Input::FoundChunk(peer, ask, None));
     }
 
-    fn read_log(&mut self, peer: Option<NodeId>, from: u64) {
+    fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64) {
         let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
-        let work = move || Input::LogRead(peer, reader.batch(from, crate::limits::BATCH_FACTS, &*signer));
-        self.off_loop(work, |_| Input::LogRead(peer, None));
+        let work = move || {
+            let bytes = segment::read(number, end, |at, max| reader.batch(at, max, &*signer));
+            Input::FoundSegment(peer, ask, bytes.map(Bytes::from))
+        };
+        self.off_loop(work, |_| Input::FoundSegment(peer, ask, None));
+    }
+
+    fn read_log(&mut self, from: u64, chain: Hash) {
+        let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
+        let work = move || {
+            let batch = reader.batch(from, crate::limits::BATCH_FACTS, &*signer);
+            Input::LogRead(batch.map(|batch| Announcement::sign(&*signer, &chain, batch)))
+        };
+        self.off_loop(work, |_| Input::LogRead(None));
+    }
+
+    fn describe(&mut self, manifest: Manifest) {
+        let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
+        let work =
+            move || Input::Described(segment::complete(manifest, &*signer, |at, max| reader.batch(at, max, &*signer)));
+        self.off_loop(work, |_| Input::Described(None));
+    }
+
+    fn connect(&mut self, peer: NodeId) {
+        debug!(peer = %peer.short(), "a log can only be had from its author, to whom there is no lane");
     }
 
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {

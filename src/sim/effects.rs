@@ -17,12 +17,12 @@ use super::span::Span;
 use crate::cassette::Proven;
 use crate::error::EvalError;
 use crate::eval::Origin;
-use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time};
+use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time, segment};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::ledger::LedgerError;
 use crate::limits::{BATCH_FACTS, INLINE_REPLY};
-use crate::message::{AskId, Batch, LogItem, Message};
-use crate::proof::Evidence;
+use crate::message::{Announcement, AskId, Batch, LogItem, Manifest, Message, SegmentName};
+use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record};
 use crate::reply::{Payload, Reply};
 use crate::verified::{Checked, VerifiedReply};
@@ -59,15 +59,16 @@ impl Acting<'_> {
 
     /// The frame of a message; the frame of a batch that goes to everybody is made once.
     fn encode(&mut self, message: &Message) -> Option<Bytes> {
-        if let (Message::Batch(batch), Some((first, items, signature, bytes))) = (message, &self.hands.batch)
-            && (batch.first, batch.items.len(), batch.head.signature) == (*first, *items, *signature)
+        if let (Message::Announce(told), Some((first, items, signature, bytes))) = (message, &self.hands.batch)
+            && (told.batch.first, told.batch.items.len(), told.signature) == (*first, *items, *signature)
         {
             return Some(bytes.clone());
         }
         match crate::wire::encode(message) {
             Ok(bytes) => {
-                if let Message::Batch(batch) = message {
-                    self.hands.batch = Some((batch.first, batch.items.len(), batch.head.signature, bytes.clone()));
+                if let Message::Announce(told) = message {
+                    let batch = &told.batch;
+                    self.hands.batch = Some((batch.first, batch.items.len(), told.signature, bytes.clone()));
                 }
                 Some(bytes)
             }
@@ -185,9 +186,20 @@ impl Effects for Acting<'_> {
         self.off_loop(Work::Checked, &OFF_LOOP, input);
     }
 
-    fn check_head(&mut self, from: NodeId, batch: Batch) {
-        let holds = batch.head.node == from && batch.head.verify(&*self.shared.verifier);
-        self.off_loop(Work::HeadChecked, &OFF_LOOP, Input::HeadChecked(from, batch, holds));
+    fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
+        let holds = announcement.verify(&*self.shared.verifier);
+        let input = Input::AnnouncementChecked(from, announcement, Some(holds));
+        self.off_loop(Work::AnnouncementChecked, &OFF_LOOP, input);
+    }
+
+    fn check_manifest(&mut self, from: NodeId, manifest: Manifest) {
+        let holds = manifest.verify(&*self.shared.verifier);
+        self.off_loop(Work::ManifestChecked, &OFF_LOOP, Input::ManifestChecked(from, manifest, Some(holds)));
+    }
+
+    fn check_segment(&mut self, from: NodeId, ask: AskId, name: SegmentName, bytes: Bytes) {
+        let checked = segment::check(&name, &bytes).map(|keys| (keys, bytes));
+        self.off_loop(Work::SegmentChecked, &OFF_LOOP, Input::SegmentChecked(from, ask, Some(checked)));
     }
 
     fn record(&mut self, flight: FlightId, id: ContentId, wanted: Wanted, reply: Reply) {
@@ -233,15 +245,33 @@ impl Effects for Acting<'_> {
         self.off_loop(Work::FoundChunk, &OFF_LOOP, Input::FoundChunk(peer, ask, bytes));
     }
 
-    fn read_log(&mut self, peer: Option<NodeId>, from: u64) {
-        let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS, &self.hands.identity);
-        if let (None, Some(batch), true) = (peer, &batch, self.honest()) {
-            match self.shared.mutation.map(|mutation| mutation.twist(Message::Batch(batch.clone()), &[0; 32])) {
-                Some(Some(Message::Batch(twisted))) => self.note_announced(&twisted),
-                _ => self.note_announced(batch),
+    fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64) {
+        let log = |at, max| self.hands.cassette.ledger().batch(at, max, &self.hands.identity);
+        let bytes = segment::read(number, end, log).map(Bytes::from);
+        self.off_loop(Work::FoundSegment, &OFF_LOOP, Input::FoundSegment(peer, ask, bytes));
+    }
+
+    fn read_log(&mut self, from: u64, chain: Hash) {
+        let me = &self.hands.identity;
+        let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS, me);
+        let announcement = batch.map(|batch| Announcement::sign(me, &chain, batch));
+        if let (Some(told), true) = (&announcement, self.honest()) {
+            match self.shared.mutation.map(|mutation| mutation.twist(Message::Announce(told.clone()), &[0; 32])) {
+                Some(Some(Message::Announce(twisted))) => self.note_announced(&twisted.batch),
+                _ => self.note_announced(&told.batch),
             }
         }
-        self.off_loop(Work::LogRead, &OFF_LOOP, Input::LogRead(peer, batch));
+        self.off_loop(Work::LogRead, &OFF_LOOP, Input::LogRead(announcement));
+    }
+
+    fn describe(&mut self, manifest: Manifest) {
+        let me = &self.hands.identity;
+        let described = segment::complete(manifest, me, |at, max| self.hands.cassette.ledger().batch(at, max, me));
+        self.off_loop(Work::Described, &OFF_LOOP, Input::Described(described));
+    }
+
+    fn connect(&mut self, _: NodeId) {
+        // Lanes are the scenario's: every pair that shall reach each other does.
     }
 
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {

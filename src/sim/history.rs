@@ -291,8 +291,10 @@ pub struct Final {
     pub durable: u64,
     /// Of the announced questions, those that it cannot serve with evidence.
     pub unserved: Vec<ContentId>,
-    /// Per connected peer, what it knows of that one's log.
+    /// Per connected peer, what it knows of that one's log: keys of the holder index, in order and each once.
     pub known: BTreeMap<Place, Vec<u64>>,
+    /// Per connected peer, facts of its log that the index gave up: corrected, held by enough others, or beyond its memory.
+    pub given_up: BTreeMap<Place, u64>,
 }
 
 impl History {

@@ -126,18 +126,20 @@ impl Liar {
                 }
             }
             (Lie::Denial, Message::Held { ask, .. }) => return Twisted::Message(Message::NotHeld { ask: *ask }),
-            (Lie::FalseHolder, Message::Batch(batch)) => batch.items.iter_mut().for_each(|item| {
+            (Lie::FalseHolder, Message::Announce(told)) => told.batch.items.iter_mut().for_each(|item| {
                 if let LogItem::Fact { question, .. } = item {
                     *question = self.rng.bits().to_le_bytes();
                 }
             }),
             (Lie::LongLog, Message::Heads { length, .. }) => *length = length.saturating_add(self.rng.below(1 << 40)),
-            (Lie::ForgedHead, Message::Batch(batch)) => {
-                batch.head.length += 1;
-                batch.head.signature = Signature::from_bytes([9; 64]);
+            (Lie::ForgedHead, Message::Announce(told)) => {
+                told.batch.head.length += 1;
+                told.batch.head.signature = Signature::from_bytes([9; 64]);
             }
             (Lie::ForgedHead, Message::Held { evidence, .. }) => evidence.head.length += 1,
-            (Lie::Misplaced, Message::Batch(batch)) => batch.first = batch.first.wrapping_sub(1 + self.rng.below(5)),
+            (Lie::Misplaced, Message::Announce(told)) => {
+                told.batch.first = told.batch.first.wrapping_sub(1 + self.rng.below(5));
+            }
             _ => {}
         }
         Twisted::Message(message)

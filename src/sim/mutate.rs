@@ -79,11 +79,14 @@ impl Mutation {
         match (self, &mut message) {
             (Self::NeverPull, Message::Pull { .. }) => return None,
             (Self::LeakKey, Message::Held { payloads, .. }) => payloads.push(secret.to_vec().into()),
-            (Self::ForgetEpochs, Message::Hello { lineage, .. }) => {
+            (
+                Self::ForgetEpochs,
+                Message::Hello { lineage, .. } | Message::Manifest(crate::message::Manifest { lineage, .. }),
+            ) => {
                 lineage.drain(..lineage.len().saturating_sub(1));
             }
-            (Self::AnnounceUnheld, Message::Batch(batch)) => {
-                if let Some(LogItem::Fact { question, .. }) = batch.items.last_mut() {
+            (Self::AnnounceUnheld, Message::Announce(told)) => {
+                if let Some(LogItem::Fact { question, .. }) = told.batch.items.last_mut() {
                     question[0] ^= 0xFF;
                 }
             }

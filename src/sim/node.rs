@@ -123,7 +123,7 @@ impl Node {
         let cassette = writing.cassette();
         let (lineage, length) = (cassette.ledger().lineage(), cassette.ledger().durable());
         let me = identity.node();
-        let fabric = Fabric::new(Config { me, lineage, length, patience: None });
+        let fabric = Fabric::new(Config::new(me, lineage, length));
         let hands = Hands {
             life,
             born,

@@ -65,10 +65,14 @@ pub(super) enum Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Work {
     Checked = 1,
-    HeadChecked,
+    AnnouncementChecked,
     Found,
     FoundChunk,
     LogRead,
+    ManifestChecked,
+    SegmentChecked,
+    FoundSegment,
+    Described,
 }
 
 impl Event {

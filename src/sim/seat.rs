@@ -34,6 +34,8 @@ pub(super) struct Seat {
     pub(super) torn: bool,
     /// Whether an older image was put in place since the last opening.
     pub(super) restored: bool,
+    /// Whether an opening failed since the last one: what it found and mended, it could not report.
+    pub(super) failed: bool,
     epochs: Rng,
     epoch: Option<EpochId>,
     /// The epoch when the image was taken.
@@ -46,9 +48,9 @@ pub(super) struct Seat {
 impl Seat {
     pub(super) fn new(identity: Identity, disk: Disk, peers: Vec<Place>, epochs: Rng) -> Self {
         let name = identity.node();
-        let (lives, node, torn, restored, epoch, imaged) = (0, None, false, false, None, None);
+        let (lives, node, torn, restored, failed, epoch, imaged) = (0, None, false, false, false, None, None);
         let (log, seen) = (BTreeMap::new(), (0, 0));
-        Self { identity, name, disk, peers, lives, node, torn, restored, epochs, epoch, imaged, log, seen }
+        Self { identity, name, disk, peers, lives, node, torn, restored, failed, epochs, epoch, imaged, log, seen }
     }
 
     /// A fresh name for the next epoch. A node with that bug goes on in the epoch that a restored image knows nothing of.
@@ -98,8 +100,9 @@ impl Seat {
         }
         self.log.retain(|seq, _| missing.iter().all(|gone| gone.seq != *seq));
         let (restored, torn) = (std::mem::take(&mut self.restored), std::mem::take(&mut self.torn));
+        let reported = std::mem::take(&mut self.failed) || !recovery.is_clean();
         let rotten = history.nodes[place].rotten;
-        Opened { node: place, at, restored, torn, rotten, reported: !recovery.is_clean(), missing }
+        Opened { node: place, at, restored, torn, rotten, reported, missing }
     }
 
     /// How it is at the end.
@@ -119,11 +122,16 @@ impl Seat {
         let unserved =
             held.filter(|id| !matches!(cassette.evidence(**id, &self.identity), Ok(Some(_)))).copied().collect();
         let known = self.peers.iter().map(|peer| (*peer, node.fabric.holders().facts_of(names[*peer]))).collect();
+        let given_up = |peer: &Place| {
+            let stats = node.fabric.holders().stats_of(names[*peer]);
+            (*peer, stats.corrected + stats.beyond_k + stats.dropped)
+        };
+        let given_up = self.peers.iter().map(given_up).collect();
         let (in_flight, durable) = (node.fabric.in_flight(), cassette.ledger().durable());
         let all = Recovery { entries: u64::MAX, ..Recovery::default() };
         let opened = self.read_back(&node, &all, place, history.end, history);
         let opened = Opened { reported: cassette.stats().damaged > 0 || opened.rotten, ..opened };
-        (Final { up: true, in_flight, log, durable, unserved, known }, Some(opened))
+        (Final { up: true, in_flight, log, durable, unserved, known, given_up }, Some(opened))
     }
 }
 
@@ -131,6 +139,8 @@ impl Seat {
 fn look(cassette: &Cassette, seq: u64, entry: &Entry) -> Option<Found> {
     match cassette.ledger().read(seq) {
         Ok(None) => Some(Found::Nothing),
+        // The log ended before: an opening that failed afterwards began its epoch there.
+        Ok(Some(stored)) if matches!(stored.entry, crate::ledger::Entry::Epoch { .. }) => Some(Found::Nothing),
         Ok(Some(stored)) => {
             let same = stored.entry.record().is_some_and(|r| r.request == entry.id && r.answer() == entry.answer);
             (!same).then_some(Found::Other)

@@ -49,7 +49,15 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::Heads { .. } => "heads",
         Message::Pong { .. } => "pong",
         Message::Pull { .. } => "pull",
-        Message::Batch(_) => "batch",
+        Message::Announce(_) => "announce",
+        Message::Manifest(_) => "manifest",
+        Message::GetSegment { .. } => "get-segment",
+        Message::Segment { .. } => "segment",
+        Message::Have { .. } => "have",
+        Message::Graft { .. } => "graft",
+        Message::Prune => "prune",
+        Message::Link { .. } => "link",
+        Message::Busy { .. } => "busy",
         Message::Ask { .. } => "ask",
         Message::Held { .. } => "held",
         Message::NotHeld { .. } => "not-held",
@@ -86,8 +94,9 @@ impl fmt::Display for Told<'_> {
             Event::Ask(number) => write!(f, "ask {number}"),
             Event::Abandon(_, job) => write!(f, "caller {} goes away", job.0),
             Event::Frame { from, to, bytes, .. } => match crate::wire::decode(bytes) {
-                Ok(Message::Batch(batch)) => {
-                    write!(f, "{from} -> {to} batch {}..{} ({} B)", batch.first, batch.end(), bytes.len())
+                Ok(Message::Announce(told)) => {
+                    let (first, end) = (told.batch.first, told.batch.end());
+                    write!(f, "{from} -> {to} announce {first}..{end} ({} B)", bytes.len())
                 }
                 Ok(message) => write!(f, "{from} -> {to} {} ({} B)", name(&message), bytes.len()),
                 Err(error) => write!(f, "{from} -> {to} garbage: {error}"),

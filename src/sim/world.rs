@@ -356,6 +356,7 @@ impl World {
         if !self.shared.history.disk_may_have_failed(place, now) {
             return self.shared.history.broken.push(format!("node {place} did not come up: {error}"));
         }
+        self.seats[place].failed = true;
         self.shared.queue.after(AGAIN, Event::Restart(place));
     }
 

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use crate::limits::{
-    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_TOLD_PEERS,
+    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_ROWS,
+    MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_TOLD_PEERS,
 };
 use crate::message::Message;
 
@@ -74,7 +75,12 @@ pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
 fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
     match message {
         Message::Hello { lineage, .. } => vec![("lineage", lineage.len(), MAX_LINEAGE)],
-        Message::Batch(batch) => vec![("batch", batch.items.len(), BATCH_FACTS)],
+        Message::Heads { rows, .. } | Message::Have { rows } => vec![("rows", rows.len(), MAX_ROWS)],
+        Message::Announce(announcement) => vec![("batch", announcement.batch.items.len(), BATCH_FACTS)],
+        Message::Manifest(manifest) => {
+            vec![("lineage", manifest.lineage.len(), MAX_LINEAGE), ("segments", manifest.segments.len(), MAX_SEGMENTS)]
+        }
+        Message::Segment { bytes, .. } => vec![("segment", bytes.len(), MAX_SEGMENT_BYTES)],
         Message::Held { evidence, payloads, .. } => vec![
             ("record", evidence.record.len(), MAX_RECORD),
             ("proof", evidence.path.len(), MAX_PROOF),
@@ -89,11 +95,15 @@ fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
                 ("peers told of", told.others.len(), MAX_TOLD_PEERS),
             ]
         }
-        Message::Heads { .. }
-        | Message::Pong { .. }
+        Message::Pong { .. }
         | Message::Pull { .. }
+        | Message::GetSegment { .. }
+        | Message::Graft { .. }
+        | Message::Prune
+        | Message::Link { .. }
         | Message::Ask { .. }
         | Message::NotHeld { .. }
+        | Message::Busy { .. }
         | Message::Cancel { .. } => Vec::new(),
     }
 }

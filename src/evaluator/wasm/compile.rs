@@ -1,7 +1,8 @@
-//! From bytes to a program that is ready: found on disk, or scanned and compiled, then linked; on threads of its own.
+//! From bytes to a program that is ready: found on disk, or scanned and then fetched or compiled, and linked; on threads of its own.
 //!
 //! A caller never compiles on its own thread, so its deadline and its cancellation hold while the compiler works, and what it gave up is there
-//! when it asks again. Invariant: code is run only if this node's compiler made it for exactly this program, engine and policy.
+//! when it asks again. Invariant: code is run only if this node's compiler or a listed signer made it for exactly this program,
+//! engine and policy.
 //! Knows nothing of requests.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -12,17 +13,19 @@ use wasmtime::{Engine, Linker, Module};
 
 use super::admit::{self, Shape};
 use super::aot::{self, AotConfig, AotStore};
-use super::artifacts::{Artifact, Counters, Fingerprint, Layer};
+use super::artifacts::{Artifact, Counters, Fingerprint, Layer, Miss};
 use super::cache::{Key, Making};
 use super::engine::{self, Flavour};
 use super::limits::{POLICY, WasmLimits};
 use super::program::Program;
+use super::remote::{Publication, RemoteConfig};
 use super::store::State;
 use super::wasi;
 use super::worker::{self, WorkerConfig, Workers};
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::pool::Pool;
 use crate::id::Digest;
+use crate::identity::Signer;
 
 /// Compilations at one time: each uses several cores by itself where there are any.
 const COMPILERS: usize = 4;
@@ -52,6 +55,8 @@ pub struct WasmSetup {
     pub compilation: Compilation,
     /// Where it keeps compiled code over restarts.
     pub aot: Option<AotConfig>,
+    /// Whose compiled code it takes where it has none, in the order in which they are asked.
+    pub remotes: Vec<RemoteConfig>,
 }
 
 /// What programs of one flavour are compiled and linked with.
@@ -83,6 +88,7 @@ pub(super) struct Compiler {
     limits: WasmLimits,
     workers: Option<Workers>,
     disk: Option<AotStore>,
+    remotes: Vec<RemoteConfig>,
     pub(super) counters: Counters,
 }
 
@@ -98,7 +104,7 @@ impl Compiler {
         let counters = Counters::default();
         let disk = setup.aot.map(|config| AotStore::open(config, &counters)).transpose();
         let disk = disk.map_err(|error| failed("the store of compiled code", error))?;
-        Ok(Self { threads, limits: setup.limits, workers, disk, counters })
+        Ok(Self { threads, limits: setup.limits, workers, disk, remotes: setup.remotes, counters })
     }
 
     /// Has a program made on another thread.
@@ -127,19 +133,65 @@ impl Compiler {
             }
         }
         let shape = admit::scan(code, &self.limits)?;
+        if let Some(module) = self.remotes.iter().find_map(|remote| self.fetch(kit, &made_for, shape, remote)) {
+            return kit.link(&module, shape);
+        }
         let module = self.compile(kit, &made_for, shape, code)?;
         self.counters.count(|report| report.compiled += 1);
         kit.link(&module, shape)
     }
 
+    /// Takes code from a remote, which is asked only about programs that are admitted here, and promotes it to disk.
+    fn fetch(&self, kit: &Kit, made_for: &Fingerprint, shape: Shape, remote: &RemoteConfig) -> Option<Module> {
+        let fetched = remote.load(made_for).and_then(|artifact| {
+            // What its signer found out about the program must be what was found out here.
+            if artifact.shape == shape { Ok(artifact) } else { Err(Miss::OtherFingerprint) }
+        });
+        let loaded = fetched.and_then(|artifact| Ok((aot::load_bytes(&kit.engine, &artifact.code)?, artifact)));
+        match loaded {
+            Ok((module, artifact)) => {
+                let promoted = self.disk.as_ref().is_some_and(|disk| self.store(disk, made_for, &artifact));
+                self.counters.count(|report| {
+                    report.remote_hits += 1;
+                    report.promoted += 1 + u64::from(promoted);
+                });
+                Some(module)
+            }
+            Err(why) => {
+                self.counters.missed(Layer::Remote, why);
+                None
+            }
+        }
+    }
+
+    /// Compiles a program anew and signs what came of it.
+    pub(super) fn publish(
+        &self,
+        kit: &Kit,
+        program: Digest,
+        code: &[u8],
+        source: &str,
+        signer: &dyn Signer,
+    ) -> Result<Publication, EvalError> {
+        let made_for = Fingerprint { program, engine: kit.compatibility, policy: POLICY };
+        let shape = admit::scan(code, &self.limits)?;
+        let code = self.native(kit, code)?;
+        Ok(Publication::sign(&made_for, &Artifact { shape, code }, source, signer))
+    }
+
+    /// A program's native code, by whatever compiles here.
+    fn native(&self, kit: &Kit, code: &[u8]) -> Result<Vec<u8>, EvalError> {
+        match &self.workers {
+            Some(workers) => workers.compile(kit.flavour, kit.compatibility, code),
+            None => kit.engine.precompile_module(code).map_err(|error| malformed(&error)),
+        }
+    }
+
     fn compile(&self, kit: &Kit, made_for: &Fingerprint, shape: Shape, code: &[u8]) -> Result<Module, EvalError> {
-        // The scan passed, so what is refused here is a bound of the compiler's own.
-        let malformed = |error: wasmtime::Error| EvalError::from(Refusal::Malformed(format!("{error:#}")));
-        let code = match (&self.workers, &self.disk) {
-            (Some(workers), _) => workers.compile(kit.flavour, kit.compatibility, code)?,
-            (None, Some(_)) => kit.engine.precompile_module(code).map_err(malformed)?,
-            (None, None) => return Module::from_binary(&kit.engine, code).map_err(malformed),
-        };
+        if self.workers.is_none() && self.disk.is_none() {
+            return Module::from_binary(&kit.engine, code).map_err(|error| malformed(&error));
+        }
+        let code = self.native(kit, code)?;
         let artifact = Artifact { shape, code };
         let stored = self.disk.as_ref().filter(|disk| self.store(disk, made_for, &artifact));
         // What is on disk is mapped from there: then its pages are the system's to drop, and the copy here is not needed.
@@ -160,4 +212,9 @@ impl Compiler {
         self.counters.count(|report| *(if stored.is_ok() { &mut report.stored } else { &mut report.not_stored }) += 1);
         stored.is_ok()
     }
+}
+
+/// The scan passed, so what is refused here is a bound of the compiler's own.
+fn malformed(error: &wasmtime::Error) -> EvalError {
+    Refusal::Malformed(format!("{error:#}")).into()
 }

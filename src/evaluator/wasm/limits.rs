@@ -100,6 +100,8 @@ pub(super) const NAMED_EXPORTS: usize = 12;
 pub(super) const POLICY: u32 = 1;
 /// Native code of one program: the largest admitted modules stay below.
 pub(super) const ARTIFACT_BYTES: u64 = 1 << 30;
+/// Bytes of what a published copy says about itself: seven short lines.
+pub(super) const METADATA_BYTES: usize = 16 << 10;
 /// Bytes that are read and hashed at a time, so that they are still in the processor's cache when they are hashed.
 pub(super) const READ_CHUNK: usize = 256 << 10;
 /// How much longer than its processor time a compilation may take on the wall, for machines that are busy with other things.

@@ -11,11 +11,14 @@ mod artifacts;
 mod cache;
 mod compile;
 mod engine;
+#[cfg(feature = "artifacts-http")]
+mod http;
 mod inspect;
 mod instances;
 mod limits;
 pub(super) mod plain;
 pub(super) mod program;
+mod remote;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -36,17 +39,21 @@ use self::cache::{Key, Programs};
 pub use self::compile::{Compilation, WasmSetup};
 use self::compile::{Compiler, Kit};
 use self::engine::{Flavour, Stopwatch, VERSION};
+#[cfg(feature = "artifacts-http")]
+pub use self::http::{AddressError, Https};
 pub use self::inspect::{GuestKind, Inspection, Item, Needs, inspect};
 pub use self::instances::PoolGauges;
 use self::instances::Seats;
 pub use self::limits::WasmLimits;
 use self::program::{Entry, Program};
+pub use self::remote::{Fetch, Folder, Publication, RemoteConfig};
 use self::store::{Bounds, State};
 use self::wasi::Wasi;
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::pool::{Pool, QUEUE};
 use crate::evaluator::{Done, Evaluator, Job};
 use crate::id::Digest;
+use crate::identity::Signer;
 use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
 use crate::request::{Class, Code, Engine, Request, Slot};
 
@@ -108,6 +115,15 @@ impl WasmEvaluator {
         let key = Key { digest, flavour: Flavour::Portable };
         self.shared.program(&self.shared.portable, key, code, || Ok(()))?.entry(entry)?;
         Ok(digest)
+    }
+
+    /// Compiles a program and signs the code, for others who list the signer. `source` says where the program is from.
+    pub fn publish(&self, code: &Bytes, source: &str, signer: &dyn Signer) -> Result<Publication, EvalError> {
+        if source.trim().is_empty() {
+            return Err(Refusal::Arguments("a published copy says where its program is from".to_owned()).into());
+        }
+        let digest = self.shared.programs.digest(code);
+        self.shared.compiler.publish(&self.shared.portable, digest, code, source, signer)
     }
 
     /// The class that asks for this machine's own arithmetic: as fast as the hardware, and comparable only between equal machines and versions.

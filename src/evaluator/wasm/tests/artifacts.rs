@@ -2,17 +2,22 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempDir;
 
-use super::super::{AotConfig, ArtifactReport, Compilation, Layer, Miss, WasmEvaluator, WasmSetup};
+use super::super::{
+    AotConfig, ArtifactReport, Compilation, Folder, Layer, Miss, RemoteConfig, WasmEvaluator, WasmSetup,
+};
 use super::{limits, run_on, stdout};
 use crate::evaluator::pool::Pool;
-use crate::request::Request;
+use crate::identity::{Identity, Signer};
+use crate::reply::Payload;
+use crate::request::{Code, Request};
 
 fn evaluator(folder: &Path, secret: &[u8], bytes: u64) -> WasmEvaluator {
     let aot = Some(AotConfig { bytes, ..AotConfig::new(folder.join("aot"), secret) });
-    let setup = WasmSetup { limits: limits(), compilation: Compilation::InProcess, aot };
+    let setup = WasmSetup { limits: limits(), compilation: Compilation::InProcess, aot, remotes: Vec::new() };
     WasmEvaluator::with(Pool::start("test", 1).unwrap(), setup).unwrap()
 }
 
@@ -168,4 +173,45 @@ fn a_disk_that_refuses_costs_nothing_but_the_copy() {
     fs::set_permissions(&store, fs::Permissions::from_mode(0o700)).unwrap();
     assert_eq!(stdout(&run_on(&evaluator, program(6)).unwrap()), "6\n");
     assert_eq!(evaluator.artifacts().stored, 1);
+}
+
+#[test]
+fn a_signers_copy_is_promoted_to_disk_and_a_bad_one_is_compiled_around() {
+    let folder = tempfile::tempdir().unwrap();
+    let signer = Identity::from_seed([8; 32]);
+    let public = folder.path().join("public");
+    let program = program(42);
+    let Code::Bytes(Payload::Inline(code)) = &program.program.code else { panic!("inline") };
+    let with = |name: &str, signer: &Identity| {
+        let remote =
+            RemoteConfig { signers: vec![signer.node()], source: None, fetch: Arc::new(Folder(public.clone())) };
+        let setup = WasmSetup {
+            limits: limits(),
+            compilation: Compilation::InProcess,
+            aot: Some(AotConfig::new(folder.path().join(name), b"secret")),
+            remotes: vec![remote],
+        };
+        let evaluator = WasmEvaluator::with(Pool::start("test", 1).unwrap(), setup).unwrap();
+        assert_eq!(stdout(&run_on(&evaluator, program.clone()).unwrap()), "42\n");
+        evaluator
+    };
+    let publisher = with("publisher", &signer);
+    assert!(publisher.publish(code, " ", &signer).is_err(), "it must say where it is from");
+    let path = publisher.publish(code, "a test", &signer).unwrap().write(&public).unwrap();
+    let remote_misses = |report: &ArtifactReport| {
+        let remote = report.misses.iter().filter(|((layer, _), _)| *layer == Layer::Remote);
+        remote.map(|((_, why), count)| (*why, *count)).collect::<Vec<_>>()
+    };
+    assert_eq!(remote_misses(&publisher.artifacts()), [(Miss::Absent, 1)]);
+    let reader = with("reader", &signer).artifacts();
+    assert_eq!((reader.remote_hits, reader.compiled, reader.stored, reader.promoted), (1, 0, 1, 2));
+    let again = with("reader", &signer).artifacts();
+    assert_eq!((again.disk_hits, again.remote_hits), (1, 0), "the nearer layer has it now");
+    let stranger = with("stranger", &Identity::from_seed([9; 32])).artifacts();
+    assert_eq!((stranger.compiled, remote_misses(&stranger)), (1, vec![(Miss::SignerNotListed, 1)]));
+    let mut damaged = fs::read(&path).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    replace(&path, &damaged);
+    let compiled = with("another", &signer).artifacts();
+    assert_eq!((compiled.compiled, remote_misses(&compiled)), (1, vec![(Miss::NotAuthentic, 1)]));
 }

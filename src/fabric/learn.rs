@@ -1,0 +1,350 @@
+//! Learning what others hold: rows of version vectors, pulls, announcements, manifests and their segments.
+//!
+//! Gossip alone loses messages: whoever sees a gap, or hears in a heartbeat that it is behind, pulls, at most once per log and heartbeat.
+//! Invariant 1: nothing is merged whose author did not sign it. Invariant 2: signatures are checked only for what would be new, and only
+//! a few at a time for each peer, so a flood or a replay costs next to nothing.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+
+use super::holders::Merge;
+use super::{Fabric, Output, Step};
+use crate::id::NodeId;
+use crate::limits::{MAX_CHECKS_PER_PEER, MAX_FETCHES, MAX_LOGS, MAX_PULLS, SEGMENTS_IN_FLIGHT};
+use crate::message::{Announcement, AskId, EpochStart, Manifest, Message, Row, SegmentName};
+
+/// A manifest whose segments are on their way.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    from: NodeId,
+    manifest: Manifest,
+    wanted: VecDeque<SegmentName>,
+    /// Asked for, or being checked. Invariant: `Learning::asks` names exactly these.
+    in_flight: BTreeMap<AskId, SegmentName>,
+    /// Whether something came since the last heartbeat.
+    moved: bool,
+}
+
+/// What is under way to learn the logs of others.
+#[derive(Debug, Default)]
+pub(super) struct Learning {
+    /// How long logs are, by hearsay. Says what to pull, never what is known.
+    heard_of: BTreeMap<NodeId, u64>,
+    /// Logs asked for since the last heartbeat, and whom.
+    pulls: BTreeMap<NodeId, NodeId>,
+    /// By author.
+    fetches: BTreeMap<NodeId, Fetch>,
+    asks: BTreeMap<AskId, NodeId>,
+    /// Announcements being checked: author and first position.
+    checking: BTreeMap<(NodeId, u64), NodeId>,
+}
+
+impl Learning {
+    /// Logs that are being fetched by manifest.
+    pub(super) fn fetches(&self) -> usize {
+        self.fetches.len()
+    }
+
+    /// Whether `asks` names exactly what the fetches wait for.
+    pub(super) fn is_consistent(&self) -> bool {
+        let waited: usize = self.fetches.values().map(|fetch| fetch.in_flight.len()).sum();
+        let known = |(ask, author): (&AskId, &NodeId)| {
+            self.fetches.get(author).is_some_and(|fetch| fetch.in_flight.contains_key(ask))
+        };
+        waited == self.asks.len() && self.asks.iter().all(known)
+    }
+
+    pub(super) fn heard_of(&self, node: NodeId) -> u64 {
+        self.heard_of.get(&node).copied().unwrap_or(0)
+    }
+}
+
+impl Fabric {
+    /// Takes an author's own description of its log, from its hello.
+    pub(super) fn on_described_by_author(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        lineage: Vec<EpochStart>,
+        length: u64,
+    ) {
+        self.holders.describe(from, lineage);
+        // A restored copy may be shorter than what was heard before.
+        self.learning.heard_of.remove(&from);
+        self.hear_of(from, length);
+        self.pull_if_behind(step, from, from);
+    }
+
+    pub(super) fn hear_of(&mut self, node: NodeId, length: u64) {
+        let room = self.learning.heard_of.len() < MAX_LOGS;
+        if let Some(heard) = self.learning.heard_of.get_mut(&node) {
+            *heard = length.max(*heard);
+        } else if room {
+            self.learning.heard_of.insert(node, length);
+        }
+    }
+
+    /// Whether a row tells of something that is not known here.
+    pub(super) fn is_news(&self, row: &Row) -> bool {
+        row.node != self.config.me
+            && match self.holders.epoch(row.node) {
+                Some(epoch) if epoch.epoch == row.epoch => row.length > self.holders.known(row.node),
+                // Of two epochs nobody but their author can say which is newer; both are worth asking about.
+                _ => row.length > 0,
+            }
+    }
+
+    /// Asks `via` for what is not known of a log yet, unless somebody was asked already.
+    pub(super) fn pull_if_behind(&mut self, step: &mut Step<'_>, author: NodeId, via: NodeId) {
+        if self.learning.heard_of(author) > self.holders.known(author) {
+            self.pull(step, author, via);
+        }
+    }
+
+    pub(super) fn pull(&mut self, step: &mut Step<'_>, author: NodeId, via: NodeId) {
+        let busy = self.learning.pulls.contains_key(&author) || self.learning.fetches.contains_key(&author);
+        if !busy && self.learning.pulls.len() < MAX_PULLS && self.is_live(via) {
+            self.learning.pulls.insert(author, via);
+            step.out.push(Output::Send(via, Message::Pull { node: author, from: self.holders.known(author) }));
+        }
+    }
+
+    /// With every heartbeat: what was lost is asked for again.
+    pub(super) fn renew_pulls(&mut self, step: &mut Step<'_>) {
+        let unanswered = std::mem::take(&mut self.learning.pulls);
+        // Neighbours who cannot help leave the author itself.
+        for (author, _) in unanswered {
+            if !self.peers.contains_key(&author) && self.learning.heard_of(author) > self.holders.known(author) {
+                step.out.push(Output::Connect(author));
+            }
+        }
+        let stuck = |fetch: &mut Fetch| !std::mem::replace(&mut fetch.moved, false);
+        let stuck: Vec<_> =
+            self.learning.fetches.iter_mut().filter_map(|(author, fetch)| stuck(fetch).then_some(*author)).collect();
+        for author in stuck {
+            self.give_up_fetch(author);
+        }
+    }
+
+    pub(super) fn give_up_fetch(&mut self, author: NodeId) {
+        for ask in self.learning.fetches.remove(&author).into_iter().flat_map(|fetch| fetch.in_flight.into_keys()) {
+            self.learning.asks.remove(&ask);
+        }
+    }
+
+    /// Forgets what a peer that is gone was asked for.
+    pub(super) fn forget_source(&mut self, peer: NodeId) {
+        self.learning.pulls.retain(|_, via| *via != peer);
+        self.learning.checking.retain(|_, via| *via != peer);
+        let fetches = self.learning.fetches.iter();
+        let lost: Vec<_> = fetches.filter(|(_, fetch)| fetch.from == peer).map(|(author, _)| *author).collect();
+        for author in lost {
+            self.give_up_fetch(author);
+        }
+    }
+
+    pub(super) fn on_pull(&mut self, step: &mut Step<'_>, from: NodeId, node: NodeId, position: u64) {
+        if node == self.config.me {
+            return self.answer_pull(step, from, position);
+        }
+        let known = self.relay.log_from(node, position);
+        step.out.extend(known.into_iter().map(|message| Output::Send(from, message)));
+    }
+
+    pub(super) fn on_announcement(&mut self, step: &mut Step<'_>, from: NodeId, announcement: Announcement) {
+        let (author, first) = (announcement.author(), announcement.batch.first);
+        if author == self.config.me {
+            return;
+        }
+        let in_check = self.learning.checking.contains_key(&(author, first));
+        match self.holders.foresee(&announcement) {
+            Merge::Merged if !in_check => {}
+            Merge::Merged | Merge::Known => {
+                self.counters.duplicates += 1;
+                return self.on_duplicate(step, from);
+            }
+            Merge::Gap => {
+                self.hear_of(author, first.saturating_add(1));
+                return self.pull(step, author, from);
+            }
+            Merge::Foreign | Merge::Equivocal => {
+                return self.disbelieve(step, from, "a batch that is not of the log it names".to_owned());
+            }
+        }
+        if self.may_check(from) {
+            self.learning.checking.insert((author, first), from);
+            step.out.push(Output::CheckAnnouncement(from, announcement));
+        }
+    }
+
+    /// Room for one more check of what a peer sent; the rest of a flood is dropped and, if it was real, pulled later.
+    fn may_check(&mut self, from: NodeId) -> bool {
+        let Some(peer) = self.peers.get_mut(&from) else { return false };
+        let room = peer.checking < MAX_CHECKS_PER_PEER;
+        peer.checking += usize::from(room);
+        self.counters.flooded += u64::from(!room);
+        room
+    }
+
+    fn checked(&mut self, from: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.checking = peer.checking.saturating_sub(1);
+        }
+    }
+
+    /// `None`: it could not be checked now.
+    pub(super) fn on_announcement_checked(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        announcement: Announcement,
+        holds: Option<bool>,
+    ) {
+        self.checked(from);
+        let (author, end) = (announcement.author(), announcement.batch.end());
+        self.learning.checking.remove(&(author, announcement.batch.first));
+        match holds {
+            Some(true) => {}
+            Some(false) => {
+                return self.disbelieve(step, from, "an announcement that its author did not sign".to_owned());
+            }
+            None => return,
+        }
+        match self.holders.merge(&announcement) {
+            Merge::Merged => {
+                self.hear_of(author, end);
+                self.learning.pulls.remove(&author);
+                let row = Row { node: author, epoch: announcement.batch.head.epoch, length: end };
+                self.spread(step, Some(from), row, announcement);
+                self.pull_if_behind(step, author, from);
+            }
+            Merge::Known => {}
+            Merge::Gap => self.pull(step, author, from),
+            Merge::Foreign => self.disbelieve(step, from, "a batch that is not of the log it names".to_owned()),
+            Merge::Equivocal => {
+                // Both signatures are the author's, so it is the author who lied, whoever brought it.
+                self.counters.equivocations += 1;
+                self.disbelieve(step, author, "it signed two histories of one epoch".to_owned());
+            }
+        }
+    }
+
+    pub(super) fn on_manifest(&mut self, step: &mut Step<'_>, from: NodeId, manifest: Manifest) {
+        let author = manifest.node;
+        let news = manifest.end > self.holders.known(author) || self.holders.epoch(author).is_none();
+        let room = self.learning.fetches.len() < MAX_FETCHES && !self.learning.fetches.contains_key(&author);
+        if author == self.config.me || !news || !room {
+            self.counters.duplicates += 1;
+            return;
+        }
+        if !manifest.is_whole() {
+            return self.disbelieve(step, from, "a manifest that does not add up".to_owned());
+        }
+        if self.may_check(from) {
+            step.out.push(Output::CheckManifest(from, manifest));
+        }
+    }
+
+    pub(super) fn on_manifest_checked(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        manifest: Manifest,
+        holds: Option<bool>,
+    ) {
+        self.checked(from);
+        match holds {
+            Some(true) => {}
+            Some(false) => return self.disbelieve(step, from, "a manifest that its author did not sign".to_owned()),
+            None => return,
+        }
+        let author = manifest.node;
+        if self.learning.fetches.contains_key(&author) || !self.describe_by_manifest(from, &manifest) {
+            return;
+        }
+        self.hear_of(author, manifest.end);
+        self.learning.pulls.remove(&author);
+        let wanted = self.holders.lacks(author, &manifest).into();
+        let fetch = Fetch { from, manifest, wanted, in_flight: BTreeMap::new(), moved: true };
+        self.learning.fetches.insert(author, fetch);
+        self.continue_fetch(step, author);
+    }
+
+    /// Whether a manifest tells of the log that is known here or of its continuation. Only the author itself may take a history back.
+    fn describe_by_manifest(&mut self, from: NodeId, manifest: &Manifest) -> bool {
+        let known = self.holders.lineage(manifest.node);
+        let continues = manifest.lineage.starts_with(known);
+        (continues || from == manifest.node) && self.holders.describe(manifest.node, manifest.lineage.clone())
+    }
+
+    fn continue_fetch(&mut self, step: &mut Step<'_>, author: NodeId) {
+        let Some(fetch) = self.learning.fetches.get_mut(&author) else { return };
+        while fetch.in_flight.len() < SEGMENTS_IN_FLIGHT
+            && let Some(name) = fetch.wanted.pop_front()
+        {
+            self.next_id += 1;
+            let ask = AskId(self.next_id);
+            fetch.in_flight.insert(ask, name);
+            self.learning.asks.insert(ask, author);
+            let SegmentName { number, end, digest, .. } = name;
+            step.out.push(Output::Send(fetch.from, Message::GetSegment { ask, node: author, number, end, digest }));
+        }
+        if fetch.in_flight.is_empty()
+            && let Some(Fetch { from, manifest, .. }) = self.learning.fetches.remove(&author)
+        {
+            self.holders.catch_up(author, &manifest);
+            let epoch = manifest.lineage.last().map(|epoch| epoch.epoch);
+            let row = epoch.map(|epoch| Row { node: author, epoch, length: manifest.end });
+            self.relay_manifest(step, from, row, manifest);
+            self.pull_if_behind(step, author, from);
+        }
+    }
+
+    pub(super) fn on_segment(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId, bytes: Bytes) {
+        let author = self.learning.asks.get(&ask);
+        let Some(fetch) = author.and_then(|author| self.learning.fetches.get_mut(author)) else { return };
+        if let Some(name) = fetch.in_flight.get(&ask).filter(|_| fetch.from == from) {
+            fetch.moved = true;
+            step.out.push(Output::CheckSegment(from, ask, *name, bytes));
+        }
+    }
+
+    /// The error says why it is not the segment that was asked for; `None` if it could not be checked now.
+    pub(super) fn on_segment_checked(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        ask: AskId,
+        checked: Option<Result<(Vec<u64>, Bytes), String>>,
+    ) {
+        let Some(&author) = self.learning.asks.get(&ask) else { return };
+        match checked {
+            Some(Ok((keys, bytes))) => {
+                self.learning.asks.remove(&ask);
+                let Some(fetch) = self.learning.fetches.get_mut(&author) else { return };
+                let Some(name) = fetch.in_flight.remove(&ask) else { return };
+                self.counters.segments += 1;
+                self.holders.merge_segment(author, &name, &keys);
+                self.relay_segment(name.digest, bytes);
+                self.continue_fetch(step, author);
+            }
+            Some(Err(why)) => {
+                self.give_up_fetch(author);
+                self.disbelieve(step, from, why);
+            }
+            None => self.give_up_fetch(author),
+        }
+    }
+
+    /// Whether a "not held" was about a segment; then the fetch is given up, and the next heartbeat finds another way.
+    pub(super) fn segment_not_held(&mut self, from: NodeId, ask: AskId) -> bool {
+        let author = self.learning.asks.get(&ask).copied();
+        let Some(author) = author.filter(|author| self.learning.fetches.get(author).is_some_and(|f| f.from == from))
+        else {
+            return false;
+        };
+        self.give_up_fetch(author);
+        true
+    }
+}

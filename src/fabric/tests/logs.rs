@@ -1,0 +1,239 @@
+//! Announcing, pulling, catching up: nothing that is lost stays lost.
+
+use super::*;
+use crate::limits::{BATCH_DELAY, PULL_WINDOW, RECENT_BATCHES, SEGMENT};
+
+/// The fabric's own log, read as its driver would.
+struct Own(Remote);
+
+impl Own {
+    fn new() -> Self {
+        let me = Identity::from_seed([99; 32]);
+        let epoch = config().lineage[0];
+        Self(Remote { chain: chain_start(me.node(), epoch.epoch), me, epoch, items: Vec::new() })
+    }
+
+    fn append(&mut self, script: &mut Script, count: u32) {
+        let from = u32::try_from(self.0.items.len()).expect("small");
+        let fact = |n: u32| LogItem::Fact { question: request(n).0.fingerprint().to_le_bytes(), answer: [1; 8] };
+        self.0.items.extend((0..count).map(|n| fact(from + n)));
+        script.give(Input::Durable(self.0.items.len() as u64));
+    }
+
+    /// Carries out the reads that the fabric asked for; says how many.
+    fn read(&self, script: &mut Script) -> usize {
+        let me = &self.0.me;
+        let done = script.take(|output| match output {
+            Output::ReadLog(from, chain) => {
+                let batch = self.0.read(*from, crate::limits::BATCH_FACTS);
+                Some(Input::LogRead(batch.map(|batch| Announcement::sign(me, chain, batch))))
+            }
+            Output::Describe(manifest) => {
+                Some(Input::Described(segment::complete(manifest.clone(), me, |at, max| self.0.read(at, max))))
+            }
+            Output::ReadSegment(to, ask, number, end) => {
+                Some(Input::FoundSegment(*to, *ask, Some(self.0.segment(*number, *end))))
+            }
+            _ => None,
+        });
+        let count = done.len();
+        for input in done {
+            script.give(input);
+        }
+        count
+    }
+}
+
+fn firsts(messages: &[Message]) -> Vec<u64> {
+    let first = |message: &Message| match message {
+        Message::Announce(announcement) => Some(announcement.batch.first),
+        _ => None,
+    };
+    messages.iter().filter_map(first).collect()
+}
+
+#[test]
+fn what_is_durable_is_announced_to_everybody_in_one_chain() {
+    let (mut script, mut own) = (Script::new(), Own::new());
+    let peers = [Remote::new(1), Remote::new(2)];
+    for peer in &peers {
+        script.join(peer, ms(1));
+    }
+    own.append(&mut script, 3);
+    own.append(&mut script, 2);
+    assert_eq!(own.read(&mut script), 0, "a fresh fact waits for company");
+    script.pass(BATCH_DELAY);
+    assert_eq!(own.read(&mut script), 1);
+    own.append(&mut script, 4);
+    script.pass(BATCH_DELAY);
+    own.read(&mut script);
+    for peer in &peers {
+        let sent = script.sent(peer);
+        assert_eq!(firsts(&sent), [0, 5]);
+        let mut index = HolderIndex::new(1 << 20);
+        index.describe(own.0.node(), vec![own.0.epoch]);
+        for message in sent {
+            let Message::Announce(announcement) = message else { panic!("{message:?}") };
+            assert!(announcement.verify(&Ed25519));
+            assert_eq!(index.merge(&announcement), Merge::Merged);
+        }
+        assert_eq!(index.known(own.0.node()), 9);
+    }
+}
+
+#[test]
+fn a_pull_is_answered_from_recent_batches_or_by_a_manifest() {
+    let (mut script, mut own, peer) = (Script::new(), Own::new(), Remote::new(1));
+    script.join(&peer, ms(1));
+    for _ in 0..RECENT_BATCHES + 6 {
+        own.append(&mut script, 2);
+        script.pass(BATCH_DELAY);
+        own.read(&mut script);
+    }
+    script.sent(&peer);
+    let me = own.0.node();
+    script.say(&peer, Message::Pull { node: me, from: 20 });
+    assert_eq!(firsts(&script.sent(&peer)), (10..10 + PULL_WINDOW as u64).map(|n| n * 2).collect::<Vec<_>>());
+    for from in [0, 5, 19] {
+        script.say(&peer, Message::Pull { node: me, from });
+    }
+    assert_eq!(own.read(&mut script), 1, "one manifest is made for all who wait");
+    let told = script.sent(&peer);
+    let [Message::Manifest(manifest)] = &told[..] else { panic!("{told:?}") };
+    assert!(manifest.verify(&Ed25519) && manifest.is_whole() && manifest.end == 140);
+    script.say(&peer, Message::Pull { node: me, from: 0 });
+    assert_eq!((own.read(&mut script), script.sent(&peer).len()), (0, 1), "made once, sent again");
+    let name = manifest.names().next().expect("one segment");
+    let ask = AskId(5);
+    script.say(&peer, Message::GetSegment { ask, node: me, number: 0, end: name.end, digest: name.digest });
+    own.read(&mut script);
+    let told = script.sent(&peer);
+    let [Message::Segment { bytes, .. }] = &told[..] else { panic!("{told:?}") };
+    assert_eq!(segment::check(&name, bytes).map(|keys| keys.len()), Ok(140));
+    script.say(&peer, Message::GetSegment { ask, node: me, number: 7, end: 9, digest: name.digest });
+    assert_eq!(script.sent(&peer), [Message::NotHeld { ask }]);
+}
+
+#[test]
+fn a_lost_announcement_is_pulled_when_the_next_one_or_a_heartbeat_comes() {
+    let (mut script, mut peer) = (Script::new(), Remote::new(1));
+    script.join(&peer, ms(1));
+    let lost = peer.announce(&[request(1).0]);
+    let next = peer.announce(&[request(2).0]);
+    script.say(&peer, Message::Announce(next.clone()));
+    let pull = Message::Pull { node: peer.node(), from: 0 };
+    assert_eq!(script.sent(&peer), std::slice::from_ref(&pull));
+    script.say(&peer, Message::Announce(next.clone()));
+    assert!(script.sent(&peer).is_empty(), "asked for once");
+    assert_eq!(script.fabric.lag(peer.node()), 2);
+    script.pass(ms(1000));
+    assert_eq!(script.sent(&peer), [pull], "the answer was lost: asked for again");
+    script.say(&peer, Message::Announce(lost));
+    script.check_all();
+    script.say(&peer, Message::Announce(next));
+    script.check_all();
+    assert_eq!((script.fabric.holders().known(peer.node()), script.fabric.lag(peer.node())), (2, 0));
+    let gone = peer.announce(&[request(3).0]);
+    let length = gone.batch.end();
+    script.outputs.clear();
+    script.say(&peer, Message::Heads { epoch: peer.epoch.epoch, length, floor: 0, rows: vec![], nonce: 7 });
+    assert_eq!(script.sent(&peer), [Message::Pull { node: peer.node(), from: 2 }], "a heartbeat tells as well");
+}
+
+#[test]
+fn a_late_joiner_fetches_segments_and_goes_on_with_announcements() {
+    let (mut script, mut peer) = (Script::new(), Remote::new(1));
+    let count = u32::try_from(SEGMENT).expect("small") * 6 + 10;
+    let fact = |n: u32| LogItem::Fact {
+        question: u64::from(n).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes(),
+        answer: [1; 8],
+    };
+    // As if announced long ago: only the chain is left of it.
+    peer.items = (0..count).map(fact).collect();
+    script.join(&peer, ms(1));
+    assert_eq!(script.sent(&peer), [Message::Pull { node: peer.node(), from: 0 }]);
+    script.say(&peer, Message::Manifest(peer.manifest()));
+    script.check_all();
+    let (mut rounds, mut fetched) = (0, 0);
+    loop {
+        let wanted = script.sent(&peer);
+        if wanted.is_empty() {
+            break;
+        }
+        assert!(wanted.len() <= crate::limits::SEGMENTS_IN_FLIGHT);
+        for message in wanted {
+            let Message::GetSegment { ask, number, end, .. } = message else { panic!("{message:?}") };
+            script.say(&peer, Message::Segment { ask, bytes: peer.segment(number, end) });
+            fetched += 1;
+        }
+        script.check_all();
+        rounds += 1;
+    }
+    assert_eq!((rounds, fetched), (2, 7));
+    assert_eq!(script.fabric.holders().known(peer.node()), u64::from(count));
+    assert_eq!(script.fabric.holders().stats_of(peer.node()).facts, u64::from(count));
+    script.learn(&mut peer, &[request(1).0]);
+    assert_eq!(script.fabric.holders().known(peer.node()), u64::from(count) + 1);
+}
+
+#[test]
+fn a_lost_segment_is_asked_for_again_with_a_later_heartbeat() {
+    let (mut script, mut peer) = (Script::new(), Remote::new(1));
+    peer.items = (0..9_u64).map(|n| LogItem::Fact { question: n.to_le_bytes(), answer: [1; 8] }).collect();
+    script.join(&peer, ms(1));
+    script.say(&peer, Message::Manifest(peer.manifest()));
+    script.check_all();
+    assert!(script.sent(&peer).iter().any(|message| matches!(message, Message::GetSegment { .. })));
+    let mut pulled = false;
+    for _ in 0..3 {
+        script.beat(&peer, ms(1));
+        pulled |= script.sent(&peer).contains(&Message::Pull { node: peer.node(), from: 0 });
+    }
+    assert!(pulled, "the fetch was given up, and begun again");
+    assert!(script.fabric.learning.is_consistent());
+}
+
+#[test]
+fn a_restarted_node_announces_its_new_epoch_from_its_beginning() {
+    let (old, new) = (config().lineage[0], EpochStart { epoch: EpochId::from_bytes([10; 16]), start: 40 });
+    let mut script = Script::with(Config::new(config().me, vec![old, new], 41));
+    let peer = Remote::new(1);
+    script.give(Input::PeerUp(peer.node()));
+    let told = script.take(|output| match output {
+        Output::Send(_, Message::Hello { lineage, length, .. }) => Some((lineage.clone(), *length)),
+        _ => None,
+    });
+    assert_eq!(told, [(vec![old, new], 40)], "what is not announced yet is not promised");
+    script.pass(ms(1000) + BATCH_DELAY);
+    let read = script.take(|output| match output {
+        Output::ReadLog(from, chain) => Some((*from, *chain)),
+        _ => None,
+    });
+    assert_eq!(read, [(40, chain_start(config().me, new.epoch))]);
+}
+
+#[test]
+fn an_overloaded_driver_delays_an_announcement_and_loses_none() {
+    let (mut script, mut own, peer) = (Script::new(), Own::new(), Remote::new(1));
+    script.join(&peer, ms(1));
+    own.append(&mut script, 1);
+    script.pass(BATCH_DELAY);
+    assert_eq!(script.take(|output| matches!(output, Output::ReadLog(..)).then_some(())).len(), 1);
+    script.give(Input::LogRead(None));
+    script.pass(ms(1000) + BATCH_DELAY);
+    assert_eq!(own.read(&mut script), 1, "read again after the next heartbeat");
+    assert_eq!(firsts(&script.sent(&peer)), [0]);
+}
+
+#[test]
+fn dropped_segments_are_told_of_and_masked() {
+    let (mut script, peer) = (Script::new(), Remote::new(1));
+    script.join(&peer, ms(1));
+    script.give(Input::Dropped(70));
+    script.pass(ms(1000));
+    let floors = script.take(|output| match output {
+        Output::Send(_, Message::Heads { floor, .. }) => Some(*floor),
+        _ => None,
+    });
+    assert_eq!(floors, [70]);
+}
