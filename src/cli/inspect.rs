@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use crate::cli::{Failure, exit, print_bytes};
+use crate::cli::{Failure, Format, exit, print_bytes};
 use crate::error::EvalError;
 use crate::evaluator::wasm::{Inspection, Item, WasmLimits, inspect};
 
@@ -14,12 +14,6 @@ pub(super) struct Args {
     /// Text for people, JSON for programs.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// Exit code 0 for a program that would be admitted, and that of a refused program otherwise.

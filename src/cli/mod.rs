@@ -8,6 +8,7 @@ mod failure;
 mod inspect;
 mod ledger;
 mod paths;
+mod peers;
 mod pins;
 #[cfg(feature = "sim")]
 mod sim;
@@ -43,6 +44,10 @@ enum Command {
     Get(ask::GetArgs),
     /// Show how a running node is.
     Status(status::Args),
+    /// Show the peers of a running node: how they are, and how much of their logs is known.
+    Peers(peers::PeersArgs),
+    /// Show which other nodes are said to hold an answer.
+    Holders(peers::HoldersArgs),
     /// Show what a program is, what it needs, and whether a node would admit it.
     #[cfg(feature = "wasm")]
     Inspect(inspect::Args),
@@ -61,6 +66,15 @@ enum Command {
     #[cfg(feature = "sim")]
     #[command(subcommand)]
     Sim(sim::Command),
+}
+
+/// How to print.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Format {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// Where a node keeps its ledger, key and socket.
@@ -82,6 +96,8 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => ask::eval(args),
         Command::Get(args) => ask::get(args),
         Command::Status(args) => status::run(&args),
+        Command::Peers(args) => peers::peers(&args),
+        Command::Holders(args) => peers::holders(&args),
         #[cfg(feature = "wasm")]
         Command::Inspect(args) => inspect::run(&args),
         Command::Ledger(command) => ledger::run(&command),

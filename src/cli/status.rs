@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::cli::{DataDir, Failure, exit, print_bytes, runtime};
+use crate::cli::{DataDir, Failure, Format, exit, print_bytes, runtime};
 use crate::node::control::Client;
 use crate::node::status::Status;
 
@@ -13,12 +13,6 @@ pub(super) struct Args {
     /// Text for people, JSON for programs.
     #[arg(long, value_enum, default_value_t = Format::Text)]
     format: Format,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
@@ -80,7 +74,15 @@ fn text(status: &Status) -> String {
             traffic.asks_sent, traffic.hedged, traffic.served, traffic.batches, traffic.disbelieved, traffic.dropped
         ),
     );
-    line("index", format!("{} facts, {} in flight", status.index_facts, status.in_flight));
+    let index = &status.index;
+    line(
+        "index",
+        format!(
+            "{} facts in {} bytes of at most {} ({:.1} bytes a fact), {} left out, {} corrected",
+            status.index_facts, index.bytes, index.budget, index.bytes_per_fact, index.dropped, index.corrected
+        ),
+    );
+    line("in flight", status.in_flight.to_string());
     for peer in &status.peers {
         let trip = peer.round_trip.map_or_else(|| "?".to_owned(), |trip| format!("{:.2} ms", trip.as_secs_f64() * 1e3));
         line("peer", format!("{} at {}, {trip}, log known to {}", peer.node.short(), peer.address, peer.log_known));

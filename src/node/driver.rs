@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_channel::oneshot;
@@ -28,6 +29,7 @@ use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
+use crate::node::status::HolderStatus;
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
@@ -49,6 +51,8 @@ pub(super) enum Event {
     Ask(Ask, Waiting),
     /// Something for the fabric.
     Fabric(Input),
+    /// Somebody wants to know who holds an answer.
+    Holders(ContentId, oneshot::Sender<Vec<HolderStatus>>),
     /// Shut down.
     Stop,
 }
@@ -99,6 +103,10 @@ impl Driver {
                         self.apply(Input::Eval(ask), &mut outputs);
                     }
                     Some(Event::Fabric(input)) => self.apply(input, &mut outputs),
+                    Some(Event::Holders(id, found)) => {
+                        // Whoever asked may be gone.
+                        let _ = found.send(self.holders(id));
+                    }
                 },
                 lane = self.hands.lanes.next() => {
                     if let Some(input) = self.hands.on_lane(lane, self.clock.now()) {
@@ -121,6 +129,19 @@ impl Driver {
         self.hands.lanes
     }
 
+    fn holders(&self, id: ContentId) -> Vec<HolderStatus> {
+        let now = self.clock.now();
+        let status = |node| HolderStatus {
+            node,
+            state: self.fabric.liveness(now, node).into(),
+            hit_ratio: self.fabric.hit_ratio(node),
+            answers_in: self.fabric.answer_latency(node),
+        };
+        let mut holders: Vec<_> = self.fabric.holders().holders(id.fingerprint()).into_iter().map(status).collect();
+        holders.sort_by_key(|holder| (holder.state, holder.answers_in.unwrap_or(Duration::MAX)));
+        holders
+    }
+
     fn apply(&mut self, input: Input, outputs: &mut Vec<Output>) {
         if let Input::Computed(flight, _) = &input {
             self.hands.running.remove(flight);
@@ -128,9 +149,10 @@ impl Driver {
         if let Input::Abandon(job) = &input {
             self.hands.waiting.remove(job);
         }
-        self.fabric.handle(self.clock.now(), input, outputs);
+        let now = self.clock.now();
+        self.fabric.handle(now, input, outputs);
         perform(outputs, &mut self.hands);
-        self.hands.shared.note(&self.fabric);
+        self.hands.shared.note(&self.fabric, now);
     }
 }
 

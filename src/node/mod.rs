@@ -33,7 +33,7 @@ use self::driver::Event;
 use self::evaluators::Evaluators;
 pub use self::keyfile::KeyError;
 use self::shared::Shared;
-use self::status::{AnswerCounts, LedgerStatus, Status, TrafficCounts};
+use self::status::{AnswerCounts, HolderStatus, LedgerStatus, Status, TrafficCounts};
 use crate::cassette::{Cassette, Lookup, Tier};
 use crate::error::{EvalError, NotHeld, Refusal};
 use crate::eval::{Answer, Eval, Origin};
@@ -121,6 +121,13 @@ impl Node {
         self.ask(id, None, AnswerFrom::HeldOnly, None, why).await
     }
 
+    /// The nodes that are said to hold an answer to this question, the quickest first; this one is not among them.
+    pub async fn holders(&self, id: ContentId) -> Result<Vec<HolderStatus>, EvalError> {
+        let (found, holders) = oneshot::channel();
+        self.inner.events.send(Event::Holders(id, found)).await.map_err(|_| EvalError::Closed)?;
+        holders.await.map_err(|_| EvalError::Closed)
+    }
+
     /// How the node is.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -141,6 +148,7 @@ impl Node {
             refused: view.refused.into_values().collect(),
             in_flight: view.in_flight,
             index_facts: view.index_facts,
+            index: view.index,
             answers: AnswerCounts {
                 ram: load(&inner.shared.ram),
                 disk: load(&inner.shared.disk),

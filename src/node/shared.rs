@@ -5,9 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use crate::fabric::{Counters, Fabric};
+use crate::fabric::{Counters, Fabric, Time};
 use crate::id::NodeId;
-use crate::node::status::{PeerStatus, RefusedPeer};
+use crate::node::status::{IndexStatus, PeerState, PeerStatus, RefusedPeer};
 
 /// Refusals remembered for `status`, the latest of each address.
 const MAX_REFUSED: usize = 64;
@@ -20,6 +20,7 @@ pub(super) struct View {
     pub(super) counters: Counters,
     pub(super) in_flight: u64,
     pub(super) index_facts: u64,
+    pub(super) index: IndexStatus,
 }
 
 /// Written by the loop, read by everybody.
@@ -52,7 +53,17 @@ impl Shared {
         tracing::info!(peer = %node.short(), %address, "peer joined");
         self.with(|view| {
             view.refused.remove(&address);
-            view.peers.insert(node, PeerStatus { node, address, round_trip: None, log_known: 0 });
+            let fresh = PeerStatus {
+                node,
+                address,
+                round_trip: None,
+                log_known: 0,
+                lag: 0,
+                state: PeerState::Alive,
+                hit_ratio: 1.0,
+                answers_in: None,
+            };
+            view.peers.insert(node, fresh);
         });
     }
 
@@ -77,14 +88,26 @@ impl Shared {
     }
 
     /// Takes over what the fabric knows.
-    pub(super) fn note(&self, fabric: &Fabric) {
+    pub(super) fn note(&self, fabric: &Fabric, now: Time) {
         self.with(|view| {
             view.counters = fabric.counters();
             view.in_flight = fabric.in_flight() as u64;
-            view.index_facts = fabric.holders().len() as u64;
+            let index = fabric.holders().stats();
+            view.index_facts = index.facts;
+            view.index = IndexStatus {
+                bytes: index.bytes,
+                budget: index.budget,
+                bytes_per_fact: index.bytes_per_fact(),
+                dropped: index.dropped,
+                corrected: index.corrected,
+            };
             for (node, peer) in &mut view.peers {
                 peer.round_trip = fabric.round_trip(*node);
                 peer.log_known = fabric.holders().known(*node);
+                peer.lag = fabric.lag(*node);
+                peer.state = fabric.liveness(now, *node).into();
+                peer.hit_ratio = fabric.hit_ratio(*node);
+                peer.answers_in = fabric.answer_latency(*node);
             }
         });
     }

@@ -1,11 +1,13 @@
 //! What a node says of itself; plain data that crosses the control socket and is printed as text or JSON.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::fabric::Liveness;
 use crate::id::NodeId;
 
 /// How a node is.
@@ -31,8 +33,10 @@ pub struct Status {
     pub refused: Vec<RefusedPeer>,
     /// Questions in flight.
     pub in_flight: u64,
-    /// Questions that some peer said it holds.
+    /// Facts in the holder index: a question that two peers hold counts twice.
     pub index_facts: u64,
+    /// The holder index.
+    pub index: IndexStatus,
     /// What was answered, and from where.
     pub answers: AnswerCounts,
     /// Traffic with peers.
@@ -41,8 +45,73 @@ pub struct Status {
     pub ledger: LedgerStatus,
 }
 
+/// The holder index in numbers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct IndexStatus {
+    /// Memory in bytes.
+    pub bytes: u64,
+    /// The most that it may take.
+    pub budget: u64,
+    /// Memory for each fact, in bytes.
+    pub bytes_per_fact: f64,
+    /// Facts that the budget left no room for.
+    pub dropped: u64,
+    /// Facts that turned out not to be held.
+    pub corrected: u64,
+}
+
+/// Whether a peer can be counted on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerState {
+    /// It was heard of lately.
+    #[default]
+    Alive,
+    /// It missed a few heartbeats.
+    Suspect,
+    /// It was not heard of for long, though its lane is still open.
+    Dead,
+    /// It has no lane to this node.
+    Away,
+}
+
+impl From<Liveness> for PeerState {
+    fn from(liveness: Liveness) -> Self {
+        match liveness {
+            Liveness::Alive => Self::Alive,
+            Liveness::Suspect => Self::Suspect,
+            Liveness::Dead => Self::Dead,
+            Liveness::Away => Self::Away,
+        }
+    }
+}
+
+impl fmt::Display for PeerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Alive => "alive",
+            Self::Suspect => "suspect",
+            Self::Dead => "dead",
+            Self::Away => "away",
+        })
+    }
+}
+
+/// A node that is said to hold an answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HolderStatus {
+    /// Who.
+    pub node: NodeId,
+    /// Whether it can be asked.
+    pub state: PeerState,
+    /// The share of asks that it served lately, in [0, 1].
+    pub hit_ratio: f64,
+    /// The smoothed time in which it answers, once it did.
+    pub answers_in: Option<Duration>,
+}
+
 /// A peer with an open lane.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// Who.
     pub node: NodeId,
@@ -52,6 +121,14 @@ pub struct PeerStatus {
     pub round_trip: Option<Duration>,
     /// The position up to which its log is known here.
     pub log_known: u64,
+    /// Entries of its log that are not known here yet.
+    pub lag: u64,
+    /// Whether it can be counted on.
+    pub state: PeerState,
+    /// The share of asks that it served lately, in [0, 1].
+    pub hit_ratio: f64,
+    /// The smoothed time in which it answers, once it did.
+    pub answers_in: Option<Duration>,
 }
 
 /// A peer that could not be joined.

@@ -110,6 +110,11 @@ fn computed_on_a_then_peer_on_b_then_disk_on_b_alone() {
     let (out, line, _) = eval(&b.data, &[]);
     let name = a.line("node")[..10].to_owned();
     assert_eq!((out.as_str(), line.split(' ').take(2).collect::<Vec<_>>()), ("4\n", vec!["peer", name.as_str()]));
+    let holders = evalmesh(&["holders", &id, "--data", &b.data, "--format", "json"]);
+    assert!(text(&holders.stdout).contains(&a.line("node")[..64]), "{}", text(&holders.stderr));
+    assert_eq!(evalmesh(&["holders", &"0".repeat(64), "--data", &b.data]).status.code(), Some(13));
+    let peers = text(&evalmesh(&["peers", "--data", &b.data]).stdout);
+    assert!(peers.lines().any(|line| line.contains(&name) && line.contains("alive")), "{peers}");
     assert!(eval(&b.data, &[]).1.starts_with("ram "));
     assert!(eval(&b.data, &["--fresh"]).1.starts_with("computed "), "--fresh computes although it is held");
     assert_eq!(text(&evalmesh(&["get", &id, "--data", &b.data]).stdout), "4\n");

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::cli::{DataDir, Failure, exit};
+use crate::cli::{DataDir, Failure, Format, exit};
 use crate::ledger::{LookStorage, OpenError, Survey};
 
 #[derive(Debug, Subcommand)]
@@ -42,13 +42,6 @@ pub(super) fn run(command: &Command) -> Result<u8, Failure> {
         Command::Export(args) => export::run(args),
         Command::Compact(args) => compact::run(args),
     }
-}
-
-/// Text for people, JSON for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    Text,
-    Json,
 }
 
 /// The directory of a ledger that is looked at.

@@ -17,7 +17,7 @@ use std::thread;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::cli::{Failure, exit};
+use crate::cli::{Failure, Format, exit};
 use crate::sim::{Mutation, Report, Scenario, ScenarioError, Simulation, library};
 
 #[derive(Debug, clap::Subcommand)]
@@ -32,15 +32,6 @@ pub(super) enum Command {
     Shrink(shrink::Args),
     /// Compare the quality of this version with a baseline.
     Compare(compare::Args),
-}
-
-/// How to print.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(super) enum Format {
-    /// For people.
-    Text,
-    /// For programs.
-    Json,
 }
 
 pub(super) fn run(command: &Command) -> Result<u8, Failure> {

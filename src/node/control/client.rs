@@ -10,7 +10,7 @@ use super::{Command, Reaction, read_frame, write_frame};
 use crate::error::EvalError;
 use crate::eval::{Answer, Eval};
 use crate::id::ContentId;
-use crate::node::status::Status;
+use crate::node::status::{HolderStatus, Status};
 use crate::request::Request;
 
 /// Why a running node could not be asked.
@@ -75,6 +75,14 @@ impl Client {
     pub async fn status(&self) -> Result<Status, ClientError> {
         match self.ask(&Command::Status).await? {
             Reaction::Status(status) => Ok(*status),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
+    /// The other nodes that are said to hold an answer to this question.
+    pub async fn holders(&self, id: ContentId) -> Result<Result<Vec<HolderStatus>, EvalError>, ClientError> {
+        match self.ask(&Command::Holders(id)).await? {
+            Reaction::Holders(result) => Ok(result),
             other => Err(self.unexpected(&other)),
         }
     }

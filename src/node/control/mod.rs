@@ -20,7 +20,7 @@ use crate::error::EvalError;
 use crate::eval::Answer;
 use crate::id::ContentId;
 use crate::limits::MAX_PAYLOAD;
-use crate::node::status::Status;
+use crate::node::status::{HolderStatus, Status};
 use crate::request::Request;
 
 /// The first byte of every frame.
@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Get(ContentId),
     /// How are you?
     Status,
+    /// Who is said to hold an answer?
+    Holders(ContentId),
 }
 
 /// What a node answers. Append-only.
@@ -51,6 +53,7 @@ pub(crate) enum Reaction {
     Eval(Result<Box<Answer>, EvalError>),
     Admit(Result<(), EvalError>),
     Status(Box<Status>),
+    Holders(Result<Vec<HolderStatus>, EvalError>),
 }
 
 async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {

@@ -90,6 +90,7 @@ async fn converse(node: &Node, stream: &mut Box<dyn Stream>, secret: Option<[u8;
                 Reaction::Eval(result.map(Box::new))
             }
             Command::Admit(request) => Reaction::Admit(node.admit(&request)),
+            Command::Holders(id) => Reaction::Holders(node.holders(id).await),
             Command::Status => Reaction::Status(Box::new(node.status())),
         };
         write_frame(stream, &reaction).await?;
