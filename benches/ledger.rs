@@ -2,6 +2,14 @@
 //!
 //! Parts: durable, bulk, get, open, all. `benches/peers` compares the same workload with other stores.
 
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::wildcard_imports,
+    reason = "figures for people; the workload is one vocabulary"
+)]
+
 #[path = "workload.rs"]
 mod workload;
 

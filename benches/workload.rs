@@ -97,7 +97,7 @@ pub(crate) fn gets(count: u64, bound: u64, mut get: impl FnMut(u64) -> usize) ->
     for _ in 0..count {
         bytes += get(rng.next() % bound);
     }
-    let spent = thread_cpu() - begun;
+    let spent = thread_cpu().saturating_sub(begun);
     assert_eq!(bytes as u64, count * VALUE as u64, "every key is there");
     spent.as_secs_f64() * 1e6 / count as f64
 }

@@ -20,6 +20,8 @@ use evalmesh::request::Class;
 
 /// Rounds in everyday tests.
 const SHORT: u64 = 6;
+/// Rounds after which a new ledger is begun.
+const FRESH: u64 = 20;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -84,7 +86,7 @@ fn victim(directory: &Path, round: u64) -> Result<(), Box<dyn Error>> {
 }
 
 fn kill(directory: &Path, rounds: u64) -> Result<usize, Box<dyn Error>> {
-    let mut acknowledged: Vec<u64> = Vec::new();
+    let (mut acknowledged, mut total): (Vec<u64>, usize) = (Vec::new(), 0);
     for round in 1..=rounds {
         let mut victim = Command::new(std::env::current_exe()?)
             .args(["victim", &directory.to_string_lossy(), &round.to_string()])
@@ -105,7 +107,7 @@ fn kill(directory: &Path, rounds: u64) -> Result<usize, Box<dyn Error>> {
         let (writer, sound) = open(directory, 2 * round + 1)?;
         assert!(sound, "round {round}: something is damaged");
         let cassette = writer.cassette();
-        let check = if round % 50 == 0 { 0 } else { before };
+        let check = if round % 5 == 0 { 0 } else { before };
         for n in &acknowledged[check..] {
             let id = ContentId::of(&n.to_le_bytes());
             let Lookup::Hit(held) = cassette.lookup(id)? else { panic!("round {round}: record {n} is lost") };
@@ -118,8 +120,14 @@ fn kill(directory: &Path, rounds: u64) -> Result<usize, Box<dyn Error>> {
             writer.close()?;
         }
         if round % 50 == 0 {
-            println!("{round} rounds, {} acknowledged", acknowledged.len());
+            println!("{round} rounds");
+        }
+        if round % FRESH == 0 {
+            drop(cassette);
+            total += acknowledged.len();
+            acknowledged.clear();
+            std::fs::remove_dir_all(directory)?;
         }
     }
-    Ok(acknowledged.len())
+    Ok(total + acknowledged.len())
 }

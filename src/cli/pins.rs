@@ -35,7 +35,7 @@ pub(super) fn unpin(args: &ChangeArgs) -> Result<u8, Failure> {
 
 pub(super) fn list(args: &ListArgs) -> Result<u8, Failure> {
     let storage = open(&args.data)?;
-    let pins = pins::load(&storage).map_err(failed)?;
+    let pins = pins::load(&storage).map_err(|error| failed(&error))?;
     let text = pins.iter().fold(String::new(), |text, id| text + &id.to_string() + "\n");
     print_bytes(text.as_bytes())?;
     Ok(exit::OK)
@@ -43,9 +43,9 @@ pub(super) fn list(args: &ListArgs) -> Result<u8, Failure> {
 
 fn change(args: &ChangeArgs, change: &mut dyn FnMut(&mut BTreeSet<ContentId>, ContentId)) -> Result<u8, Failure> {
     let storage = open(&args.data)?;
-    let mut pins = pins::load(&storage).map_err(failed)?;
+    let mut pins = pins::load(&storage).map_err(|error| failed(&error))?;
     args.ids.iter().for_each(|id| change(&mut pins, *id));
-    pins::store(&storage, &pins).map_err(failed)?;
+    pins::store(&storage, &pins).map_err(|error| failed(&error))?;
     Ok(exit::OK)
 }
 
@@ -54,7 +54,7 @@ fn open(data: &DataDir) -> Result<FileStorage, Failure> {
     FileStorage::beside(data.resolve()?).map_err(refused)
 }
 
-fn failed(error: std::io::Error) -> Failure {
+fn failed(error: &std::io::Error) -> Failure {
     let hint = "the file `pins` holds one id a line; mend it or remove it";
     Failure::new(exit::DATA_DIR, format!("the pins cannot be read or written: {error}"), hint)
 }

@@ -245,11 +245,25 @@ impl Run {
         Ok(flags.map(|bits| block::unpacked(bits).1).zip(facts).collect())
     }
 
+    /// Where its block lies in the index file and its index as the frames tell it, if all of them are whole and together at most `bytes` long.
+    pub(super) fn reread(&self, bytes: u32) -> io::Result<Option<(u64, Held)>> {
+        let Index::Filed { at, header, .. } = &self.index else { return Ok(None) };
+        if header.end - header.start > bytes {
+            return Ok(None);
+        }
+        let held = self.frames()?;
+        Ok(held.rows.iter().all(|row| !row.is_lost()).then_some((*at, held)))
+    }
+
     /// Makes the index anew from the frames.
     pub(super) fn rescan(&self) -> io::Result<Held> {
+        tracing::warn!(first = self.first, "the index of a run is damaged; reading its frames");
+        self.frames()
+    }
+
+    fn frames(&self) -> io::Result<Held> {
         let start = self.header().map_or(0, |header| header.start);
         let bytes = read_exact(&**self.segment.file()?, u64::from(start), (self.end - start) as usize)?;
-        tracing::warn!(first = self.first, "the index of a run is damaged; reading its frames");
         let mut held = Held { rows: Vec::new(), names: Vec::new() };
         let Segment { salt, owner, .. } = *self.segment;
         let place = scan::Place { salt, base: u64::from(start), next: self.first, owner, torn: false };

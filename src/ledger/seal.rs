@@ -11,6 +11,7 @@ use crate::proof::Hash;
 
 use super::block::{MAX_ENTRIES, Sealing};
 use super::frame::{FIXED, u32_at};
+use super::limits::SMALL_RUN;
 use super::run::{Held, Run, Segment};
 use super::state::{State, index_path};
 use super::storage::{Storage, StorageFile, read_exact};
@@ -54,6 +55,27 @@ impl IndexFile {
         while !state.open.rows.is_empty() {
             let run = self.next_run(storage, state, segment)?;
             state.install(run);
+        }
+        Ok(())
+    }
+
+    /// Takes small runs before the open one back into it, so that many short openings do not leave many short runs: one is taken back if it
+    /// is no longer than what follows it, as in a binary counter.
+    pub(super) fn absorb(&mut self, state: &mut State, segment: &Arc<Segment>) -> io::Result<()> {
+        while let Some(run) = state.runs.last()
+            && Arc::ptr_eq(&run.segment, segment)
+            && run.range().end == state.open.first
+            && !state.open.damaged
+            && run.count <= state.open.rows.len() as u64
+        {
+            let first = run.first;
+            let Some((at, held)) = run.reread(SMALL_RUN)? else { break };
+            state.runs.pop();
+            self.end = at;
+            let names = held.names.iter().map(|(name, local)| (*name, first + u64::from(*local)));
+            state.open.names.splice(0..0, names);
+            state.open.rows.splice(0..0, held.rows);
+            state.open.first = first;
         }
         Ok(())
     }

@@ -408,6 +408,15 @@ impl Ledger {
     fn seal(&mut self) -> Result<(), Failure> {
         let Some(active) = &mut self.active else { return Ok(()) };
         let at = |source| (index_path(active.segment.first), source);
+        if self.shared.read().open.rows.len() < RUN_ENTRIES / 8 {
+            // Short ones are put together; until that is done nobody looks.
+            let mut state = self.shared.write();
+            if !state.open.rows.is_empty() {
+                active.index.absorb(&mut state, &active.segment).map_err(at)?;
+                active.index.seal(&*self.shared.storage, &mut state, &active.segment).map_err(at)?;
+            }
+            return Ok(());
+        }
         loop {
             let run = {
                 let state = self.shared.read();

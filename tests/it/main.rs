@@ -4,6 +4,8 @@ mod cli;
 #[cfg(unix)]
 mod fleet;
 mod formats;
+mod fuzz;
+mod fuzz_bodies;
 mod ledger;
 mod ledger_model;
 mod request_id;

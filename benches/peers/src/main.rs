@@ -13,11 +13,17 @@ use std::hint::black_box;
 use std::path::Path;
 
 use evalmesh::cassette::Durability;
-use peers::{Batched, Fjall, Lmdb, Peer, Redb, Rocks};
+#[cfg(feature = "rocksdb")]
+use peers::Rocks;
+use peers::{Batched, Fjall, Lmdb, Peer, Redb};
 use workload::*;
 
 const ROUNDS: usize = 3;
-const NAMES: [&str; 5] = ["evalmesh", "fjall", "rocksdb", "lmdb", "redb"];
+const NAMES: &[&str] = if cfg!(feature = "rocksdb") {
+    &["evalmesh", "fjall", "rocksdb", "lmdb", "redb"]
+} else {
+    &["evalmesh", "fjall", "lmdb", "redb"]
+};
 
 fn main() {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -46,6 +52,7 @@ fn directory() -> tempfile::TempDir {
 fn open(name: &str, path: &Path, sync: bool) -> Box<dyn Peer> {
     match name {
         "fjall" => Box::new(Fjall::open(path, sync)),
+        #[cfg(feature = "rocksdb")]
         "rocksdb" => Box::new(Rocks::open(path, sync)),
         "lmdb" => Box::new(Lmdb::open(path, sync)),
         _ => Box::new(Redb::open(path, sync)),

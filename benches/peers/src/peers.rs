@@ -96,11 +96,13 @@ impl Peer for Fjall {
     }
 }
 
+#[cfg(feature = "rocksdb")]
 pub(crate) struct Rocks {
     db: rocksdb::DB,
     sync: bool,
 }
 
+#[cfg(feature = "rocksdb")]
 impl Rocks {
     pub(crate) fn open(path: &Path, sync: bool) -> Self {
         let mut options = rocksdb::Options::default();
@@ -111,6 +113,7 @@ impl Rocks {
     }
 }
 
+#[cfg(feature = "rocksdb")]
 impl Peer for Rocks {
     fn put(&self, pairs: &[([u8; 32], Bytes)]) {
         let mut batch = rocksdb::WriteBatch::default();

@@ -183,3 +183,25 @@ fn room_ahead_is_no_torn_end_and_garbage_in_it_is() {
     let (_, recovery) = Ledger::open(storage(), &small(4)).expect("opens");
     assert!(recovery.is_clean() && recovery.entries == closed);
 }
+
+#[test]
+fn many_short_openings_leave_few_runs() {
+    let storage = MemoryStorage::new();
+    for epoch in 1..=100 {
+        let (mut ledger, recovery) = open(&storage, epoch);
+        assert!(recovery.is_clean() && recovery.entries == 2 * u64::from(epoch - 1), "{recovery:?}");
+        append(&mut ledger, u64::from(epoch), 20);
+        ledger.commit().expect("commits");
+        // Some end without closing.
+        if epoch % 3 > 0 {
+            ledger.close().expect("closes");
+        }
+    }
+    let (ledger, _) = open(&storage, 101);
+    let runs = ledger.shared.read().runs.len();
+    assert!(runs <= 9, "{runs} runs for 201 entries");
+    let reader = ledger.reader();
+    assert!((1..=100).all(|n| is_record(&reader, 2 * n - 1, n, 20)));
+    assert_eq!(table(&reader, Table::Questions).len(), 100);
+    assert!((1..=100).all(|n| reader.evidence(2 * n - 1, &identity()).is_ok_and(|evidence| evidence.is_some())));
+}
