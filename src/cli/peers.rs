@@ -41,7 +41,7 @@ pub(super) fn peers(args: &PeersArgs) -> Result<u8, Failure> {
             for peer in &status.peers {
                 let PeerStatus { node, address, state, .. } = peer;
                 let (trip, answers) = (millis(peer.round_trip), millis(peer.answers_in));
-                let (node, address, state) = (node.short().to_string(), address.to_string(), state.to_string());
+                let (node, address, state) = (node.short(), address.to_string(), state.to_string());
                 let (known, lag) = (peer.log_known.to_string(), peer.lag.to_string());
                 table.add_row([node, address, state, trip, answers, percent(peer.hit_ratio), known, lag]);
             }
@@ -90,7 +90,7 @@ fn percent(share: f64) -> String {
 }
 
 fn lines(values: impl Iterator<Item = Value>) -> String {
-    values.map(|value| format!("{value}\n")).collect()
+    values.map(|value| value.to_string() + "\n").collect()
 }
 
 fn seconds(time: Option<Duration>) -> Value {

@@ -177,12 +177,18 @@ mod tests {
     fn a_stretch_of_pages_is_as_good_as_its_leaves() {
         let leaves: Vec<Hash> = (0..1000u64).map(|n| leaf_hash(OBSERVED, &n.to_le_bytes())).collect();
         let (mut whole, mut resumed) = (PagedTree::default(), PagedTree::default());
-        leaves.iter().for_each(|leaf| whole.push(*leaf));
-        leaves[..300].iter().for_each(|leaf| resumed.push(*leaf));
+        for leaf in &leaves {
+            whole.push(*leaf);
+        }
+        for leaf in &leaves[..300] {
+            resumed.push(*leaf);
+        }
         let pages: Vec<_> = whole.pages_between(300, 900).collect();
         assert_eq!(pages.len(), 2);
         resumed.extend(&pages, leaves[768..900].to_vec());
-        leaves[900..].iter().for_each(|leaf| resumed.push(*leaf));
+        for leaf in &leaves[900..] {
+            resumed.push(*leaf);
+        }
         let mut fetch = |_: u64| Ok::<_, Infallible>(Vec::new());
         assert_eq!((resumed.len(), resumed.root(1000, &mut fetch)), (1000, whole.root(1000, &mut fetch)));
         resumed.break_off();

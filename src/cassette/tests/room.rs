@@ -47,10 +47,9 @@ fn damages(storage: &dyn Storage) -> Vec<String> {
 }
 
 fn all_proven(cassette: &Cassette, records: u64) {
-    let proven = (0..cassette.ledger().durable())
-        .filter_map(|seq| cassette.ledger().evidence(seq, &identity()).expect("provable"))
-        .map(|evidence| evidence.verify(&Ed25519).expect("believed"))
-        .count();
+    let evidence = (0..cassette.ledger().durable())
+        .filter_map(|seq| cassette.ledger().evidence(seq, &identity()).expect("provable"));
+    let proven = evidence.filter(|evidence| evidence.verify(&Ed25519).is_ok()).count();
     assert_eq!(proven as u64, records, "every record is there, whatever became of its payloads");
 }
 

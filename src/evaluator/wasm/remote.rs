@@ -115,7 +115,7 @@ impl Publication {
 
     fn of(name: Digest, metadata: &[(&str, String)], code: &[u8], signer: &dyn Signer) -> Self {
         let metadata: String =
-            metadata.iter().map(|(key, value)| format!("{key}: {}\n", value.replace('\n', " "))).collect();
+            metadata.iter().map(|(key, value)| [key, ": ", &value.replace('\n', " "), "\n"].concat()).collect();
         let signature = signer.sign(&signed(metadata.as_bytes(), code));
         let len = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_le_bytes();
         let bytes = [&MAGIC[..], &len, signature.as_bytes(), metadata.as_bytes(), code].concat();

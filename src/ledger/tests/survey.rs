@@ -21,6 +21,9 @@ fn build() -> MemoryStorage {
     storage
 }
 
+/// What is harmed, how, and what a survey says of it.
+type Harm<'a> = (&'a str, Box<dyn Fn(&MemoryStorage) + 'a>, &'a str);
+
 /// Sequence numbers seen, bytes read, and what was found.
 fn verify(storage: &MemoryStorage) -> (Vec<u64>, u64, Vec<Finding>) {
     let survey = Survey::open(storage).expect("readable").expect("a ledger");
@@ -84,7 +87,6 @@ fn every_damage_is_named() {
     let newest = segment_path(firsts[firsts.len() - 1]);
     let blob = Blob::new(vec![9; 40_000].into()).name();
     let blob_path = format!("blobs/{}/{}", &blob.digest.to_string()[..2], blob.digest);
-    type Harm<'a> = (&'a str, Box<dyn Fn(&MemoryStorage) + 'a>, &'a str);
     let cases: Vec<Harm<'_>> = vec![
         ("a frame", Box::new(|s| flip(s, &segment_path(firsts[1]), 64 + 40)), "no whole frame"),
         ("a header", Box::new(|s| flip(s, &segment_path(firsts[1]), 20)), "header is damaged"),
