@@ -3,6 +3,8 @@
 //! `cargo bench --no-default-features --bench holders [-- FACTS HOLDERS]`: FACTS facts in all (default 1,000,000), spread evenly over HOLDERS
 //! logs (default 100). Every bound is the one of the issue; the program fails if one does not hold.
 
+#![expect(clippy::cast_precision_loss, reason = "figures for people")]
+
 use std::hint::black_box;
 use std::sync::LazyLock;
 use std::time::Instant;

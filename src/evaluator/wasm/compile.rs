@@ -78,7 +78,7 @@ impl Kit {
     fn link(&self, module: &Module, shape: Shape) -> Result<Program, EvalError> {
         // The scan passed, so what remains is a host function imported with another type.
         let pre = self.linker.instantiate_pre(module).map_err(|error| Refusal::Malformed(format!("{error:#}")))?;
-        Ok(Program { pre, shape })
+        Ok(Program::new(pre, shape))
     }
 }
 

@@ -3,6 +3,9 @@
 //! Guests are told apart by what they export: a command (`_start`), a function of bytes (`memory`, `alloc`, and one that takes a place and a
 //! length), and any function of numbers, called by its name. Knows nothing of how a guest is run.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
 use wasmtime::{FuncType, InstancePre, ValType};
 
 use super::admit::Shape;
@@ -15,6 +18,8 @@ use crate::error::Refusal;
 pub(super) struct Program {
     pub(super) pre: InstancePre<State>,
     pub(super) shape: Shape,
+    /// Entries that were found to be right: looking at types costs as much as making an instance. At most one for each export.
+    entries: RwLock<BTreeMap<String, Arc<Entry>>>,
 }
 
 /// Where a program is entered.
@@ -68,6 +73,10 @@ pub(in crate::evaluator) const FILTER: &str = "slot:filter";
 pub(in crate::evaluator) const OBSERVE: &str = "slot:observe";
 
 impl Program {
+    pub(super) fn new(pre: InstancePre<State>, shape: Shape) -> Self {
+        Self { pre, shape, entries: RwLock::default() }
+    }
+
     /// How much machine code it holds on to.
     pub(super) fn compiled_bytes(&self) -> u64 {
         let image = self.pre.module().image_range();
@@ -75,7 +84,16 @@ impl Program {
     }
 
     /// The entry that a request names; an empty name means the program's own.
-    pub(super) fn entry(&self, name: &str) -> Result<Entry, Refusal> {
+    pub(super) fn entry(&self, name: &str) -> Result<Arc<Entry>, Refusal> {
+        if let Some(entry) = self.entries.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(Arc::clone(entry));
+        }
+        let entry = Arc::new(self.find(name)?);
+        self.entries.write().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), Arc::clone(&entry));
+        Ok(entry)
+    }
+
+    fn find(&self, name: &str) -> Result<Entry, Refusal> {
         let module = self.pre.module();
         let refuse = |why: String| Refusal::Entry { entry: name.to_owned(), why };
         let function = |name: &str| module.get_export(name).and_then(|export| export.func().cloned());
