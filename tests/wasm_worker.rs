@@ -111,7 +111,8 @@ fn a_compilation_beyond_its_memory_is_ended() {
 /// A function `f` and one data segment of 60 MB, of which a compiler makes a copy or two.
 fn voluminous() -> Vec<u8> {
     const LEN: u32 = 60_000_000;
-    let leb = |value: u32| (0..5_u32).map(move |i| (value >> (7 * i)) as u8 & 0x7f | if i < 4 { 0x80 } else { 0 });
+    let leb =
+        |value: u32| (0..5_u32).map(move |i| (value >> (7 * i)).to_le_bytes()[0] & 0x7f | if i < 4 { 0x80 } else { 0 });
     let mut module =
         b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x05\x01\x01f\0\0\x0a\x04\x01\x02\0\x0b\x0b".to_vec();
     module.extend(leb(LEN + 7));
