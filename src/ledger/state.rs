@@ -179,7 +179,8 @@ pub(super) struct Shared {
     /// The newest head of each epoch that was asked for, by the epoch's start.
     pub(super) heads: Mutex<BTreeMap<u64, SignedHead>>,
     /// The log items of the run that was listed last: peers read a log from one end to the other.
-    listed: Mutex<Option<(u64, Arc<Vec<LogItem>>)>>,
+    /// Runs are put together, so a run is named by its whole range.
+    listed: Mutex<Option<(Range<u64>, Arc<Vec<LogItem>>)>>,
 }
 
 impl Shared {
@@ -293,15 +294,15 @@ impl Shared {
 
     fn listed(&self, run: &Run) -> Result<Arc<Vec<LogItem>>, ReadError> {
         let mut listed = self.listed.lock().expect("no code panics while it holds the list");
-        if let Some((first, items)) = &*listed
-            && *first == run.first
+        if let Some((range, items)) = &*listed
+            && *range == run.range()
         {
             return Ok(items.clone());
         }
         let facts = run.facts().map_err(|error| self.read_error(&index_path(run.segment.first), error))?;
         let items: Arc<Vec<_>> =
             Arc::new(facts.into_iter().map(|(announced, fact)| log_item(announced, fact)).collect());
-        *listed = Some((run.first, items.clone()));
+        *listed = Some((run.range(), items.clone()));
         Ok(items)
     }
 
