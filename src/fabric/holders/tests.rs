@@ -1,3 +1,5 @@
+//! The index against announcements, segments, restarts and a budget.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -6,7 +8,7 @@ use super::*;
 use crate::fabric::segment::{check, complete, encode_keys};
 use crate::id::{Digest, EpochId};
 use crate::identity::{Identity, Signature, Signer};
-use crate::message::Batch;
+use crate::message::{Batch, Message};
 use crate::proof::SignedHead;
 
 const PLENTY: u64 = 1 << 30;
@@ -191,6 +193,11 @@ fn a_restored_copy_masks_what_it_never_appended() {
     assert!(index.is_empty(), "masked runs are swept");
 }
 
+/// The length of a message's frame: a version byte and its postcard form.
+fn weight(message: &Message) -> usize {
+    1 + postcard::to_extend(message, Vec::new()).expect("plain values into memory always encode").len()
+}
+
 #[test]
 fn a_late_joiner_ends_with_the_same_index_for_less_than_three_and_a_third_bytes_a_fact() {
     let first = epoch(1, 0);
@@ -202,7 +209,7 @@ fn a_late_joiner_ends_with_the_same_index_for_less_than_three_and_a_third_bytes_
         let questions: Vec<_> = (0..1000).map(|n| (n % 10 != 3).then(|| question(round * 1000 + n))).collect();
         facts += questions.iter().flatten().count();
         let announcement = author.announce(&questions);
-        wire += crate::wire::encode(&crate::message::Message::Announce(announcement.clone())).expect("encodes").len();
+        wire += weight(&Message::Announce(announcement.clone()));
         assert_eq!(live.merge(&announcement), Merge::Merged);
     }
     assert!(wire * 10 <= facts * 180, "{wire} bytes for {facts} live facts");
@@ -210,7 +217,7 @@ fn a_late_joiner_ends_with_the_same_index_for_less_than_three_and_a_third_bytes_
     assert_eq!(manifest.segments.len(), 3);
     let bytes = |name: SegmentName| encode_keys(author.segment(&name)).len();
     let fetched: usize = manifest.names().map(bytes).sum();
-    let named = crate::wire::encode(&crate::message::Message::Manifest(manifest.clone())).expect("encodes").len();
+    let named = weight(&Message::Manifest(manifest.clone()));
     assert!((fetched + named) * 10 <= facts * 33, "{fetched} + {named} bytes for {facts} facts");
     assert_eq!(join(&mut late, &author, &manifest), 3);
     assert_eq!(late.facts_of(author.node()), live.facts_of(author.node()));
