@@ -38,6 +38,8 @@ enum Slot {
     /// The n-th record with a payload of this length.
     Record(u64, u16),
     Lost,
+    /// A record that was written and not durable when a crash tore its payload: the record stays, at every opening.
+    Hollow(u64, u16),
 }
 
 #[derive(Debug, Clone, Default)]
@@ -106,6 +108,15 @@ impl World {
                         let bytes = reader.payload_of(&stored, blobs[0].name());
                         let whole = bytes.as_ref().is_ok_and(|bytes| bytes == blobs[0].bytes());
                         assert!(whole || (torn && seq >= model.durable), "the payload at {seq}: {bytes:?}");
+                        if !whole {
+                            *slot = Slot::Hollow(n, len);
+                        }
+                    }
+                    Slot::Hollow(n, len) => {
+                        let (record, blobs) = record(&self.identity, n, len);
+                        assert_eq!(stored.entry, Entry::Observed(record), "at {seq}");
+                        let bytes = reader.payload_of(&stored, blobs[0].name());
+                        assert!(bytes.is_err(), "what was damaged at {seq} is back");
                     }
                     Slot::Epoch => assert!(matches!(stored.entry, Entry::Epoch { .. }), "at {seq}"),
                     Slot::Lost => panic!("what was lost at {seq} is back"),
