@@ -168,6 +168,9 @@ impl Sums {
     }
 }
 
+/// A run's entries as they appear in the announcement log, under the positions that it covered when it was listed.
+type Listed = (Range<u64>, Arc<Vec<LogItem>>);
+
 pub(super) struct Shared {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) node: NodeId,
@@ -180,7 +183,7 @@ pub(super) struct Shared {
     pub(super) heads: Mutex<BTreeMap<u64, SignedHead>>,
     /// The log items of the run that was listed last: peers read a log from one end to the other.
     /// Runs are put together, so a run is named by its whole range.
-    listed: Mutex<Option<(Range<u64>, Arc<Vec<LogItem>>)>>,
+    listed: Mutex<Option<Listed>>,
 }
 
 impl Shared {
