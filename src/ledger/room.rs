@@ -48,7 +48,10 @@ impl Room {
         Made(self.spare())
     }
 
-    #[expect(clippy::disallowed_methods, reason = "whether a disk is fast is a matter of real time; nothing that is written depends on it")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whether a disk is fast is a matter of real time; nothing that is written depends on it"
+    )]
     fn spare(&self) -> io::Result<Option<Arc<dyn StorageFile>>> {
         remove_if_there(&*self.storage, SPARE)?;
         let file = self.storage.create_new(SPARE)?;

@@ -21,8 +21,8 @@ use super::entry::{Entry, Parent};
 use super::error::{LedgerError, OpenError, Recovery};
 use super::frame::{self, ALIGN, FORMAT, HEADER, Header, Parts, Salt};
 use super::limits::{
-    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_BODY, MAX_PAYLOADS, ROOM_AFTER_SYNCS, ROOM_AHEAD,
-    ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
+    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_BODY, MAX_PAYLOADS, ROOM_AFTER_SYNCS,
+    ROOM_AHEAD, ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
 };
 use super::reader::LedgerReader;
 use super::recovery::{Recovered, recover};
