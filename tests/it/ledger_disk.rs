@@ -118,6 +118,7 @@ fn a_full_disk_costs_nothing_that_was_acknowledged_and_is_left_behind_once_there
             assert_eq!(held.reply().stdout, reply(*n).stdout, "{n}");
         }
         writer.close().expect("there is room again");
+        drop(cassette);
         disk.freeze(true);
         let refused = FileStorage::open(&ledger).expect_err("read-only");
         assert!(!refused.hint().is_empty() && refused.to_string().contains("node"), "{refused}");
