@@ -57,7 +57,7 @@ struct Op {
 
 enum What {
     Record(Box<Prepared>),
-    Adopt { evidence: Box<Evidence>, prepared: Box<Prepared>, announce: bool },
+    Adopt { prepared: Box<Prepared>, announce: bool },
     Retract { id: ContentId, answer: Digest, at: u64 },
 }
 
@@ -163,11 +163,8 @@ impl RecorderHandle {
         announce: bool,
         done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
     ) {
-        match Prepared::new(record, payloads) {
-            Ok(prepared) => {
-                let (evidence, prepared) = (Box::new(evidence), Box::new(prepared));
-                self.send(What::Adopt { evidence, prepared, announce }, Box::new(done));
-            }
+        match Prepared::adopted(evidence, record, payloads) {
+            Ok(prepared) => self.send(What::Adopt { prepared: Box::new(prepared), announce }, Box::new(done)),
             Err(error) => done(Err(error)),
         }
     }
@@ -391,7 +388,7 @@ impl Worker {
         self.since_budget += what.len();
         match what {
             What::Record(prepared) => self.writer.record_prepared(*prepared),
-            What::Adopt { evidence, prepared, announce } => self.writer.adopt_prepared(*evidence, *prepared, announce),
+            What::Adopt { prepared, announce } => self.writer.adopt_prepared(*prepared, announce),
             What::Retract { id, answer, at } => self.writer.retract(id, answer, at),
         }
     }
