@@ -8,7 +8,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The BLAKE3 derive-key context of every [`ContentId`]; changing it is a new id space.
 static CONTENT_ID: LazyLock<blake3::Hasher> =
@@ -22,12 +23,35 @@ pub struct ParseIdError {
     expected: usize,
 }
 
+/// Reads an array byte by byte, in the form that serde gives arrays. Unlike serde's own way it is one plain loop: names are most of what is read.
+pub(crate) fn plain_bytes<'de, const LEN: usize, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; LEN], D::Error> {
+    struct Bytes<const LEN: usize>;
+
+    impl<'de, const LEN: usize> Visitor<'de> for Bytes<LEN> {
+        type Value = [u8; LEN];
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{LEN} bytes")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut bytes = [0; LEN];
+            for (at, byte) in bytes.iter_mut().enumerate() {
+                *byte = list.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &self))?;
+            }
+            Ok(bytes)
+        }
+    }
+
+    deserializer.deserialize_tuple(LEN, Bytes)
+}
+
 /// Declares a fixed-size byte name that prints and parses as hexadecimal.
 macro_rules! byte_name {
     ($(#[$meta:meta])* $name:ident, $len:literal) => {
         $(#[$meta])*
         #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-        pub struct $name([u8; $len]);
+        pub struct $name(#[serde(deserialize_with = "plain_bytes")] [u8; $len]);
 
         impl $name {
             /// Wraps bytes that already are such a name.

@@ -47,6 +47,11 @@ impl fmt::Debug for Signature {
 mod halves {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    use crate::id::plain_bytes;
+
+    #[derive(Deserialize)]
+    struct Half(#[serde(deserialize_with = "plain_bytes")] [u8; 32]);
+
     pub(super) fn serialize<S: Serializer>(bytes: &[u8; 64], serializer: S) -> Result<S::Ok, S::Error> {
         let (r, s): (&[u8], &[u8]) = bytes.split_at(32);
         let half = |part: &[u8]| <[u8; 32]>::try_from(part).map_err(serde::ser::Error::custom);
@@ -54,7 +59,7 @@ mod halves {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 64], D::Error> {
-        let (r, s) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
+        let (Half(r), Half(s)) = Deserialize::deserialize(deserializer)?;
         let mut bytes = [0; 64];
         bytes[..32].copy_from_slice(&r);
         bytes[32..].copy_from_slice(&s);

@@ -7,7 +7,7 @@ use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ContentId, Digest, EpochId, NodeId};
+use crate::id::{ContentId, Digest, EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::SEGMENT;
 use crate::proof::{Evidence, Hash, SignedHead};
@@ -93,6 +93,7 @@ pub struct Announcement {
     /// The log positions.
     pub batch: Batch,
     /// The epoch's chain after this batch.
+    #[serde(deserialize_with = "plain_bytes")]
     pub chain: Hash,
     /// The author's signature over epoch, batch and chain.
     pub signature: Signature,
@@ -189,6 +190,7 @@ pub struct Manifest {
     /// The log position after the last segment.
     pub end: u64,
     /// The current epoch's chain at `end`.
+    #[serde(deserialize_with = "plain_bytes")]
     pub chain: Hash,
     /// The author's signature over all of this.
     pub signature: Signature,

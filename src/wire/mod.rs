@@ -16,7 +16,7 @@ const FRAME_V1: u8 = 1;
 /// Room for everything in a frame that is not a payload or a record.
 const OVERHEAD: usize = 256 * 1024;
 /// Most frames are smaller: they are made without growing a buffer.
-const SMALL: usize = 1024;
+const SMALL: usize = 512;
 /// The largest frame that is written or read.
 pub const MAX_FRAME: usize = MAX_RECORD + INLINE_REPLY + OVERHEAD;
 

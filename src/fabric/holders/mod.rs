@@ -161,9 +161,9 @@ impl HolderIndex {
 
     /// Masks what lies in segments wholly below a floor: the holder dropped it.
     pub fn raise_floor(&mut self, peer: NodeId, floor: u64) {
-        let Some(at) = self.find(peer) else { return };
-        let below: Vec<_> =
-            self.logs[at].runs.range(..floor / SEGMENT).map(|(segment, run)| (*segment, *run)).collect();
+        let first = floor / SEGMENT;
+        let Some(at) = (first > 0).then(|| self.find(peer)).flatten() else { return };
+        let below: Vec<_> = self.logs[at].runs.range(..first).map(|(segment, run)| (*segment, *run)).collect();
         for (segment, run) in below {
             self.kill(at, segment, run);
         }
