@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use crate::id::{ContentId, Digest, NodeId};
-use crate::ledger::{LedgerError, Made, Room};
+use crate::ledger::{Blob, Intake, LedgerError, Made, Room};
 use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::Reply;
@@ -114,6 +114,25 @@ impl RecorderHandle {
         done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
     ) {
         match Prepared::new(record, payloads) {
+            Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Takes in a payload piece by piece, for [`Self::record_blobs`]; see [`Intake`].
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        self.cassette.ledger().intake()
+    }
+
+    /// Records what this node observed, with payloads that are hashed already: in memory, or streamed in by [`Self::intake`].
+    pub fn record_blobs(
+        &self,
+        record: Record,
+        payloads: Vec<Blob>,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        match Prepared::with(record, payloads) {
             Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
             Err(error) => done(Err(error)),
         }

@@ -24,5 +24,9 @@ pub const ROOM_STEP: usize = 1024 * 1024;
 pub const ROOM_AFTER_SYNCS: u32 = 8;
 /// Payloads that one `Evicted` entry names at most: its body stays well below [`MAX_BODY`].
 pub const EVICTED_AT_ONCE: usize = 16 * 1024;
+/// Payloads from this size on have an outboard, so that a range of them is verified without the rest; hashing a smaller one takes microseconds.
+pub const OUTBOARD_FROM: u64 = 64 * 1024;
+/// What streams in or out is held in memory one piece of this size at a time.
+pub const STREAM_PIECE: usize = 1024 * 1024;
 /// A run whose frames are at most this long may be sealed again together with what follows it.
 pub const SMALL_RUN: u32 = 256 * 1024;

@@ -9,9 +9,12 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::id::{EpochId, NodeId};
 use crate::limits::{MAX_OUTPUT_FILES, MAX_RECORD};
 use crate::record::Record;
+use crate::reply::BlobRef;
 
 use super::blobs::{self, Blob};
 use super::entry::{Entry, Parent};
@@ -311,7 +314,7 @@ impl Ledger {
         let tip = self.place(seq);
         let chunk = self.pending.chunks.last_mut().expect("placing makes one");
         let (inline, filed) = split(payloads);
-        self.pending.bytes += filed.iter().map(|blob| blob.bytes().len()).sum::<usize>();
+        self.pending.bytes += filed.iter().map(|blob| blob.bytes().map_or(0, Bytes::len)).sum::<usize>();
         self.pending.blobs.extend(filed.into_iter().cloned());
         let kind = entry.kind();
         let parts = Parts { seq, kind, announced: announce, body, payloads: &inline };
@@ -324,7 +327,7 @@ impl Ledger {
             Entry::Epoch { epoch, .. } => Some(*epoch),
             _ => None,
         };
-        chunk.names.extend(inline.iter().map(|blob| (blob.name().digest.fingerprint(), seq)));
+        chunk.names.extend(inline.iter().map(|(name, _)| (name.digest.fingerprint(), seq)));
         chunk.entries.push(Waiting { row, end: narrow(end), opens });
         self.tip = Some(Tip { offset: end, ..tip });
         self.next += 1;
@@ -454,22 +457,21 @@ impl Ledger {
     fn roll(&mut self, first: u64, path: &str) -> io::Result<Active> {
         let storage = &self.shared.storage;
         let header = Header { format: FORMAT, node: self.shared.node, first }.encode();
-        let (file, room) = match std::mem::take(&mut self.spare) {
+        match std::mem::take(&mut self.spare) {
             Spare::Ready(file) => {
                 file.write_at(&header, 0)?;
                 file.sync()?;
                 storage.rename(SPARE, path)?;
-                let room = file.len()?;
-                (file, room)
             }
             other => {
                 self.spare = other;
                 let file = storage.create_new(path)?;
                 file.write_at(&header, 0)?;
                 file.sync()?;
-                (file, header.len() as u64)
             }
-        };
+        }
+        let file = storage.open_lasting(path)?;
+        let room = file.len()?;
         storage.sync_dir(SEGMENTS)?;
         let segment = Segment::new(self.shared.node, first, Some(file.clone()));
         let (index, frontier) = (IndexFile::default(), Frontier::default());
@@ -516,18 +518,18 @@ fn has_form(record: &Record) -> bool {
 }
 
 /// Which payloads go into the frame and which get files; equal ones are kept once.
-fn split(payloads: &[Blob]) -> (Vec<&Blob>, Vec<&Blob>) {
+fn split(payloads: &[Blob]) -> (Vec<(BlobRef, &Bytes)>, Vec<&Blob>) {
     let (mut inline, mut filed) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     let mut total = 0;
     let many = payloads.len() > 1;
     for blob in payloads.iter().filter(|blob| !many || seen.insert(blob.name())) {
-        let len = blob.bytes().len();
-        if len <= INLINE_PAYLOAD && total + len <= INLINE_TOTAL {
-            total += len;
-            inline.push(blob);
-        } else {
-            filed.push(blob);
+        match blob.bytes() {
+            Some(bytes) if bytes.len() <= INLINE_PAYLOAD && total + bytes.len() <= INLINE_TOTAL => {
+                total += bytes.len();
+                inline.push((blob.name(), bytes));
+            }
+            _ => filed.push(blob),
         }
     }
     (inline, filed)
