@@ -18,8 +18,14 @@ pub const MAX_DAMAGES: usize = 1024;
 pub const RUN_BYTES: u64 = 16 * 1024 * 1024;
 /// A run is sealed once it has this many entries: their places in it take 16 bits.
 pub const RUN_ENTRIES: usize = 60_000;
-/// Room ahead is made in steps of this size, so that a step never holds up a sync for long.
+/// Room ahead is made in steps of at most this size, so that a step never holds up a sync for long.
 pub const ROOM_STEP: usize = 1024 * 1024;
+/// The smallest step: two hundred records of a kilobyte.
+pub const LEAST_ROOM: u64 = 256 * 1024;
+/// A step has room for so many writes like the last one.
+pub const ROOM_AHEAD: u64 = 64;
+/// The next segment is made ahead once this part of the newest one, a so-manieth, is used.
+pub const SPARE_AFTER: u64 = 4;
 /// Syncs of one segment after which room ahead is worth its bytes; bulk loads never get there.
 pub const ROOM_AFTER_SYNCS: u32 = 8;
 /// Payloads that one `Evicted` entry names at most: its body stays well below [`MAX_BODY`].

@@ -7,6 +7,8 @@ mod formats;
 mod fuzz;
 mod fuzz_bodies;
 mod ledger;
+#[cfg(unix)]
+mod ledger_disk;
 mod ledger_model;
 mod request_id;
 mod sim;

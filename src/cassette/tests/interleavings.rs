@@ -27,7 +27,12 @@ mod sync {
 
 /// So small that queues and groups are full in many orders.
 mod limits {
+    use std::time::Duration;
+
     pub(super) const BUDGET_EVERY: u64 = 1;
+    pub(super) const COMPANY: usize = 1;
+    pub(super) const COMPANY_SLICE: Duration = Duration::from_micros(20);
+    pub(super) const COMPANY_WAIT: Duration = Duration::from_millis(20);
     pub(super) const RECORDER_BYTES: u64 = 20;
     pub(super) const RECORDER_GROUP: usize = 2;
     pub(super) const RECORDER_QUEUE: usize = 3;
