@@ -79,6 +79,12 @@ fn ask(recorder: &RecorderHandle, n: u64, answers: &Answers) {
     });
 }
 
+fn join(callers: Vec<thread::JoinHandle<()>>) {
+    for caller in callers {
+        caller.join().expect("it does not panic");
+    }
+}
+
 fn only_growing() -> OnDurable {
     let last = std::sync::atomic::AtomicU64::new(0);
     Box::new(move |length| {
@@ -121,7 +127,7 @@ fn whoever_asks_while_it_closes_is_answered_once_and_what_was_acknowledged_stays
             .collect();
         let early = shuttle::rand::thread_rng().gen_bool(0.5);
         let closed = early.then(|| recorder.close());
-        callers.into_iter().for_each(|caller| caller.join().expect("it does not panic"));
+        join(callers);
         let length = closed.unwrap_or_else(|| recorder.close()).expect("the disk is sound");
         assert_eq!(recorder.cassette().ledger().durable(), length, "closed and not durable");
         assert!(matches!(recorder.close(), Err(LedgerError::Closed)));
@@ -148,7 +154,7 @@ fn the_last_handle_may_go_away_in_any_thread() {
             held.lock().unwrap().push((2, result));
         });
         drop(recorder);
-        callers.into_iter().for_each(|caller| caller.join().expect("it does not panic"));
+        join(callers);
         while answers.lock().unwrap().len() < 3 {
             thread::yield_now();
         }
@@ -172,7 +178,7 @@ fn a_disk_that_fails_at_any_sync_takes_nothing_that_was_acknowledged_as_durable(
                 thread::spawn(move || [caller * 4, caller * 4 + 2].iter().for_each(|n| ask(&recorder, *n, &answers)))
             })
             .collect();
-        callers.into_iter().for_each(|caller| caller.join().expect("it does not panic"));
+        join(callers);
         let _ = recorder.close();
         judge(&answers, (0..12).step_by(2), &storage, |error| {
             matches!(error, LedgerError::Io { .. } | LedgerError::Poisoned { .. })

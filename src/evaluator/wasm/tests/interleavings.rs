@@ -54,7 +54,7 @@ fn race(end: End, impatient: bool) -> (usize, Vec<EvalError>) {
         thread::spawn(move || {
             let gives_up = impatient && asker == 0;
             let go_on = || if gives_up { Err(EvalError::Cancelled) } else { Ok(()) };
-            let begin = |making: cache::Making| {
+            let make = |making: cache::Making| {
                 let number = {
                     let mut begun = begun.lock().unwrap();
                     *begun += 1;
@@ -66,7 +66,7 @@ fn race(end: End, impatient: bool) -> (usize, Vec<EvalError>) {
                     End::Dropped => drop(making),
                 });
             };
-            programs.get(key(), 7, &Counters::default(), go_on, begin).err().expect("no program is ever made here")
+            programs.get(key(), 7, &Counters::default(), go_on, make).err().expect("no program is ever made here")
         })
     });
     let askers: Vec<_> = askers.collect();
