@@ -5,16 +5,17 @@
 //! changes; (2) versions start at 1 and rise by one only when content or limits change; (3) what is refused changes nothing. The name never
 //! reaches an id: requests carry the program's digest. Knows nothing of nodes or files.
 
+mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use self::table::Table;
 use super::wasm::WasmEvaluator;
 use super::wasm::plain::ACCEPTED;
 use super::wasm::program::{FILTER, OBSERVE, SHAPE};
@@ -211,86 +212,45 @@ pub struct Reconciled {
     pub evicted: Vec<Name>,
 }
 
-type View = BTreeMap<Name, Arc<Version>>;
-
 /// Named programs, called by name.
 #[derive(Debug)]
 pub struct Slots {
     evaluator: WasmEvaluator,
-    /// Replaced as a whole; the lock is held for as long as it takes to copy a pointer.
-    view: RwLock<Arc<View>>,
-    /// Held by whoever makes the next view.
-    changing: Mutex<()>,
+    table: Table,
 }
 
 impl Slots {
     /// No slots yet, whose programs will run on this evaluator.
     #[must_use]
     pub fn new(evaluator: WasmEvaluator) -> Self {
-        Self { evaluator, view: RwLock::default(), changing: Mutex::default() }
+        Self { evaluator, table: Table::default() }
     }
 
     /// Registers a program, or replaces the one that is there. Content and limits that are there already change nothing.
     pub fn register(&self, wanted: &Registration) -> Result<Arc<Version>, SlotError> {
-        let digest = self.prepare(wanted)?;
-        let _changing = self.change();
-        let mut view = View::clone(&self.view());
-        let version = put(&mut view, wanted, digest)?;
-        self.publish(view);
-        Ok(version)
+        self.table.register(wanted, self.prepare(wanted)?)
     }
 
     /// Forgets a slot. Says whether it was there.
     pub fn evict(&self, name: &Name) -> bool {
-        let _changing = self.change();
-        let mut view = View::clone(&self.view());
-        let was_there = view.remove(name).is_some();
-        if was_there {
-            self.publish(view);
-        }
-        was_there
+        self.table.evict(name)
     }
 
     /// Makes the slots exactly these. Where one of them is refused nothing changes, so a bad pass never takes away what works.
     pub fn reconcile(&self, wanted: &[Registration]) -> Result<Reconciled, SlotError> {
         let digests = wanted.iter().map(|one| self.prepare(one)).collect::<Result<Vec<_>, _>>()?;
-        let _changing = self.change();
-        let before = self.view();
-        let mut view = View::clone(&before);
-        let mut done = Reconciled::default();
-        let mut named = BTreeSet::new();
-        for (one, digest) in wanted.iter().zip(digests) {
-            if !named.insert(one.name.clone()) {
-                return Err(SlotError::Twice { slot: one.name.clone() });
-            }
-            let version = put(&mut view, one, digest)?;
-            let list = match before.get(&one.name) {
-                None => &mut done.added,
-                Some(old) if old.number == version.number => &mut done.unchanged,
-                Some(_) => &mut done.replaced,
-            };
-            list.push(one.name.clone());
-        }
-        self.publish(view.clone());
-        done.evicted = view.keys().filter(|name| !named.contains(*name)).cloned().collect();
-        view.retain(|name, _| named.contains(name));
-        self.publish(view);
-        Ok(done)
+        self.table.reconcile(wanted, digests)
     }
 
     /// The current versions, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Version>> {
-        self.view().values().cloned().collect()
+        self.table.list()
     }
 
     /// The current version of a slot that is called as this kind.
     pub fn get(&self, name: &Name, wanted: SlotKind) -> Result<Arc<Version>, SlotError> {
-        match self.view().get(name) {
-            Some(version) if version.kind == wanted => Ok(Arc::clone(version)),
-            Some(version) => Err(SlotError::OtherKind { slot: name.clone(), kind: version.kind, wanted }),
-            None => Err(SlotError::Missing { slot: name.clone(), wanted }),
-        }
+        self.table.get(name, wanted)
     }
 
     /// Asks a filter for its verdict.
@@ -327,45 +287,10 @@ impl Slots {
 
     /// Compiles a program and checks its contract, without holding anybody up. Of two that race with the same bytes one compiles.
     fn prepare(&self, wanted: &Registration) -> Result<Digest, SlotError> {
-        if let Some(version) = self.view().get(&wanted.name)
-            && version.kind != wanted.kind
-        {
-            return Err(kind_change(version, wanted));
-        }
+        self.table.accepts(wanted)?;
         let prepared = self.evaluator.prepare(&wanted.code, wanted.kind.entry());
         prepared.map_err(|source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source })
     }
-
-    fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn publish(&self, view: View) {
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
-    }
-
-    fn change(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Puts a prepared program into the next view.
-fn put(view: &mut View, wanted: &Registration, digest: Digest) -> Result<Arc<Version>, SlotError> {
-    let number = match view.get(&wanted.name) {
-        Some(version) if version.kind != wanted.kind => return Err(kind_change(version, wanted)),
-        Some(version) if version.is(wanted, digest) => return Ok(Arc::clone(version)),
-        Some(version) => version.number + 1,
-        None if view.len() >= MAX_SLOTS => return Err(SlotError::Full { bound: MAX_SLOTS }),
-        None => 1,
-    };
-    let Registration { name, kind, code, limits } = wanted.clone();
-    let version = Arc::new(Version { name: name.clone(), kind, number, digest, limits, code });
-    view.insert(name, Arc::clone(&version));
-    Ok(version)
-}
-
-fn kind_change(version: &Version, wanted: &Registration) -> SlotError {
-    SlotError::KindChange { slot: version.name.clone(), kind: version.kind, wanted: wanted.kind }
 }
 
 /// A call's job. The program is named by its digest, so that the id costs no hash of its bytes.

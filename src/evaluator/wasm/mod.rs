@@ -28,7 +28,7 @@ pub mod worker;
 
 use std::env::consts::{ARCH, OS};
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{self, Arc, OnceLock};
 
 use bytes::Bytes;
 use wasmtime::PoolConcurrencyLimitError;

@@ -4,6 +4,7 @@ mod artifacts;
 mod bombs;
 mod guests;
 mod hostile;
+mod interleavings;
 mod limits;
 mod plain;
 mod pooling;
