@@ -41,6 +41,7 @@
 //! `default` is everything for the main job (`cli`, `net`, `wasm`, `sim`). Without features the crate is the values and the core alone: no
 //! tokio, libp2p, wasmtime or wgpu. `node` adds a running node, `net` its lanes to peers, `wasm` the wasm evaluator, `sim` the simulator.
 
+pub mod bao;
 pub mod cassette;
 #[cfg(feature = "cli")]
 pub mod cli;

@@ -8,7 +8,7 @@ use std::process::Command;
 
 /// The value layer: every layer may use these.
 const VALUES: &[&str] =
-    &["error", "eval", "id", "identity", "limits", "message", "proof", "record", "reply", "request", "verified"];
+    &["bao", "error", "eval", "id", "identity", "limits", "message", "proof", "record", "reply", "request", "verified"];
 
 /// What the tests of every layer may use.
 const TESTS: &str = "interleavings";

@@ -5,15 +5,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
+use crate::bao::{self, TreeHasher};
 use crate::id::Digest;
+use crate::proof::Hash;
 use crate::reply::BlobRef;
 
 use super::limits::{OUTBOARD_FROM, STREAM_PIECE};
-use super::outboard::{self, Check, TreeHasher, Verdict};
+use super::outboard::{Check, Verdict};
 use super::storage::{Storage, StorageFile, read_all, read_exact, remove_if_there};
 
 /// The folder of all blobs.
@@ -43,8 +46,7 @@ impl Blob {
     #[must_use]
     pub fn new(bytes: Bytes) -> Self {
         let len = bytes.len() as u64;
-        let (digest, outboard) =
-            if len < OUTBOARD_FROM { (Digest::of(&bytes), Vec::new()) } else { outboard::of(&bytes) };
+        let (digest, outboard) = if len < OUTBOARD_FROM { (Digest::of(&bytes), Vec::new()) } else { bao::of(&bytes) };
         Self { name: BlobRef { digest, len }, source: Source::Here { bytes, outboard: outboard.into() } }
     }
 
@@ -222,55 +224,76 @@ pub(super) fn load(storage: &dyn Storage, digest: Digest) -> io::Result<Found> {
 
 /// Reads and verifies some bytes of a blob, fewer at its end, and no more of the file than the leaves that have them.
 pub(super) fn load_range(storage: &dyn Storage, blob: BlobRef, offset: u64, len: u32) -> io::Result<Found> {
-    let Some(file) = open(storage, &blob.digest)? else { return Ok(Found::Missing) };
-    if file.len()? != blob.len {
-        return Ok(Found::Damaged);
-    }
     let start = offset.min(blob.len);
     let wanted = start..start.saturating_add(u64::from(len)).min(blob.len);
-    let place = if blob.len < OUTBOARD_FROM { 0..blob.len } else { outboard::leaves(&wanted, blob.len) };
-    let index = |n: u64| usize::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory));
-    let bytes = Bytes::from(read_exact(&*file, place.start, index(place.end - place.start)?)?);
-    let verdict = if blob.len < OUTBOARD_FROM {
-        if Digest::of(&bytes) == blob.digest { Verdict::Holds } else { Verdict::Differs }
-    } else {
-        verify(storage, &*file, blob, &place, &bytes)?
-    };
-    Ok(match verdict {
-        Verdict::Holds => {
+    let place = if blob.len < OUTBOARD_FROM { 0..blob.len } else { bao::leaves(&wanted, blob.len) };
+    let (found, _) = load_leaves(storage, blob, &place)?;
+    Ok(match found {
+        Found::Whole(bytes) => {
             Found::Whole(bytes.slice(index(wanted.start - place.start)?..index(wanted.end - place.start)?))
         }
-        Verdict::Differs | Verdict::Outboard => Found::Damaged,
+        other => other,
     })
 }
 
+fn index(n: u64) -> io::Result<usize> {
+    usize::try_from(n).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))
+}
+
+/// Reads and verifies whole leaves of a blob (all of a small one), and what proves them to others.
+pub(super) fn load_leaves(storage: &dyn Storage, blob: BlobRef, place: &Range<u64>) -> io::Result<(Found, Vec<Hash>)> {
+    let Some(file) = open(storage, &blob.digest)? else { return Ok((Found::Missing, Vec::new())) };
+    if file.len()? != blob.len {
+        return Ok((Found::Damaged, Vec::new()));
+    }
+    let bytes = Bytes::from(read_exact(&*file, place.start, index(place.end - place.start)?)?);
+    let siblings = if blob.len < OUTBOARD_FROM {
+        (Digest::of(&bytes) == blob.digest).then(Vec::new)
+    } else {
+        verify(storage, &*file, blob, place, Some(&bytes))?
+    };
+    Ok(siblings.map_or((Found::Damaged, Vec::new()), |siblings| (Found::Whole(bytes), siblings)))
+}
+
+/// What proves whole leaves of a blob of at least [`OUTBOARD_FROM`] to others, without reading them; `None` if it is missing or damaged.
+pub(super) fn siblings(storage: &dyn Storage, blob: BlobRef, place: &Range<u64>) -> io::Result<Option<Vec<Hash>>> {
+    match open(storage, &blob.digest)? {
+        Some(file) => verify(storage, &*file, blob, place, None),
+        None => Ok(None),
+    }
+}
+
+/// Holds the outboard of a blob, and the bytes of whole leaves if they are given, against its digest: the siblings of these leaves if it holds.
 fn verify(
     storage: &dyn Storage,
     file: &dyn StorageFile,
     blob: BlobRef,
-    place: &std::ops::Range<u64>,
-    bytes: &[u8],
-) -> io::Result<Verdict> {
+    place: &Range<u64>,
+    bytes: Option<&[u8]>,
+) -> io::Result<Option<Vec<Hash>>> {
     let check = |outboard: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>| {
-        Check { len: blob.len, range: place.clone(), bytes, outboard }.against(&blob.digest)
+        let mut siblings = Vec::new();
+        let check = Check { len: blob.len, range: place.clone(), bytes, siblings: &mut siblings, outboard };
+        Ok::<_, io::Error>((check.against(&blob.digest)?, siblings))
     };
-    let verdict = match storage.open(&outboard_path(&blob.digest)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Verdict::Outboard,
+    let (verdict, siblings) = match storage.open(&outboard_path(&blob.digest)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (Verdict::Outboard, Vec::new()),
         opened => {
             let opened = opened?;
             check(&mut |buffer, at| opened.read_at(buffer, at))?
         }
     };
     if verdict != Verdict::Outboard {
-        return Ok(verdict);
+        return Ok((verdict == Verdict::Holds).then_some(siblings));
     }
-    let Some(made) = rebuild(storage, file, &blob.digest)? else { return Ok(Verdict::Differs) };
-    check(&mut |buffer, at| {
+    let Some(made) = rebuild(storage, file, &blob.digest)? else { return Ok(None) };
+    let (verdict, siblings) = check(&mut |buffer, at| {
         let rest = usize::try_from(at).ok().and_then(|at| made.get(at..)).unwrap_or_default();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
-    })
+    })?;
+    Ok((verdict == Verdict::Holds).then_some(siblings))
 }
 
 /// Makes the outboard of a blob anew; `None` if its bytes are not those of the digest.

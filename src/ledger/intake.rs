@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::bao::TreeHasher;
 use crate::reply::BlobRef;
 
 use super::blobs::{self, Blob, DIR, TEMP_PREFIX};
 use super::error::{LedgerError, ReadError};
 use super::limits::{INLINE_PAYLOAD, OUTBOARD_FROM, STREAM_PIECE};
-use super::outboard::TreeHasher;
 use super::reader::LedgerReader;
 use super::state::Shared;
 use super::storage::StorageFile;

@@ -252,6 +252,25 @@ impl LedgerReader {
         Ok(range(&self.payload(seq, blob)?, offset, len))
     }
 
+    /// Whole leaves of a payload that the entry at a position names, and the siblings that prove them to others: see
+    /// [`ChunkClaim`](crate::bao::ChunkClaim). Only these leaves are read and verified.
+    pub fn payload_chunk(&self, seq: u64, blob: BlobRef, leaves: &Range<u64>) -> Result<(Bytes, Vec<Hash>), ReadError> {
+        if blob.len < OUTBOARD_FROM {
+            return Ok((self.payload(seq, blob)?, Vec::new()));
+        }
+        let (found, siblings) = match blobs::load_leaves(&*self.shared.storage, blob, leaves) {
+            Ok((found, siblings)) => (Ok(found), siblings),
+            Err(error) => (Err(error), Vec::new()),
+        };
+        Ok((self.found(seq, blob, found)?, siblings))
+    }
+
+    /// The siblings that prove whole leaves of a large payload to others, without reading these leaves; `None` if it is not in its file, whole.
+    pub fn payload_siblings(&self, blob: BlobRef, leaves: &Range<u64>) -> Result<Option<Vec<Hash>>, ReadError> {
+        let siblings = blobs::siblings(&*self.shared.storage, blob, leaves);
+        siblings.map_err(|error| self.shared.read_error(&blobs::path(&blob.digest), error))
+    }
+
     /// Reads a payload that the entry at a position names piece by piece, however long it is.
     #[must_use]
     pub fn payload_reader(&self, seq: u64, blob: BlobRef) -> PayloadReader {
