@@ -25,8 +25,14 @@ pub const MAX_PAYLOAD: u64 = 1024 * 1024 * 1024;
 pub const INLINE_REPLY: usize = 256 * 1024;
 /// One chunk of a large output: 64 KiB chunks move best through noise and yamux, a few of them make one frame.
 pub const CHUNK: u32 = 256 * 1024;
-/// Chunks asked for ahead of those that arrived; covers the bandwidth-delay product of a LAN.
+/// Chunks asked of one holder ahead of those that arrived; covers the bandwidth-delay product of a LAN.
 pub const CHUNKS_IN_FLIGHT: usize = 8;
+/// Chaining values that prove one chunk: at most two on each level of a tree over as many leaves of 16 KiB as there can be.
+pub const MAX_SIBLINGS: usize = 100;
+/// A holder that brought no chunk of a transfer for so long has its chunks asked of others, if there are any.
+pub const SOURCE_STALL: Duration = Duration::from_secs(2);
+/// How often it is looked at whether a faster holder may take over what a slower one did not bring yet, at the end of a transfer.
+pub const STEAL_EVERY: Duration = Duration::from_millis(20);
 
 /// Evaluations that may be in flight on one node; the next caller gets `Busy`.
 pub const MAX_FLIGHTS: usize = 16 * 1024;

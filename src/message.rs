@@ -13,9 +13,9 @@ use crate::limits::SEGMENT;
 use crate::proof::{Evidence, Hash, SignedHead};
 
 /// The newest protocol version spoken here.
-pub const PROTOCOL: u16 = 1;
-/// The oldest protocol version still spoken here.
-pub const OLDEST_PROTOCOL: u16 = 1;
+pub const PROTOCOL: u16 = 2;
+/// The oldest protocol version still spoken here. Version 1 had chunks without proof, which cannot be believed one by one.
+pub const OLDEST_PROTOCOL: u16 = 2;
 
 /// Domain of an announcement's signature.
 const ANNOUNCE_CONTEXT: &[u8] = b"evalmesh 2026-11-21 announcement v1\0";
@@ -365,7 +365,7 @@ pub enum Message {
         /// From the ask.
         ask: AskId,
     },
-    /// "Send me these bytes of a payload of that record."
+    /// "Send me this chunk of a payload of that record": whole leaves of [`LEAF`](crate::bao::LEAF) bytes.
     GetChunk {
         /// Comes back in the answer.
         ask: AskId,
@@ -378,7 +378,7 @@ pub enum Message {
         /// How many bytes.
         len: u32,
     },
-    /// The bytes asked for.
+    /// The chunk asked for, if it is the whole payload: its digest proves it.
     Chunk {
         /// From the ask.
         ask: AskId,
@@ -392,6 +392,15 @@ pub enum Message {
     },
     /// Where nodes listen; see the node's `addresses`. The fabric has no part in it.
     Addresses(Addresses),
+    /// The chunk asked for, if it is a part of the payload: see [`ChunkClaim`](crate::bao::ChunkClaim).
+    ProvenChunk {
+        /// From the ask.
+        ask: AskId,
+        /// The bytes.
+        bytes: Bytes,
+        /// The chaining values of the subtrees beside it, from left to right.
+        siblings: Vec<Hash>,
+    },
 }
 
 /// Addresses to dial.

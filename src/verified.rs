@@ -1,7 +1,8 @@
 //! A reply from elsewhere that was checked: bytes, proof and signature. There is no other way to make one than to check.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
+use crate::bao::ProvenChunk;
 use crate::id::{ContentId, Digest};
 use crate::identity::Verifier;
 use crate::proof::{Evidence, EvidenceError};
@@ -77,6 +78,42 @@ impl VerifiedReply {
         Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence })))
     }
 
+    /// Puts together an answer to `id` whose payloads came in chunks, in the order of `Record::blobs` and of their offsets. What was proven
+    /// already is not hashed again.
+    pub fn assemble(
+        id: ContentId,
+        evidence: Evidence,
+        chunks: Vec<ProvenChunk>,
+        verifier: &dyn Verifier,
+    ) -> Result<Checked, Disbelief> {
+        let record = evidence.verify(verifier)?;
+        if record.request != id {
+            return Err(Disbelief::OtherQuestion(record.request));
+        }
+        let mut chunks = chunks.into_iter().peekable();
+        let mut payloads = Vec::new();
+        for blob in record.blobs() {
+            let (mut pieces, mut at) = (Vec::new(), 0);
+            while at < blob.len
+                && let Some(chunk) = chunks.next_if(|chunk| chunk.blob() == blob && chunk.offset() == at)
+            {
+                let bytes = chunk.into_bytes();
+                at += bytes.len() as u64;
+                pieces.push(bytes);
+            }
+            // Nothing has no chunk that could have been proven.
+            if at != blob.len || (at == 0 && Digest::of(b"") != blob.digest) {
+                return Err(Disbelief::Payload(blob.digest));
+            }
+            payloads.push(join(pieces));
+        }
+        if chunks.next().is_some() {
+            return Err(Disbelief::Count { found: payloads.len() + 1, wanted: payloads.len() });
+        }
+        let reply = with_payloads(&record, &payloads);
+        Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence })))
+    }
+
     /// The record.
     #[must_use]
     pub fn record(&self) -> &Record {
@@ -94,6 +131,18 @@ impl VerifiedReply {
     pub fn into_parts(self) -> (Record, Vec<Bytes>, Evidence) {
         (self.record, self.payloads, self.evidence)
     }
+}
+
+/// All pieces as one; a single one is not copied.
+fn join(mut pieces: Vec<Bytes>) -> Bytes {
+    if pieces.len() == 1 {
+        return pieces.remove(0);
+    }
+    let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    for piece in pieces {
+        all.extend_from_slice(&piece);
+    }
+    all.freeze()
 }
 
 /// The reply that a record names, with these payloads in the order of `Record::blobs`.

@@ -8,7 +8,6 @@ use bytes::Bytes;
 
 use super::flight::Flight;
 use super::time::TimerKey;
-use super::transfer::Transfer;
 use super::{Delivery, Fabric, FlightId, Liveness, Output, Step, Time, Timer};
 use crate::eval::Origin;
 use crate::id::NodeId;
@@ -23,19 +22,11 @@ use crate::verified::{Checked, VerifiedReply};
 pub(super) struct Asking {
     pub(super) peer: NodeId,
     pub(super) sent_at: Time,
-    /// Ends the ask, or a transfer that stalled.
     pub(super) timeout: TimerKey,
-    /// What the holder answered, while it is checked and its payloads are fetched.
-    pub(super) evidence: Option<Evidence>,
+    /// What the holder answered, while it is checked.
+    evidence: Option<Evidence>,
     /// Whether its producer lets this node announce it.
     announce: bool,
-    pub(super) transfer: Option<Transfer>,
-}
-
-impl Asking {
-    pub(super) fn chunks_in_flight(&self) -> usize {
-        self.transfer.as_ref().map_or(0, Transfer::in_flight)
-    }
 }
 
 /// Why an ask brought nothing.
@@ -98,7 +89,10 @@ impl Fabric {
         if !self.standings.may_be_asked(peer, step.now) {
             return;
         }
-        let waits = |flight: &Flight| flight.searched && flight.asks.is_empty() && flight.wants_held();
+        self.add_newcomer(step, peer);
+        let waits = |flight: &Flight| {
+            flight.searched && flight.asks.is_empty() && flight.transfer.is_none() && flight.wants_held()
+        };
         let holds = |flight: &Flight| self.holders.holders(flight.id.fingerprint()).contains(&peer);
         let flights = self.flights.iter().filter(|(_, flight)| waits(flight) && holds(flight));
         let flights: Vec<_> = flights.map(|(flight_id, _)| *flight_id).collect();
@@ -117,13 +111,13 @@ impl Fabric {
     }
 
     /// Asks the next candidate, if there is one, and sets the hedge for the one after it.
-    fn ask_next(&mut self, step: &mut Step<'_>, flight_id: FlightId) {
+    pub(super) fn ask_next(&mut self, step: &mut Step<'_>, flight_id: FlightId) {
         let ask = AskId(self.fresh_id());
         let Some(flight) = self.flights.get_mut(&flight_id) else { return };
         let live = |peer: &NodeId| self.peers.get(peer).is_some_and(super::Peer::is_greeted);
         let Some(peer) = std::iter::from_fn(|| flight.candidates.pop_front()).find(live) else { return };
         let timeout = self.timers.set(step.now + ASK_TIMEOUT, Timer::AskTimeout(ask));
-        let asking = Asking { peer, sent_at: step.now, timeout, evidence: None, announce: false, transfer: None };
+        let asking = Asking { peer, sent_at: step.now, timeout, evidence: None, announce: false };
         flight.asks.insert(ask, asking);
         self.asks.insert(ask, flight_id);
         step.out.push(Output::Send(peer, Message::Ask { ask, id: flight.id }));
@@ -170,6 +164,9 @@ impl Fabric {
         ask: AskId,
         result: Result<Checked, String>,
     ) {
+        if self.is_assembled(from, ask) {
+            return self.on_assembled(step, from, ask, result);
+        }
         let Some((flight_id, asking)) = self.asking(from, ask) else { return };
         let announce = asking.announce;
         match result {
@@ -178,12 +175,11 @@ impl Fabric {
                 if record.blobs().map(|blob| blob.len).fold(0, u64::saturating_add) > MAX_PAYLOAD {
                     return self.fail_ask(step, ask, Failure::TooLarge);
                 }
-                // The bytes are on their way: computing beside them would be waste, unless they stall.
-                let flight = self.flights.get_mut(&flight_id).expect("asking found it");
-                if let Some(key) = flight.beside.take() {
-                    self.timers.clear(key);
+                let evidence = asking.evidence.take();
+                self.drop_ask(step, ask, false);
+                if let Some(evidence) = evidence {
+                    self.start_transfer(step, flight_id, from, &record, (evidence, announce));
                 }
-                self.start_transfer(step, flight_id, ask, &record);
             }
             Err(why) => {
                 self.fail_ask(step, ask, Failure::NotHeld);
@@ -192,7 +188,7 @@ impl Fabric {
         }
     }
 
-    fn on_believed(
+    pub(super) fn on_believed(
         &mut self,
         step: &mut Step<'_>,
         flight_id: FlightId,
@@ -213,21 +209,26 @@ impl Fabric {
         for ask in asks {
             self.drop_ask(step, ask, true);
         }
+        self.drop_transfer(flight_id);
         self.deliver_where(step, flight_id, takes, &Ok(delivery));
         self.settle(step, flight_id);
     }
 
     pub(super) fn on_not_held(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId) {
-        if let Some((_, parent)) = self.parent_of(from, ask) {
-            self.fail_ask(step, parent, Failure::NotHeld);
+        if self.asking(from, ask).is_some() {
+            self.fail_ask(step, ask, Failure::NotHeld);
+        } else if self.is_part_of_transfer(from, ask) {
+            self.fail_chunk(step, from, ask, Failure::NotHeld);
         } else {
             self.segment_not_held(step, from, ask);
         }
     }
 
     pub(super) fn on_busy(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId) {
-        if let Some((_, parent)) = self.parent_of(from, ask) {
-            self.fail_ask(step, parent, Failure::Busy);
+        if self.asking(from, ask).is_some() {
+            self.fail_ask(step, ask, Failure::Busy);
+        } else if self.is_part_of_transfer(from, ask) {
+            self.fail_chunk(step, from, ask, Failure::Busy);
         }
     }
 
@@ -245,6 +246,7 @@ impl Fabric {
         for ask in lost {
             self.fail_ask(step, ask, Failure::Unanswered);
         }
+        self.lose_sources(step, peer);
     }
 
     /// Ends an ask without an answer, corrects the index if the holder said no, and goes on.
@@ -255,24 +257,26 @@ impl Fabric {
         let peer = flight.asks.get(&ask).map(|asking| asking.peer);
         self.drop_ask(step, ask, why == Failure::Unanswered);
         if let Some(peer) = peer.filter(|_| why == Failure::NotHeld) {
-            // Whoever was asked without having announced anything did nothing wrong.
-            if self.holders.holders(question).contains(&peer) {
-                self.standings.failed(peer, step.now);
-            }
-            self.holders.forget(peer, question);
+            self.correct(step, peer, question);
         }
         self.ask_next(step, flight_id);
         self.settle(step, flight_id);
     }
 
-    /// Forgets an ask with its chunks; tells the peer if it may still be working on it.
+    /// A peer says, or has shown, that it does not hold an answer.
+    pub(super) fn correct(&mut self, step: &Step<'_>, peer: NodeId, question: u64) {
+        // Whoever was asked without having announced anything did nothing wrong.
+        if self.holders.holders(question).contains(&peer) {
+            self.standings.failed(peer, step.now);
+        }
+        self.holders.forget(peer, question);
+    }
+
+    /// Forgets an ask; tells the peer if it may still be working on it.
     pub(super) fn drop_ask(&mut self, step: &mut Step<'_>, ask: AskId, tell: bool) {
         let Some(flight_id) = self.asks.remove(&ask) else { return };
         let Some(asking) = self.flights.get_mut(&flight_id).and_then(|flight| flight.asks.remove(&ask)) else { return };
         self.timers.clear(asking.timeout);
-        for chunk in asking.transfer.iter().flat_map(Transfer::asks) {
-            self.asks.remove(&chunk);
-        }
         if tell && asking.evidence.is_none() {
             // Slower than nearly all answers are: the next question goes to somebody else first.
             if step.now - asking.sent_at > self.hedge_delay(asking.peer) {
@@ -282,16 +286,6 @@ impl Fabric {
                 step.out.push(Output::Send(asking.peer, Message::Cancel { ask }));
             }
         }
-    }
-
-    /// The flight and the ask that this ask (for a reply, or for a chunk of one) to this peer belongs to.
-    pub(super) fn parent_of(&self, from: NodeId, ask: AskId) -> Option<(FlightId, AskId)> {
-        let flight_id = *self.asks.get(&ask)?;
-        let mut asks = self.flights.get(&flight_id)?.asks.iter();
-        let belongs = |id: &AskId, asking: &Asking| {
-            asking.peer == from && (*id == ask || asking.transfer.as_ref().is_some_and(|transfer| transfer.awaits(ask)))
-        };
-        asks.find(|(id, asking)| belongs(id, asking)).map(|(parent, _)| (flight_id, *parent))
     }
 
     fn asking(&mut self, from: NodeId, ask: AskId) -> Option<(FlightId, &mut Asking)> {

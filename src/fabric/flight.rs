@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::ask::Asking;
 use super::time::TimerKey;
+use super::transfer::Transfer;
 use super::{Ask, Delivery, Fabric, FlightId, JobId, Output, Step, Timer};
 use crate::error::{EvalError, LimitHit, NotHeld};
 use crate::eval::Origin;
@@ -48,6 +49,8 @@ pub(super) struct Flight {
     pub(super) request: Option<Arc<Resolved>>,
     pub(super) waiters: BTreeMap<JobId, Waiter>,
     pub(super) asks: BTreeMap<AskId, Asking>,
+    /// The payloads of a believed record, while they are on their way.
+    pub(super) transfer: Option<Transfer>,
     /// Holders still to be asked, the best first.
     pub(super) candidates: VecDeque<NodeId>,
     pub(super) computing: Computing,
@@ -65,6 +68,7 @@ impl Flight {
             request: None,
             waiters: BTreeMap::new(),
             asks: BTreeMap::new(),
+            transfer: None,
             candidates: VecDeque::new(),
             computing: Computing::Idle,
             beside: None,
@@ -74,7 +78,7 @@ impl Flight {
     }
 
     pub(super) fn asks_in_flight(&self) -> usize {
-        self.asks.values().map(|asking| 1 + asking.chunks_in_flight()).sum()
+        self.asks.len() + self.transfer.as_ref().map_or(0, Transfer::asks_in_flight)
     }
 
     fn anyone_accepts(&self, from: AnswerFrom) -> bool {
@@ -84,11 +88,6 @@ impl Flight {
     /// Whether somebody would take an answer from memory or from a holder.
     pub(super) fn wants_held(&self) -> bool {
         self.waiters.values().any(|waiter| waiter.accepts != AnswerFrom::ComputedOnly)
-    }
-
-    /// Whether a believed reply's payloads are on their way.
-    fn is_transferring(&self) -> bool {
-        self.asks.values().any(|asking| asking.transfer.is_some())
     }
 
     fn class(&self) -> Option<&Class> {
@@ -140,8 +139,9 @@ impl Fabric {
         if flight.waiters.is_empty() {
             return self.end_flight(step, flight_id);
         }
-        let asking = !flight.asks.is_empty();
-        let patient = (asking && flight.beside.is_some()) || flight.is_transferring();
+        let transferring = flight.transfer.is_some();
+        let asking = !flight.asks.is_empty() || transferring;
+        let patient = (asking && flight.beside.is_some()) || transferring;
         let wanted = flight.anyone_accepts(AnswerFrom::ComputedOnly)
             || (flight.anyone_accepts(AnswerFrom::Anywhere) && !patient);
         if wanted
@@ -263,6 +263,7 @@ impl Fabric {
         for ask in asks {
             self.drop_ask(step, ask, true);
         }
+        self.drop_transfer(flight_id);
         let Some(flight) = self.flights.remove(&flight_id) else { return };
         if self.by_id.get(&flight.id) == Some(&flight_id) {
             self.by_id.remove(&flight.id);

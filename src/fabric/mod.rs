@@ -6,7 +6,8 @@
 //!
 //! The walk of one eval here (a cassette hit never gets this far): join the flight of the same question, or start one; ask the best known
 //! holder, hedged to a second; compute when nobody holds it, or beside the asks when they take longer than one round trip; record; deliver;
-//! announce. Files: `flight` (one question in flight), `ask` (its asks), `transfer` (large replies), `standing` (whom to ask), `serve`
+//! announce. Files: `flight` (one question in flight), `ask` (its asks), `transfer` (large replies), `pieces` (which
+//! chunk of them is whose), `standing` (whom to ask), `serve`
 //! (answering peers), `peers` (lanes and liveness), `logs` (announcing the own log), `learn` (the logs of others), `overlay` (who is told
 //! what), `holders` (the index), `segment` (sealed pieces of it).
 
@@ -18,6 +19,7 @@ mod learn;
 mod logs;
 mod overlay;
 mod peers;
+mod pieces;
 pub mod segment;
 mod serve;
 mod standing;
@@ -44,11 +46,12 @@ use self::serve::Tickets;
 use self::standing::Standings;
 pub use self::time::Time;
 use self::time::Timers;
+use crate::bao::{ProvenChunk, Unproven};
 use crate::error::EvalError;
 use crate::id::{ContentId, NodeId};
 use crate::limits::{HEARTBEAT, INDEX_BYTES, MESH_LANES};
 use crate::message::{Announcement, AskId, EpochStart, Manifest, Message, Row};
-use crate::proof::Evidence;
+use crate::proof::{Evidence, Hash};
 use crate::record::Resolved;
 use crate::reply::Reply;
 use crate::request::AnswerFrom;
@@ -123,6 +126,8 @@ pub enum Input {
     Recorded(FlightId, Result<(), String>),
     /// An answer was checked; the error says why it is not believed.
     Checked(NodeId, AskId, Result<Checked, String>),
+    /// A chunk was held against its payload's digest; `None` if it could not be now.
+    ChunkChecked(NodeId, AskId, Option<Result<ProvenChunk, Unproven>>),
     /// An announcement's signatures were checked; `None` if they could not be now.
     AnnouncementChecked(NodeId, Announcement, Option<bool>),
     /// A manifest's signature was checked; `None` if it could not be now.
@@ -131,8 +136,8 @@ pub enum Input {
     SegmentChecked(NodeId, AskId, Option<Result<(Vec<u64>, Bytes), String>>),
     /// A look-up for a peer ended: evidence and all payloads, or none of the payloads if they are too large.
     Found(NodeId, AskId, Option<(Evidence, Vec<Bytes>)>),
-    /// A read of a payload for a peer ended.
-    FoundChunk(NodeId, AskId, Option<Bytes>),
+    /// A read of a chunk for a peer ended: its bytes and the siblings that prove them.
+    FoundChunk(NodeId, AskId, Option<(Bytes, Vec<Hash>)>),
     /// A read of one of this node's segments for a peer ended.
     FoundSegment(NodeId, AskId, Option<Bytes>),
     /// A read of this node's log ended.
@@ -162,6 +167,12 @@ pub struct Counters {
     pub asks_sent: u64,
     /// Asks that a second holder got because the first was slow.
     pub hedged: u64,
+    /// Chunks of large replies that came and were proven.
+    pub chunks: u64,
+    /// Chunks asked of a faster holder while a slower one had not brought them yet.
+    pub stolen: u64,
+    /// Holders that were lost, stalled, refused or lied in the middle of a transfer that went on without them.
+    pub replaced: u64,
     /// Asks answered for peers.
     pub served: u64,
     /// Peers caught with something that does not verify.
@@ -192,6 +203,7 @@ enum Timer {
     ComputeBeside(FlightId),
     Hedge(FlightId),
     AskTimeout(AskId),
+    Transfer(FlightId),
     Graft(NodeId),
 }
 
@@ -212,7 +224,7 @@ pub struct Fabric {
     by_id: BTreeMap<ContentId, FlightId>,
     /// Invariant: names exactly the waiters of all flights.
     jobs: BTreeMap<JobId, FlightId>,
-    /// Invariant: names exactly the asks (for replies and for chunks) of all flights.
+    /// Invariant: names exactly the asks (for replies, for chunks, for putting these together) of all flights.
     asks: BTreeMap<AskId, FlightId>,
     timers: Timers<Timer>,
     woken_at: Option<Time>,
@@ -266,6 +278,7 @@ impl Fabric {
             Input::Computed(flight, result) => self.on_computed(step, flight, result),
             Input::Recorded(flight, result) => self.on_recorded(step, flight, result),
             Input::Checked(from, ask, result) => self.on_checked(step, from, ask, result),
+            Input::ChunkChecked(from, ask, checked) => self.on_chunk_checked(step, from, ask, checked),
             Input::AnnouncementChecked(from, announcement, holds) => {
                 self.on_announcement_checked(step, from, announcement, holds);
             }
@@ -299,6 +312,7 @@ impl Fabric {
                 Timer::ComputeBeside(flight) => self.on_compute_beside(step, flight),
                 Timer::Hedge(flight) => self.on_hedge(step, flight),
                 Timer::AskTimeout(ask) => self.on_ask_timeout(step, ask),
+                Timer::Transfer(flight) => self.on_transfer_due(step, flight),
                 Timer::Graft(author) => self.on_graft_due(step, author),
             }
         }
@@ -337,7 +351,8 @@ impl Fabric {
             }
             Message::NotHeld { ask } => self.on_not_held(step, from, ask),
             Message::Busy { ask } => self.on_busy(step, from, ask),
-            Message::Chunk { ask, bytes } => self.on_chunk(step, from, ask, bytes),
+            Message::Chunk { ask, bytes } => self.on_chunk(step, from, ask, bytes, Vec::new()),
+            Message::ProvenChunk { ask, bytes, siblings } => self.on_chunk(step, from, ask, bytes, siblings),
             // Where nodes listen is the driver's affair. Look-ups are short: by the time a cancel comes, the answer is on its way.
             Message::Cancel { .. } | Message::Addresses(_) => {}
         }

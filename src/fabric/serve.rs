@@ -11,7 +11,7 @@ use super::{Fabric, Output, Step};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::limits::{MAX_ASKS_PER_PEER, MAX_HOLDERS, MAX_TICKETS};
 use crate::message::{AskId, Message};
-use crate::proof::Evidence;
+use crate::proof::{Evidence, Hash};
 
 /// How many were let announce each answer of this node.
 #[derive(Debug, Default)]
@@ -95,9 +95,16 @@ impl Fabric {
         self.served(step, to, ask, message);
     }
 
-    pub(super) fn on_found_chunk(&mut self, step: &mut Step<'_>, to: NodeId, ask: AskId, bytes: Option<Bytes>) {
-        let message = match bytes {
-            Some(bytes) => Message::Chunk { ask, bytes },
+    pub(super) fn on_found_chunk(
+        &mut self,
+        step: &mut Step<'_>,
+        to: NodeId,
+        ask: AskId,
+        found: Option<(Bytes, Vec<Hash>)>,
+    ) {
+        let message = match found {
+            Some((bytes, siblings)) if siblings.is_empty() => Message::Chunk { ask, bytes },
+            Some((bytes, siblings)) => Message::ProvenChunk { ask, bytes, siblings },
             None => Message::NotHeld { ask },
         };
         self.served(step, to, ask, message);

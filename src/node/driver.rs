@@ -12,6 +12,7 @@ use futures_channel::oneshot;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use crate::bao::{ChunkClaim, ProvenChunk};
 use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
@@ -20,7 +21,7 @@ use crate::fabric::{
     Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform, segment,
 };
 use crate::id::{ContentId, Digest, NodeId};
-use crate::identity::{Ed25519, MemoVerifier, Signer};
+use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::limits::INLINE_REPLY;
 use crate::message::{Addresses, Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::addresses::{Consequences, Exchange};
@@ -33,7 +34,7 @@ use crate::node::status::HolderStatus;
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
-use crate::verified::{Checked, VerifiedReply};
+use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// Events that may wait for the loop. Callers wait when it is full; completions come from a bounded number of threads.
 pub(super) const EVENTS: usize = 16 * 1024;
@@ -200,6 +201,27 @@ impl Hands {
         }
     }
 
+    /// Has an answer checked off the loop; what was retracted here is not believed again.
+    fn believe(
+        &self,
+        from: NodeId,
+        ask: AskId,
+        id: ContentId,
+        check: impl FnOnce(&dyn Verifier) -> Result<Checked, Disbelief> + Send + 'static,
+    ) {
+        let (verifier, cassette) = (Arc::clone(&self.verifier), self.cassette.clone());
+        let work = move || {
+            let retracted = |record: &Record| cassette.is_retracted(id, record.answer());
+            match check(&*verifier) {
+                Ok(Checked::Complete(reply)) if retracted(reply.record()) => {
+                    Input::Message(from, Message::NotHeld { ask })
+                }
+                checked => Input::Checked(from, ask, checked.map_err(|why| why.to_string())),
+            }
+        };
+        self.off_loop(work, |_| Input::Message(from, Message::NotHeld { ask }));
+    }
+
     /// Runs `work` on an I/O thread and hands its input to the loop; `instead` if the queue is full.
     fn off_loop(&self, work: impl FnOnce() -> Input + Send + 'static, instead: impl FnOnce(EvalError) -> Input) {
         let events = self.events.clone();
@@ -265,18 +287,16 @@ impl Effects for Hands {
     }
 
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
-        let (verifier, cassette) = (Arc::clone(&self.verifier), self.cassette.clone());
-        let work = move || {
-            let checked = VerifiedReply::check(id, evidence, payloads, &*verifier).map_err(|why| why.to_string());
-            let retracted = |record: &Record| cassette.is_retracted(id, record.answer());
-            match checked {
-                Ok(Checked::Complete(reply)) if retracted(reply.record()) => {
-                    Input::Message(from, Message::NotHeld { ask })
-                }
-                checked => Input::Checked(from, ask, checked),
-            }
-        };
-        self.off_loop(work, |_| Input::Message(from, Message::NotHeld { ask }));
+        self.believe(from, ask, id, move |verifier| VerifiedReply::check(id, evidence, payloads, verifier));
+    }
+
+    fn check_chunk(&mut self, from: NodeId, ask: AskId, claim: ChunkClaim) {
+        let work = move || Input::ChunkChecked(from, ask, Some(claim.prove()));
+        self.off_loop(work, |_| Input::ChunkChecked(from, ask, None));
+    }
+
+    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
+        self.believe(from, ask, id, move |verifier| VerifiedReply::assemble(id, evidence, chunks, verifier));
     }
 
     fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
@@ -370,7 +390,7 @@ impl Effects for Hands {
 
     fn read_chunk(&mut self, peer: NodeId, ask: AskId, id: ContentId, blob: Digest, offset: u64, len: u32) {
         let cassette = self.cassette.clone();
-        let work = move || Input::FoundChunk(peer, ask, cassette.payload_range(id, blob, offset, len).ok().flatten());
+        let work = move || Input::FoundChunk(peer, ask, cassette.payload_chunk(id, blob, offset, len).ok().flatten());
         self.off_loop(work, |_| Input::FoundChunk(peer, ask, None));
     }
 

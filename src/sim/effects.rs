@@ -14,6 +14,7 @@ use super::mutate::Mutation;
 use super::node::{Acting, Wanted};
 use super::queue::{Event, Work};
 use super::span::Span;
+use crate::bao::{ChunkClaim, ProvenChunk};
 use crate::cassette::Proven;
 use crate::error::EvalError;
 use crate::eval::Origin;
@@ -25,7 +26,7 @@ use crate::message::{Announcement, AskId, Batch, LogItem, Manifest, Message, Seg
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record};
 use crate::reply::{Payload, Reply};
-use crate::verified::{Checked, VerifiedReply};
+use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// How long work off the loop takes: signatures, look-ups, reads.
 const OFF_LOOP: Span = Span { from: Duration::from_micros(20), to: Duration::from_micros(400) };
@@ -89,6 +90,18 @@ impl Acting<'_> {
         if !self.shared.history.disk_may_have_failed(node, now) {
             self.shared.history.broken.push(format!("{what} on a sound disk: {error}"));
         }
+    }
+
+    fn checked(&mut self, from: NodeId, ask: AskId, id: ContentId, checked: Result<Checked, Disbelief>) {
+        let cassette = &self.hands.cassette;
+        let careless = self.shared.mutation == Some(Mutation::FetchRetracted);
+        let input = match checked {
+            Ok(Checked::Complete(reply)) if !careless && cassette.is_retracted(id, reply.record().answer()) => {
+                Input::Message(from, Message::NotHeld { ask })
+            }
+            checked => Input::Checked(from, ask, checked.map_err(|why| why.to_string())),
+        };
+        self.off_loop(Work::Checked, &OFF_LOOP, input);
     }
 
     /// What is announced, as it is announced.
@@ -175,15 +188,20 @@ impl Effects for Acting<'_> {
 
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
         let checked = VerifiedReply::check(id, evidence, payloads, &*self.shared.verifier);
-        let cassette = &self.hands.cassette;
-        let careless = self.shared.mutation == Some(Mutation::FetchRetracted);
-        let input = match checked {
-            Ok(Checked::Complete(reply)) if !careless && cassette.is_retracted(id, reply.record().answer()) => {
-                Input::Message(from, Message::NotHeld { ask })
-            }
-            checked => Input::Checked(from, ask, checked.map_err(|why| why.to_string())),
-        };
-        self.off_loop(Work::Checked, &OFF_LOOP, input);
+        self.checked(from, ask, id, checked);
+    }
+
+    fn check_chunk(&mut self, from: NodeId, ask: AskId, claim: ChunkClaim) {
+        let input = Input::ChunkChecked(from, ask, Some(claim.prove()));
+        self.off_loop(Work::ChunkChecked, &OFF_LOOP, input);
+    }
+
+    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
+        let checked = VerifiedReply::assemble(id, evidence, chunks, &*self.shared.verifier);
+        if let Err(why) = &checked {
+            self.shared.history.broken.push(format!("proven chunks do not make the reply: {why}"));
+        }
+        self.checked(from, ask, id, checked);
     }
 
     fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
@@ -241,8 +259,8 @@ impl Effects for Acting<'_> {
     }
 
     fn read_chunk(&mut self, peer: NodeId, ask: AskId, id: ContentId, blob: Digest, offset: u64, len: u32) {
-        let bytes = self.hands.cassette.payload_range(id, blob, offset, len).ok().flatten();
-        self.off_loop(Work::FoundChunk, &OFF_LOOP, Input::FoundChunk(peer, ask, bytes));
+        let found = self.hands.cassette.payload_chunk(id, blob, offset, len).ok().flatten();
+        self.off_loop(Work::FoundChunk, &OFF_LOOP, Input::FoundChunk(peer, ask, found));
     }
 
     fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64) {

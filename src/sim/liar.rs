@@ -108,7 +108,12 @@ impl Liar {
             }
             (Lie::Replay, _) => return Twisted::Twice(message),
             (Lie::WrongBytes, Message::Held { payloads, .. }) => payloads.iter_mut().for_each(|bytes| self.flip(bytes)),
-            (Lie::WrongBytes, Message::Chunk { bytes, .. }) => self.flip(bytes),
+            (Lie::WrongBytes, Message::Chunk { bytes, .. } | Message::ProvenChunk { bytes, .. }) => self.flip(bytes),
+            (Lie::WrongProof, Message::ProvenChunk { siblings, .. }) => match self.rng.below(3) {
+                0 => siblings.reverse(),
+                1 => drop(siblings.pop()),
+                _ => siblings.iter_mut().for_each(|sibling| sibling[31] ^= 1),
+            },
             (Lie::ForgedRecord, Message::Held { evidence, payloads, .. }) => {
                 if let Some(forged) = forge(evidence, to) {
                     (*evidence, *payloads) = forged;

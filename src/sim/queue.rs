@@ -74,6 +74,7 @@ pub(super) enum Work {
     SegmentChecked,
     FoundSegment,
     Described,
+    ChunkChecked,
 }
 
 impl Event {

@@ -63,7 +63,7 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::Held { .. } => "held",
         Message::NotHeld { .. } => "not-held",
         Message::GetChunk { .. } => "get-chunk",
-        Message::Chunk { .. } => "chunk",
+        Message::Chunk { .. } | Message::ProvenChunk { .. } => "chunk",
         Message::Cancel { .. } => "cancel",
         Message::Addresses(_) => "addresses",
     }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::limits::{
     BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_ROWS,
-    MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_TOLD_PEERS,
+    MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_SIBLINGS, MAX_TOLD_PEERS,
 };
 use crate::message::Message;
 
@@ -102,6 +102,9 @@ fn bounds(message: &Message) -> [(&'static str, usize, usize); 3] {
         ],
         Message::GetChunk { len, .. } => [("chunk", *len as usize, CHUNK as usize), NONE, NONE],
         Message::Chunk { bytes, .. } => [("chunk", bytes.len(), CHUNK as usize), NONE, NONE],
+        Message::ProvenChunk { bytes, siblings, .. } => {
+            [("chunk", bytes.len(), CHUNK as usize), ("proof", siblings.len(), MAX_SIBLINGS), NONE]
+        }
         Message::Addresses(told) => {
             let each = told.others.iter().map(|(_, addresses)| addresses.len()).max().unwrap_or(0);
             let listen = ("listen addresses", told.mine.len().max(each), MAX_LISTEN_ADDRS);
@@ -144,6 +147,20 @@ mod tests {
         assert!(matches!(decode(&longer), Err(WireError::Encoding(_))));
         assert!(matches!(decode(&frame[..frame.len() - 1]), Err(WireError::Encoding(_))));
         assert_eq!(decode(&[9, 9]), Err(WireError::Version(9)));
+    }
+
+    #[test]
+    fn the_bytes_of_chunks_are_frozen() {
+        let chunk = Message::Chunk { ask: AskId(7), bytes: vec![1, 2].into() };
+        let proven = Message::ProvenChunk { ask: AskId(300), bytes: vec![3].into(), siblings: vec![[4; 32], [5; 32]] };
+        let golden = [&[1, 21, 0xac, 2, 1, 3, 2][..], &[4; 32], &[5; 32]].concat();
+        assert_eq!(encode(&chunk).expect("in bounds")[..], [1, 18, 7, 2, 1, 2]);
+        assert_eq!(encode(&proven).expect("in bounds")[..], golden);
+        assert_eq!((decode(&[1, 18, 7, 2, 1, 2]), decode(&golden)), (Ok(chunk), Ok(proven)));
+        let longer =
+            Message::ProvenChunk { ask: AskId(1), bytes: Bytes::new(), siblings: vec![[0; 32]; MAX_SIBLINGS + 1] };
+        let frame = encode(&longer).expect("fits a frame");
+        assert!(matches!(decode(&frame), Err(WireError::Bound { what: "proof", .. })));
     }
 
     #[test]

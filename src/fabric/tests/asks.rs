@@ -1,12 +1,12 @@
-//! Asks, hedges, timeouts, transfers, and what a question costs when holders do not do what they should.
+//! Asks, hedges, timeouts, and what a question costs when holders do not do what they should.
 
 use super::*;
 use crate::error::NotHeld;
 use crate::eval::Origin;
-use crate::limits::{ASK_TIMEOUT, CHUNK, MAX_HOLDERS, TRANSFER_STALL};
+use crate::limits::{ASK_TIMEOUT, MAX_HOLDERS};
 
 /// A script with holders of question 1 whose round trips are these.
-fn holders<const N: usize>(round_trips: [u64; N]) -> (Script, [Remote; N]) {
+pub(super) fn holders<const N: usize>(round_trips: [u64; N]) -> (Script, [Remote; N]) {
     let mut script = Script::new();
     let mut seed = 0;
     let remotes = round_trips.map(|rtt| {
@@ -163,63 +163,6 @@ fn an_ask_ends_when_its_time_is_over_or_its_lane_is_gone() {
     script.pass(ASK_TIMEOUT);
     assert!(matches!(&script.deliveries()[..], [(to, Err(EvalError::NotHeld { .. }))] if *to == job));
     assert!(script.fabric.asks.is_empty());
-}
-
-#[test]
-fn large_replies_come_in_chunks_with_a_bounded_window() {
-    let (mut script, [holder]) = holders([4]);
-    let job = script.ask(1, AnswerFrom::Anywhere);
-    let ask = script.asks(&holder)[0];
-    let len = CHUNK as usize * 10 + 5;
-    script.say(&holder, holder.held(ask, request(1).0, len));
-    script.check_all();
-    let (mut chunks, mut largest) = (0, 0);
-    loop {
-        let wanted: Vec<_> = script.sent(&holder);
-        largest = largest.max(wanted.len());
-        if wanted.is_empty() {
-            break;
-        }
-        for message in wanted {
-            let Message::GetChunk { ask, len, .. } = message else { panic!("{message:?}") };
-            chunks += 1;
-            script.say(&holder, Message::Chunk { ask, bytes: vec![7; len as usize].into() });
-        }
-    }
-    script.check_all();
-    assert_eq!((chunks, largest), (11, crate::limits::CHUNKS_IN_FLIGHT));
-    let delivered = script.deliveries();
-    let [(to, Ok(delivery))] = &delivered[..] else { panic!("{delivered:?}") };
-    assert_eq!((*to, delivery.reply.len()), (job, len as u64));
-    assert_eq!(script.computations().len(), 0, "the bytes were on their way");
-}
-
-#[test]
-fn a_stalled_transfer_is_given_up_and_computed_instead() {
-    let (mut script, [holder]) = holders([4]);
-    script.ask(1, AnswerFrom::Anywhere);
-    let ask = script.asks(&holder)[0];
-    script.say(&holder, holder.held(ask, request(1).0, CHUNK as usize * 3));
-    script.check_all();
-    for _ in 0..=TRANSFER_STALL.as_secs() {
-        script.pass(ms(1000));
-        script.answer_heartbeats(&holder);
-    }
-    assert_eq!(script.computations().len(), 1);
-    assert!(script.fabric.asks.is_empty(), "no chunk is waited for any more");
-}
-
-#[test]
-fn a_chunk_of_another_length_is_a_lie() {
-    let (mut script, [holder]) = holders([4]);
-    script.ask(1, AnswerFrom::Anywhere);
-    let ask = script.asks(&holder)[0];
-    script.say(&holder, holder.held(ask, request(1).0, CHUNK as usize * 3));
-    script.check_all();
-    let Message::GetChunk { ask, .. } = script.sent(&holder)[0] else { panic!("a chunk is asked for") };
-    script.say(&holder, Message::Chunk { ask, bytes: Bytes::from_static(b"short") });
-    assert!(matches!(script.disconnects()[..], [(_, Disconnect::Unbelievable(_))]));
-    assert_eq!(script.computations().len(), 1);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod hostile;
 mod logs;
 mod members;
 mod overlay;
+mod transfers;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use crate::error::EvalError;
 use crate::id::EpochId;
 use crate::identity::{Ed25519, Identity, Signature, Signer};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Batch, LogItem, chain_start};
+use crate::message::{Batch, LogItem, OLDEST_PROTOCOL, PROTOCOL, chain_start};
 use crate::proof::{Hash, OBSERVED, SignedHead, leaf_hash};
 use crate::record::{Observation, Record};
 use crate::reply::Payload;
@@ -49,7 +50,7 @@ impl Remote {
 
     fn hello(&self) -> Message {
         let length = self.items.len() as u64;
-        Message::Hello { newest: 1, oldest: 1, lineage: vec![self.epoch], length }
+        Message::Hello { newest: PROTOCOL, oldest: OLDEST_PROTOCOL, lineage: vec![self.epoch], length }
     }
 
     fn batch(&self, first: u64, items: Vec<LogItem>) -> Batch {
@@ -242,6 +243,11 @@ impl Script {
             }
             Output::Check(from, ask, id, evidence, payloads) => {
                 let checked = VerifiedReply::check(*id, evidence.clone(), payloads.clone(), &Ed25519);
+                Some(Input::Checked(*from, *ask, checked.map_err(|why| why.to_string())))
+            }
+            Output::CheckChunk(from, ask, claim) => Some(Input::ChunkChecked(*from, *ask, Some(claim.clone().prove()))),
+            Output::Assemble(from, ask, id, evidence, chunks) => {
+                let checked = VerifiedReply::assemble(*id, evidence.clone(), chunks.clone(), &Ed25519);
                 Some(Input::Checked(*from, *ask, checked.map_err(|why| why.to_string())))
             }
             _ => None,
