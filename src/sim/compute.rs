@@ -73,7 +73,10 @@ impl Synthetic {
         let name = id.as_bytes();
         let share = |at: usize| u32::from(u16::from_le_bytes([name[at], name[at + 1]])) % 1000;
         let len = if share(0) < self.questions.large {
-            INLINE_REPLY + usize::from(name[2]) * 1500
+            match self.questions.kilobytes as usize * 1000 {
+                0 => INLINE_REPLY + usize::from(name[2]) * 1500,
+                most => most / 2 + most / 2 * usize::from(name[2]) / 255,
+            }
         } else {
             usize::from(name[2]) * 4
         };

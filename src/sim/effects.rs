@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Place;
-use super::history::{Accused, Announced, End, Evaluated, Source};
+use super::history::{Accused, Announced, Chunk, End, Evaluated, Source};
 use super::liar::Twisted;
 use super::mutate::Mutation;
 use super::node::{Acting, Wanted};
@@ -192,7 +192,10 @@ impl Effects for Acting<'_> {
     }
 
     fn check_chunk(&mut self, from: NodeId, ask: AskId, claim: ChunkClaim) {
-        let input = Input::ChunkChecked(from, ask, Some(claim.prove()));
+        let (node, blob) = (self.hands.life.place, claim.blob.digest);
+        let proven = claim.prove();
+        self.shared.history.chunks.push(Chunk { node, from, blob, holds: proven.is_ok() });
+        let input = Input::ChunkChecked(from, ask, Some(proven));
         self.off_loop(Work::ChunkChecked, &OFF_LOOP, input);
     }
 

@@ -34,6 +34,8 @@ pub struct History {
     pub retracted: Vec<Retracted>,
     /// Connections ended because of what the other side had sent.
     pub accused: Vec<Accused>,
+    /// Chunks of large replies that came and were held against their payloads.
+    pub chunks: Vec<Chunk>,
     /// The highest counts seen.
     pub peaks: Peaks,
     /// When faults ended; `None` if the run did not get that far.
@@ -254,6 +256,19 @@ pub struct Retracted {
     pub answer: Digest,
     /// Whether it was acknowledged; if not, the disk failed, and it may have been written all the same.
     pub sure: bool,
+}
+
+/// A chunk of a large reply that came.
+#[derive(Debug, Clone)]
+pub struct Chunk {
+    /// Where.
+    pub node: Place,
+    /// From whom.
+    pub from: NodeId,
+    /// Of which payload.
+    pub blob: Digest,
+    /// Whether it is part of it.
+    pub holds: bool,
 }
 
 /// A connection ended because of what the other side had sent.

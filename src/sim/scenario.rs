@@ -118,6 +118,8 @@ pub struct Questions {
     pub count: usize,
     /// Whose replies are too large to travel with their record.
     pub large: u32,
+    /// How large these are at most, in kilobytes, and at least half of that; from 256 to 630 if 0.
+    pub kilobytes: u32,
     /// Whose replies are observations: another one at every evaluation.
     pub observed: u32,
     /// That have no key: never looked up, joined or served.
@@ -128,7 +130,7 @@ pub struct Questions {
 
 impl Default for Questions {
     fn default() -> Self {
-        Self { count: 20, large: 60, observed: 0, volatile: 0, trapping: 0 }
+        Self { count: 20, large: 60, kilobytes: 0, observed: 0, volatile: 0, trapping: 0 }
     }
 }
 
@@ -342,6 +344,8 @@ impl Scenario {
         bound("nodes", nodes, "at most 256 without a `degree`", self.degree.is_some() || *nodes <= MAX_MESH)?;
         bound("degree", &self.degree.unwrap_or(1), "1 or more", self.degree != Some(0))?;
         bound("questions.count", &questions.count, "1 or more", questions.count > 0)?;
+        let kilobytes = questions.kilobytes == 0 || (600..=64 * 1024).contains(&questions.kilobytes);
+        bound("questions.kilobytes", &questions.kilobytes, "0, or 600 to 65536", kilobytes)?;
         bound("liars.count", &liars.count, "fewer than the nodes", liars.count < *nodes)?;
         bound(
             "workload.every",
@@ -392,6 +396,7 @@ mod tests {
             ("[liars]\ncount = 2", "liars.count"),
             ("[network]\nloss = 1001", "network.loss"),
             ("[questions]\ncount = 0", "questions.count"),
+            ("[questions]\nkilobytes = 500", "questions.kilobytes"),
             ("[workload]\nevery = \"0s\"", "workload.every"),
         ] {
             let error = Scenario::from_toml(text).expect_err(text);

@@ -2,6 +2,7 @@
 //!
 //! At length it is run by `evalmesh sim run`.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use super::*;
@@ -48,6 +49,30 @@ fn pinned_disks_are_sound() {
 #[test]
 fn pinned_liars_do_no_harm() {
     assert_sound(&scenario("liars"), 0..4);
+}
+
+#[test]
+fn large_replies_come_whole_from_many_holders_and_past_wrong_ones() {
+    let (mut sources, mut wrong) = (0, 0);
+    for seed in 0..3 {
+        let run = simulate(&scenario("bulk"), seed);
+        assert_eq!(run.report.violations, [], "evalmesh sim replay {seed} --scenario bulk");
+        let mut brought: BTreeMap<_, BTreeSet<_>> = BTreeMap::new();
+        for chunk in &run.history.chunks {
+            if chunk.holds {
+                brought.entry((chunk.node, chunk.blob)).or_default().insert(chunk.from);
+            } else {
+                let ended = run.history.accused.iter().any(|accused| accused.node == chunk.node);
+                assert!(ended || !run.history.is_honest(chunk.node), "bulk {seed}: a wrong chunk went unnoticed");
+                wrong += 1;
+            }
+        }
+        sources = brought.values().map(BTreeSet::len).max().unwrap_or(0).max(sources);
+    }
+    assert!(
+        sources >= 3 && wrong > 0,
+        "too calm to show anything: {sources} holders of one reply, {wrong} wrong chunks"
+    );
 }
 
 #[test]
