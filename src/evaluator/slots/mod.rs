@@ -10,10 +10,12 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use super::wasm::WasmEvaluator;
 use super::wasm::plain::ACCEPTED;
@@ -28,7 +30,7 @@ use crate::request::{Code, Name, Program, Request, Slot};
 pub const MAX_SLOTS: usize = 4_096;
 
 /// What a slot's program promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SlotKind {
     /// `filter(ptr, len) -> i32`: bytes in, a verdict out.
     Filter,
@@ -52,6 +54,16 @@ impl SlotKind {
     }
 }
 
+impl FromStr for SlotKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Filter, Self::Shape, Self::Observe, Self::Command];
+        let kind = all.into_iter().find(|kind| kind.to_string() == text);
+        kind.ok_or_else(|| format!("`{text}` is not filter, shape, observe or command"))
+    }
+}
+
 impl fmt::Display for SlotKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -64,7 +76,7 @@ impl fmt::Display for SlotKind {
 }
 
 /// What one call of a slot may use; absent leaves it to the evaluator.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotLimits {
     /// Fuel.
     pub fuel: Option<u64>,
@@ -74,10 +86,12 @@ pub struct SlotLimits {
     pub output: Option<u64>,
     /// Wall time.
     pub time: Option<Duration>,
+    /// Processor time.
+    pub cpu: Option<Duration>,
 }
 
 /// A program under a name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
     /// The slot's name.
     pub name: Name,
@@ -87,6 +101,8 @@ pub struct Registration {
     pub code: Bytes,
     /// What a call may use.
     pub limits: SlotLimits,
+    /// An input that the program must take, within these limits and without a trap, before it is registered.
+    pub probe: Option<Bytes>,
 }
 
 /// One version of a slot's program.
@@ -118,12 +134,27 @@ impl Version {
         request.options.memory = self.limits.memory;
         request.options.output = self.limits.output;
         request.options.timeout = self.limits.time;
+        request.options.cpu = self.limits.cpu;
         request
+    }
+
+    /// How long the program is, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a program is never empty")]
+    pub fn len(&self) -> u64 {
+        self.code.len() as u64
+    }
+
+    /// What registers this version again.
+    #[must_use]
+    pub fn registration(&self) -> Registration {
+        let Self { name, kind, limits, code, .. } = self;
+        Registration { name: name.clone(), kind: *kind, code: code.clone(), limits: limits.clone(), probe: None }
     }
 }
 
 /// What is wrong with a slot, always naming it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum SlotError {
     /// There is no such slot.
@@ -184,6 +215,24 @@ pub enum SlotError {
         /// How.
         trap: TrapCode,
     },
+    /// The program did not pass its probe.
+    #[error("slot `{slot}` of kind {kind}, its probe trapped: {trap}")]
+    Probe {
+        /// The slot.
+        slot: Name,
+        /// The kind it was to have.
+        kind: SlotKind,
+        /// How.
+        trap: TrapCode,
+    },
+    /// The slot could not be kept on disk, so it was not changed.
+    #[error("slot `{slot}` cannot be kept: {why}")]
+    NotKept {
+        /// The slot.
+        slot: Name,
+        /// The system's words.
+        why: String,
+    },
     /// A pass names a slot twice.
     #[error("slot `{slot}` is named twice")]
     Twice {
@@ -240,6 +289,21 @@ impl Slots {
         Ok(version)
     }
 
+    /// Puts a version back that was registered in an earlier life of this process, under its number. It is compiled when it is first called.
+    pub fn restore(&self, earlier: &Registration, number: u64) -> Result<Arc<Version>, SlotError> {
+        let _changing = self.change();
+        let mut view = View::clone(&self.view());
+        if view.len() >= MAX_SLOTS {
+            return Err(SlotError::Full { bound: MAX_SLOTS });
+        }
+        let Registration { name, kind, code, limits, .. } = earlier.clone();
+        let digest = Digest::of(&code);
+        let version = Arc::new(Version { name: name.clone(), kind, number, digest, limits, code });
+        view.insert(name, Arc::clone(&version));
+        self.publish(view);
+        Ok(version)
+    }
+
     /// Forgets a slot. Says whether it was there.
     pub fn evict(&self, name: &Name) -> bool {
         let _changing = self.change();
@@ -282,6 +346,12 @@ impl Slots {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Version>> {
         self.view().values().cloned().collect()
+    }
+
+    /// The current version of a slot, whatever its kind.
+    #[must_use]
+    pub fn find(&self, name: &Name) -> Option<Arc<Version>> {
+        self.view().get(name).cloned()
     }
 
     /// The current version of a slot that is called as this kind.
@@ -332,8 +402,26 @@ impl Slots {
         {
             return Err(kind_change(version, wanted));
         }
-        let prepared = self.evaluator.prepare(&wanted.code, wanted.kind.entry());
-        prepared.map_err(|source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source })
+        let refused = |source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source };
+        let digest = self.evaluator.prepare(&wanted.code, wanted.kind.entry()).map_err(refused)?;
+        self.probe(wanted, digest)?;
+        Ok(digest)
+    }
+
+    /// Runs the probe, if there is one. What is registered already with the same content and limits has passed.
+    fn probe(&self, wanted: &Registration, digest: Digest) -> Result<(), SlotError> {
+        let Some(input) = &wanted.probe else { return Ok(()) };
+        if self.view().get(&wanted.name).is_some_and(|version| version.is(wanted, digest)) {
+            return Ok(());
+        }
+        let refused = |source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source };
+        let Registration { name, kind, code, limits, .. } = wanted.clone();
+        let version = Version { name, kind, number: 0, digest, limits, code };
+        let reply = job(&version, input.clone()).and_then(|job| self.evaluator.evaluate(&job)).map_err(refused)?;
+        match reply.status {
+            Status::Trap(trap) => Err(SlotError::Probe { slot: wanted.name.clone(), kind: wanted.kind, trap }),
+            Status::Exit(_) => Ok(()),
+        }
     }
 
     fn view(&self) -> Arc<View> {
@@ -358,7 +446,7 @@ fn put(view: &mut View, wanted: &Registration, digest: Digest) -> Result<Arc<Ver
         None if view.len() >= MAX_SLOTS => return Err(SlotError::Full { bound: MAX_SLOTS }),
         None => 1,
     };
-    let Registration { name, kind, code, limits } = wanted.clone();
+    let Registration { name, kind, code, limits, .. } = wanted.clone();
     let version = Arc::new(Version { name: name.clone(), kind, number, digest, limits, code });
     view.insert(name, Arc::clone(&version));
     Ok(version)
@@ -380,6 +468,7 @@ fn job(version: &Version, input: Bytes) -> Result<Job, EvalError> {
         code: version.code.clone(),
         inputs: vec![(Slot::Stdin, input)],
         cancel: Cancel::default(),
+        asker: None,
     })
 }
 

@@ -41,6 +41,19 @@ enum Wait {
 }
 
 impl Wasi {
+    /// One look at the clock, for components: nanoseconds since 1970.
+    #[cfg(feature = "component")]
+    pub(in super::super) fn look(&mut self) -> u64 {
+        self.now = self.now.saturating_add(STEP);
+        START.saturating_add(self.now)
+    }
+
+    /// Random bytes, for components.
+    #[cfg(feature = "component")]
+    pub(in super::super) fn fill(&mut self, bytes: &mut [u8]) {
+        self.random.fill(bytes);
+    }
+
     #[expect(clippy::unused_self, reason = "one signature for all host functions")]
     pub(super) fn clock_res_get(&mut self, memory: &mut Memory<'_>, clock: u32, result: u32) -> Outcome {
         if clock > LAST_CLOCK {

@@ -1,0 +1,7 @@
+;; entry: f
+;; ends: exit 0
+;; stdout: 2143289344\n9221120237041090560\n
+;; What an instruction makes of a NaN with a payload and a sign: the canonical NaN, on every machine.
+(module (func (export "f") (result i32 i64)
+  (i32.reinterpret_f32 (f32.add (f32.reinterpret_i32 (i32.const 0xffc12345)) (f32.const 1)))
+  (i64.reinterpret_f64 (f64.div (f64.const 0) (f64.const 0)))))

@@ -1,0 +1,8 @@
+;; entry: slot:filter
+;; stdin: abc
+;; ends: exit 0
+;; stdout: 1\n
+(module
+  (memory (export "memory") 1)
+  (func (export "alloc") (param i32) (result i32) (i32.const 64))
+  (func (export "filter") (param i32 i32) (result i32) (i32.eq (local.get 1) (i32.const 3))))

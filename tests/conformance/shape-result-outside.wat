@@ -1,0 +1,5 @@
+;; ends: trap: host contract broken
+(module
+  (memory (export "memory") 1)
+  (func (export "alloc") (param i32) (result i32) (i32.const 64))
+  (func (export "run") (param i32 i32) (result i64) (i64.const -1)))

@@ -1,0 +1,3 @@
+;; entry: f
+;; ends: trap: unreachable executed
+(module (func $s unreachable) (start $s) (func (export "f")))
