@@ -272,7 +272,7 @@ mod tests {
             }
             let (done, result) = sync_channel(1);
             let again = pool.clone();
-            pool.queue(64 - left, Box::new(move || drop(done.send(chain(&again, left - 1))))).unwrap();
+            pool.queue(64 - left, Box::new(move || done.send(chain(&again, left - 1)).unwrap())).unwrap();
             pool.blocking(|| result.recv().unwrap()).unwrap() + 1
         }
         let pool = Pool::start("test", 1).unwrap();

@@ -34,7 +34,7 @@ pub use self::builder::Network;
 pub use self::builder::{NodeBuilder, StartError};
 use self::clock::Clock;
 pub use self::clock::{random, unix_micros};
-#[cfg(feature = "wasm")]
+#[cfg(all(feature = "cli", feature = "wasm"))]
 pub(crate) use self::control::serve;
 use self::driver::Event;
 use self::evaluators::Evaluators;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use wasmtime::{FuncType, InstancePre, Module, ValType};
+use wasmtime::{FuncType, InstancePre, Module, ModuleExport, ValType};
 
 use super::admit::Shape;
 #[cfg(feature = "component")]
@@ -34,7 +34,6 @@ pub(super) enum Ready {
 }
 
 /// Where a program is entered.
-#[derive(Debug)]
 pub(super) enum Entry {
     /// The one export of our world.
     #[cfg(feature = "component")]
@@ -42,9 +41,17 @@ pub(super) enum Entry {
     /// `_start` of a WASI preview 1 command.
     Command,
     /// A function of the alloc/run ABI.
-    Bytes(BytesEntry),
+    Bytes(BytesCall),
     /// One call of an export with these numbers.
     Call(String, FuncType),
+}
+
+/// A function that is given bytes, with the exports that a call of it takes: found once, since looking for them by name is a part of what a call costs.
+pub(super) struct BytesCall {
+    pub(super) entry: BytesEntry,
+    pub(super) memory: ModuleExport,
+    pub(super) alloc: ModuleExport,
+    pub(super) function: ModuleExport,
 }
 
 /// A function that is given bytes. Which one a request means is part of its entry, and so of its id.
@@ -124,11 +131,14 @@ impl Program {
         };
         let function = |name: &str| module.get_export(name).and_then(|export| export.func().cloned());
         if let Some(entry) = BytesEntry::named(name) {
-            return self.takes_bytes(module, entry).map(|()| Entry::Bytes(entry)).map_err(refuse);
+            return self.takes_bytes(module, entry).map(Entry::Bytes).map_err(refuse);
         }
         let is_command = module.get_export(wasi::START).is_some();
-        if name.is_empty() && !is_command && self.takes_bytes(module, BytesEntry::Run).is_ok() {
-            return Ok(Entry::Bytes(BytesEntry::Run));
+        if name.is_empty()
+            && !is_command
+            && let Ok(call) = self.takes_bytes(module, BytesEntry::Run)
+        {
+            return Ok(Entry::Bytes(call));
         }
         let name = if name.is_empty() { wasi::START } else { name };
         let Some(ty) = function(name) else { return Err(refuse(exported(module))) };
@@ -146,7 +156,7 @@ impl Program {
     }
 
     /// Whether it has what a function of bytes needs, and if not, what is missing.
-    fn takes_bytes(&self, module: &Module, entry: BytesEntry) -> Result<(), String> {
+    fn takes_bytes(&self, module: &Module, entry: BytesEntry) -> Result<BytesCall, String> {
         let is = |name: &str, parameters: usize, result: Option<&ValType>| {
             let ty = module.get_export(name).and_then(|export| export.func().cloned());
             ty.is_some_and(|ty| {
@@ -170,7 +180,8 @@ impl Program {
             let result = result.map_or_else(String::new, |ty| format!(" -> {ty}"));
             return Err(format!("it exports no `{name}: func (i32 i32){result}`"));
         }
-        Ok(())
+        let export = |name: &str| module.get_export_index(name).ok_or_else(|| format!("it exports no `{name}`"));
+        Ok(BytesCall { entry, memory: export("memory")?, alloc: export("alloc")?, function: export(name)? })
     }
 }
 

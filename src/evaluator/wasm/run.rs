@@ -1,6 +1,7 @@
 //! One evaluation from its first instruction to its reply.
 
 use std::env::consts::{ARCH, OS};
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use wasmtime::{Instance, PoolConcurrencyLimitError, Store};
@@ -16,6 +17,9 @@ use crate::error::{EvalError, Refusal};
 use crate::evaluator::{Job, NESTING};
 use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
 use crate::request::{Request, Slot};
+
+/// Where replies say that they were computed.
+static HOST: LazyLock<String> = LazyLock::new(|| format!("{ARCH}-{OS}"));
 
 impl Shared {
     /// Runs a program that is compiled, on an instance of its own.
@@ -71,7 +75,7 @@ impl Shared {
         };
         let fuel = bounds.fuel.saturating_sub(store.get_fuel().map_err(failed)?);
         let duration = running.elapsed();
-        let facts = Facts { duration, fuel: Some(fuel), host: format!("{ARCH}-{OS}"), evaluator: VERSION.to_owned() };
+        let facts = Facts { duration, fuel: Some(fuel), host: HOST.clone(), evaluator: VERSION.to_owned() };
         let given = Given { status, stdout, files, trap };
         Ok(given.reply(store.into_data().wasi, facts))
     }
@@ -99,7 +103,7 @@ fn enter(
         }
         #[cfg(feature = "component")]
         Entry::Component => Err(wasmtime::Error::msg("a module is no component")),
-        Entry::Bytes(entry) => plain::bytes(store, instance, *entry, input, bounds.output),
+        Entry::Bytes(call) => plain::bytes(store, instance, call, input, bounds.output),
         Entry::Call(name, ty) => plain::call(store, instance, name, ty, arguments),
     }
 }

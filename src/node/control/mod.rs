@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub use self::client::{Client, ClientError};
-pub(crate) use self::server::{ControlServer, serve};
+pub(crate) use self::server::ControlServer;
+#[cfg(all(feature = "cli", feature = "wasm"))]
+pub(crate) use self::server::serve;
 use crate::error::EvalError;
 use crate::eval::Answer;
 #[cfg(feature = "wasm")]
