@@ -6,7 +6,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContentId, Digest, NodeId};
@@ -240,9 +239,9 @@ impl Record {
     }
 
     /// The reply that this record names, with these payloads in the order of [`Self::blobs`]; those that are missing stay names.
-    pub(crate) fn into_reply(self, payloads: Vec<Bytes>) -> Reply {
+    pub(crate) fn into_reply(self, payloads: Vec<Payload>) -> Reply {
         let mut payloads = payloads.into_iter();
-        let mut fill = |blob: BlobRef| payloads.next().map_or(Payload::Stored(blob), Payload::Inline);
+        let mut fill = |blob: BlobRef| payloads.next().unwrap_or(Payload::Stored(blob));
         Reply {
             status: self.status,
             stdout: self.stdout.map(&mut fill),

@@ -16,7 +16,7 @@ use crate::error::NotHeld;
 use crate::id::{ContentId, Digest};
 use crate::ledger::{Entry, LedgerReader, ReadError, Stored, Table};
 use crate::record::Record;
-use crate::reply::Reply;
+use crate::reply::{Payload, Reply};
 
 use super::finder::{Candidates, Finder};
 use super::limits::{EXACT_QUESTIONS, RAM_OVERHEAD, RAM_SHARE};
@@ -45,7 +45,7 @@ impl Hot {
     }
 
     /// What was read from disk, with the payloads of its record; `None` if it holds no record.
-    pub(super) fn read(stored: Stored, payloads: Vec<Bytes>) -> Option<Arc<Self>> {
+    pub(super) fn read(stored: Stored, payloads: Vec<Payload>) -> Option<Arc<Self>> {
         let (used, seq) = (AtomicBool::new(false), stored.seq);
         let (kind, body) = stored.source();
         let reply = stored.into_record()?.into_reply(payloads);

@@ -15,12 +15,14 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 
 use crate::id::{ContentId, Digest, NodeId};
-use crate::ledger::{LedgerError, Made, Room};
+use crate::ledger::{Blob, Intake, LedgerError, Made, Room};
 use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::Reply;
 
-use super::limits::{BUDGET_EVERY, RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE};
+use super::limits::{
+    BUDGET_EVERY, COMPANY, COMPANY_SLICE, COMPANY_WAIT, RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE,
+};
 use super::view::Cassette;
 use super::writer::{CassetteWriter, Durability, Prepared, Recorded, Ticket};
 
@@ -90,6 +92,8 @@ impl Recorder {
             deadline: None,
             room,
             since_budget: BUDGET_EVERY,
+            company: 0,
+            sync_takes: Duration::ZERO,
         };
         let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || worker.run(&ops))?;
         let inner = Inner { queue: RwLock::new(Some(queue)), queued, thread: Mutex::new(Some(thread)) };
@@ -112,6 +116,25 @@ impl RecorderHandle {
         done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
     ) {
         match Prepared::new(record, payloads) {
+            Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
+            Err(error) => done(Err(error)),
+        }
+    }
+
+    /// Takes in a payload piece by piece, for [`Self::record_blobs`]; see [`Intake`].
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        self.cassette.ledger().intake()
+    }
+
+    /// Records what this node observed, with payloads that are hashed already: in memory, or streamed in by [`Self::intake`].
+    pub fn record_blobs(
+        &self,
+        record: Record,
+        payloads: Vec<Blob>,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) {
+        match Prepared::with(record, payloads) {
             Ok(prepared) => self.send(What::Record(Box::new(prepared)), Box::new(done)),
             Err(error) => done(Err(error)),
         }
@@ -217,8 +240,20 @@ struct Worker {
     /// When something that was written must be durable.
     deadline: Option<Instant>,
     room: RoomMaker,
+    /// How many waited for the last sync, and how long one takes.
+    company: usize,
+    sync_takes: Duration,
     /// Bytes of payloads since the disk budget was looked at.
     since_budget: u64,
+}
+
+/// Operations that one write serves.
+#[derive(Default)]
+struct Group {
+    waiting: Vec<(Ticket, Done)>,
+    /// Whether one of them is to be durable.
+    sync: bool,
+    delay: Option<Duration>,
 }
 
 /// The thread that makes room ahead.
@@ -278,26 +313,20 @@ impl Worker {
 
     /// Appends what waits, pays for it once, and tells everybody.
     fn group(&mut self, first: Op, ops: &Receiver<Op>) {
-        let mut waiting = Vec::new();
-        let (mut sync, mut delay) = (false, None::<Duration>);
-        for Op { what, done } in std::iter::once(first).chain(ops.try_iter()).take(RECORDER_GROUP) {
-            match self.append(what) {
-                Ok(ticket) => {
-                    match ticket.durability {
-                        Durability::Durable => sync = true,
-                        Durability::Batched(wait) => delay = Some(delay.map_or(wait, |other| other.min(wait))),
-                        Durability::Memory => {}
-                    }
-                    waiting.push((ticket, done));
-                }
-                Err(error) => complete(done, Err(error)),
-            }
+        let mut group = Group::default();
+        self.gather(&mut group, std::iter::once(first).chain(ops.try_iter()));
+        if group.sync {
+            self.await_company(&mut group, ops);
         }
+        let Group { waiting, sync, delay } = group;
         if let Some(due) = delay.map(|delay| now() + delay) {
             self.deadline = Some(self.deadline.map_or(due, |other| other.min(due)));
         }
         let late = self.deadline.is_some_and(|deadline| deadline <= now());
         let outcome = if sync || late { self.commit() } else { self.writer.write_out() };
+        if sync {
+            self.company = waiting.len();
+        }
         for (ticket, done) in waiting {
             debug_assert!(
                 outcome.is_err() || self.writer.is_complete(&ticket),
@@ -314,6 +343,45 @@ impl Worker {
                 Ok(freed) if freed.bytes > 0 => tracing::info!(?freed, "dropped payloads to keep the disk budget"),
                 Ok(_) => {}
                 Err(error) => tracing::warn!(%error, "the disk budget cannot be kept"),
+            }
+        }
+    }
+
+    fn gather(&mut self, group: &mut Group, ops: impl Iterator<Item = Op>) {
+        for Op { what, done } in ops.take(RECORDER_GROUP.saturating_sub(group.waiting.len())) {
+            match self.append(what) {
+                Ok(ticket) => {
+                    match ticket.durability {
+                        Durability::Durable => group.sync = true,
+                        Durability::Batched(wait) => {
+                            group.delay = Some(group.delay.map_or(wait, |other| other.min(wait)));
+                        }
+                        Durability::Memory => {}
+                    }
+                    group.waiting.push((ticket, done));
+                }
+                Err(error) => complete(done, Err(error)),
+            }
+        }
+    }
+
+    /// Those who waited for the last sync come back together, a moment after it: to wait for them costs less than a sync for the first of them
+    /// alone. At most half of what a sync takes, and only as long as somebody comes.
+    fn await_company(&mut self, group: &mut Group, ops: &Receiver<Op>) {
+        let wanted = self.company;
+        if wanted < COMPANY {
+            return;
+        }
+        let until = now() + self.sync_takes.min(COMPANY_WAIT) / 2;
+        loop {
+            let before = group.waiting.len();
+            if before >= wanted || now() >= until {
+                break;
+            }
+            thread::sleep(COMPANY_SLICE);
+            self.gather(group, ops.try_iter());
+            if group.waiting.len() == before {
+                break;
             }
         }
     }
@@ -340,7 +408,9 @@ impl Worker {
 
     fn commit(&mut self) -> Result<u64, LedgerError> {
         self.deadline = None;
+        let begun = now();
         let outcome = self.writer.commit();
+        self.sync_takes = (self.sync_takes * 7 + begun.elapsed()) / 8;
         if let Err(error) = &outcome {
             tracing::error!(%error, "the ledger refuses to be written");
         }

@@ -1,12 +1,14 @@
 //! Keeping within a disk budget, and giving back what retracted answers take.
 //!
 //! Payloads go, facts stay. Files go first, in the order of their records with a second chance for those that were served lately; then the
-//! payloads in the frames of the oldest segments. Invariant: what a pinned question names stays.
+//! payloads in the frames of the oldest segments. Only if facts alone are too many are the oldest segments dropped as a whole. Invariants: what a
+//! pinned question names stays, and so does its record; an answer that was retracted stays retracted.
 
 use std::collections::BTreeSet;
 
-use crate::id::Digest;
-use crate::ledger::{Freed, LedgerError, Stored, pins};
+use crate::id::{ContentId, Digest};
+use crate::identity::Signer;
+use crate::ledger::{Entry, Freed, LedgerError, Stored, pins};
 use crate::reply::BlobRef;
 
 use super::index::Standing;
@@ -24,16 +26,60 @@ impl CassetteWriter {
         let pinned = self.pinned()?;
         let victims = self.old_files(used - budget, &pinned)?;
         if !victims.is_empty() {
-            add(&mut freed, self.ledger.evict(&victims, at)?);
+            freed += self.ledger.evict(&victims, at)?;
         }
         for segment in self.ledger.full_segments() {
             if self.disk_bytes()? <= budget {
                 break;
             }
             let mut refuse = |_: &Self, _: &Stored, blob: BlobRef| Ok(!pinned.contains(&blob.digest));
-            add(&mut freed, self.thin(&segment, &mut refuse, at)?);
+            freed += self.thin(&segment, &mut refuse, at)?;
+        }
+        for segment in self.ledger.full_segments() {
+            if self.disk_bytes()? <= budget {
+                break;
+            }
+            let dropped = self.raise_floor(segment.end, None, at)?;
+            if dropped.dropped == 0 {
+                break;
+            }
+            freed += dropped;
         }
         Ok(freed)
+    }
+
+    /// Drops the full segments that lie wholly below position `below` and hold no record of a pinned question; see [`Ledger::drop_below`].
+    ///
+    /// [`Ledger::drop_below`]: crate::ledger::Ledger::drop_below
+    pub fn raise_floor(&mut self, below: u64, signer: Option<&dyn Signer>, at: u64) -> Result<Freed, LedgerError> {
+        self.commit()?;
+        let cassette = self.cassette();
+        let mut below = below;
+        for id in self.pins()? {
+            below = below.min(cassette.inner.index.live(&id)?.first().copied().unwrap_or(below));
+        }
+        let segments = self.ledger.full_segments();
+        let dropped = segments.into_iter().take_while(|segment| segment.end <= below);
+        for seq in dropped.flatten() {
+            let entry = match cassette.ledger().read(seq) {
+                Ok(stored) => stored.map(|stored| stored.entry),
+                Err(error) if error.is_loss() => None,
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(Entry::Retracted { request, answer, .. }) = entry
+                && cassette.inner.index.standing(&request, &answer)? == Standing::Retracted
+            {
+                self.retract(request, answer, at)?;
+            }
+        }
+        self.commit()?;
+        let freed = self.ledger.drop_below(below, signer, at)?;
+        self.hand = self.hand.max(cassette.ledger().floor());
+        Ok(freed)
+    }
+
+    fn pins(&self) -> Result<BTreeSet<ContentId>, LedgerError> {
+        self.ledger.pins().map_err(|error| self.ledger.io_error(pins::FILE, error))
     }
 
     /// Rewrites full segments without the payloads of retracted answers, and removes files that no entry names. `progress` is told how many
@@ -49,9 +95,9 @@ impl CassetteWriter {
                 let standing = writer.cassette().inner.index.standing(&record.request, &record.answer())?;
                 Ok(standing == Standing::Retracted)
             };
-            add(&mut freed, self.thin(segment, &mut refuse, at)?);
+            freed += self.thin(segment, &mut refuse, at)?;
         }
-        add(&mut freed, self.ledger.sweep()?);
+        freed += self.ledger.sweep()?;
         progress(segments.len(), segments.len());
         Ok(freed)
     }
@@ -62,9 +108,8 @@ impl CassetteWriter {
 
     /// What the records of pinned questions name.
     fn pinned(&self) -> Result<BTreeSet<Digest>, LedgerError> {
-        let pins = self.ledger.pins().map_err(|error| self.ledger.io_error(pins::FILE, error))?;
         let (cassette, mut digests) = (self.cassette(), BTreeSet::new());
-        for id in pins {
+        for id in self.pins()? {
             for seq in cassette.inner.index.live(&id)? {
                 let stored = cassette.ledger().read(seq)?;
                 let record = stored.as_ref().and_then(|stored| stored.entry.record());
@@ -82,7 +127,7 @@ impl CassetteWriter {
             if sum >= bytes {
                 break;
             }
-            let seq = self.hand % length;
+            let seq = if self.hand < length { self.hand } else { cassette.ledger().floor() };
             self.hand = seq + 1;
             let stored = match cassette.ledger().read(seq) {
                 Ok(Some(stored)) => stored,
@@ -132,10 +177,4 @@ impl CassetteWriter {
         self.ledger.note_evicted(&refused.iter().map(|(_, blob)| blob.digest).collect(), at)?;
         self.ledger.compact(segment, &mut |stored, blob| !refused.contains(&(stored.seq, blob)))
     }
-}
-
-fn add(sum: &mut Freed, more: Freed) {
-    sum.bytes += more.bytes;
-    sum.payloads += more.payloads;
-    sum.segments += more.segments;
 }

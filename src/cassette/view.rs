@@ -11,7 +11,8 @@ use crate::error::NotHeld;
 use crate::id::{ContentId, Digest};
 use crate::identity::Signer;
 use crate::ledger::limits::INLINE_PAYLOAD;
-use crate::ledger::{Entry, LedgerReader, ReadError, Recovery, payload_window};
+use crate::ledger::{Entry, LedgerReader, PayloadReader, ReadError, Recovery, payload_window};
+use crate::limits::MAX_PAYLOAD;
 use crate::proof::Evidence;
 use crate::record::Record;
 use crate::reply::{BlobRef, Payload, Reply};
@@ -32,8 +33,6 @@ pub(super) struct Inner {
     pub(super) recovery: Recovery,
     /// Payloads with files of their own that were served lately.
     pub(super) served: Served,
-    /// The last large payload that was read for a range of it: ranges are asked for one after another, and each is verified as a whole.
-    ranged: Mutex<Option<(Digest, Bytes)>>,
 }
 
 /// What was served since it was last asked about.
@@ -79,7 +78,7 @@ pub enum Tier {
     Disk,
 }
 
-/// A reply that is held here, with every payload inline. Cheap to clone: it is shared with the memory tier.
+/// A reply that is held here, with every payload inline unless it is longer than [`MAX_PAYLOAD`]; see [`Cassette::payload_reader`]. Cheap to clone: it is shared with the memory tier.
 #[derive(Debug, Clone)]
 pub struct Held {
     hot: Arc<Hot>,
@@ -185,7 +184,7 @@ impl fmt::Debug for Cassette {
 
 impl Cassette {
     pub(super) fn new(ledger: LedgerReader, index: Index, counts: Counts, recovery: Recovery) -> Self {
-        let inner = Inner { ledger, index, counts, recovery, served: Served::default(), ranged: Mutex::default() };
+        let inner = Inner { ledger, index, counts, recovery, served: Served::default() };
         Self { inner: Arc::new(inner) }
     }
 
@@ -255,9 +254,30 @@ impl Cassette {
         {
             return Ok(window(bytes));
         }
+        self.live_payload(id, digest, |ledger, seq, blob| ledger.payload_range(seq, blob, offset, len))
+    }
+
+    /// Reads a payload that a held record of this question names piece by piece, however long it is. `None` if it is not held.
+    pub fn payload_reader(&self, id: ContentId, digest: Digest) -> Result<Option<PayloadReader>, CassetteError> {
+        // Its first bytes tell whether it is there at all.
+        self.live_payload(id, digest, |ledger, seq, blob| {
+            ledger.payload_range(seq, blob, 0, 1).map(|_| ledger.payload_reader(seq, blob))
+        })
+    }
+
+    /// What `read` makes of the first live record of a question that names this payload and still has it.
+    fn live_payload<T>(
+        &self,
+        id: ContentId,
+        digest: Digest,
+        read: impl Fn(&LedgerReader, u64, BlobRef) -> Result<T, ReadError>,
+    ) -> Result<Option<T>, CassetteError> {
         for seq in self.inner.index.live(&id)? {
-            match self.payload(seq, digest) {
-                Ok(Some(bytes)) => return Ok(window(&bytes)),
+            let payload = self
+                .named_by(seq, digest)
+                .and_then(|blob| blob.map(|blob| read(&self.inner.ledger, seq, blob)).transpose());
+            match payload {
+                Ok(Some(payload)) => return Ok(Some(payload)),
                 Ok(None) => {}
                 Err(error) if error.is_loss() => self.lose(id, seq, &error)?,
                 Err(error) => return Err(error.into()),
@@ -270,7 +290,8 @@ impl Cassette {
     pub fn blob(&self, digest: Digest) -> Result<Option<Bytes>, CassetteError> {
         let Inner { ledger, index, .. } = &*self.inner;
         for &seq in index.inline(&digest)?.as_slice() {
-            match self.payload(seq, digest) {
+            let payload = self.named_by(seq, digest);
+            match payload.and_then(|blob| blob.map(|blob| ledger.payload(seq, blob)).transpose()) {
                 Ok(Some(bytes)) => return Ok(Some(bytes)),
                 Ok(None) => {}
                 Err(error) if error.is_loss() => tracing::warn!(seq, %error, "a payload is lost"),
@@ -331,36 +352,30 @@ impl Cassette {
                 if blob.len > INLINE_PAYLOAD as u64 {
                     self.inner.served.note(blob.digest);
                 }
-                ledger.payload_of(&stored, blob)
+                if blob.len > MAX_PAYLOAD {
+                    return Ok(Payload::Stored(blob));
+                }
+                ledger.payload_of(&stored, blob).map(Payload::Inline)
             };
             record.blobs().map(load).collect::<Result<_, _>>()?
         };
         Ok(Hot::read(stored, payloads).ok_or(NotHeld::NeverSeen))
     }
 
-    /// One payload of an entry, if the entry names it.
-    fn payload(&self, seq: u64, digest: Digest) -> Result<Option<Bytes>, ReadError> {
-        let ledger = &self.inner.ledger;
-        let Some(stored) = ledger.read(seq)? else { return Ok(None) };
+    /// A payload of an entry, by its whole name, if the entry names it.
+    fn named_by(&self, seq: u64, digest: Digest) -> Result<Option<BlobRef>, ReadError> {
+        let Some(stored) = self.inner.ledger.read(seq)? else { return Ok(None) };
         let named = stored.entry.record().and_then(|record| record.blobs().find(|blob| blob.digest == digest));
-        let Some(blob) = named.or_else(|| stored.inline().find(|blob: &BlobRef| blob.digest == digest)) else {
-            return Ok(None);
-        };
-        let ranged = || self.inner.ranged.lock().expect("no code panics while it holds the last payload");
-        if let Some((last, bytes)) = &*ranged()
-            && *last == digest
-        {
-            return Ok(Some(bytes.clone()));
+        if named.is_some_and(|blob| blob.len > INLINE_PAYLOAD as u64) {
+            self.inner.served.note(digest);
         }
-        let bytes = ledger.payload_of(&stored, blob)?;
-        if bytes.len() > INLINE_PAYLOAD {
-            *ranged() = Some((digest, bytes.clone()));
-        }
-        Ok(Some(bytes))
+        Ok(named.or_else(|| stored.inline().find(|blob: &BlobRef| blob.digest == digest)))
     }
 
     fn lose(&self, id: ContentId, seq: u64, error: &ReadError) -> Result<(), ReadError> {
-        if self.inner.index.lose(&id, seq)? && !matches!(error, ReadError::PayloadGone { .. }) {
+        if self.inner.index.lose(&id, seq)?
+            && !matches!(error, ReadError::PayloadGone { .. } | ReadError::Dropped { .. })
+        {
             count(&self.inner.counts.damaged, 1);
             tracing::warn!(seq, id = %id.short(), %error, "a held reply is lost");
         }
@@ -369,12 +384,12 @@ impl Cassette {
 }
 
 /// The reply that a record names, with these payloads in the order of `Record::blobs`.
-pub(super) fn inline_reply(record: &Record, payloads: &[Bytes]) -> Reply {
+pub(super) fn inline_reply(record: &Record, payloads: &[&Bytes]) -> Reply {
     let mut reply = record.reply();
     let slots =
         reply.stdout.iter_mut().chain(&mut reply.stderr).chain(reply.files.iter_mut().map(|file| &mut file.data));
     for (slot, bytes) in slots.zip(payloads) {
-        *slot = Payload::Inline(bytes.clone());
+        *slot = Payload::Inline((*bytes).clone());
     }
     reply
 }

@@ -79,9 +79,9 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Bytes of the payloads.
+    /// Bytes of the payloads that are in memory.
     pub(super) fn len(&self) -> u64 {
-        self.blobs.iter().map(|blob| blob.name().len).sum()
+        self.blobs.iter().map(Blob::in_memory).sum()
     }
 
     /// The record of a reply whose payloads are all inline; each is hashed once.
@@ -94,7 +94,11 @@ impl Prepared {
 
     /// Checks that these are the payloads of the record, in the order of `Record::blobs`.
     pub(super) fn new(record: Record, payloads: Vec<Bytes>) -> Result<Self, LedgerError> {
-        let blobs: Vec<Blob> = payloads.into_iter().map(Blob::new).collect();
+        Self::with(record, payloads.into_iter().map(Blob::new).collect())
+    }
+
+    /// As [`Self::new`], with payloads that are hashed already.
+    pub(super) fn with(record: Record, blobs: Vec<Blob>) -> Result<Self, LedgerError> {
         let mut given = blobs.iter().map(Blob::name);
         let wrong = record.blobs().position(|blob| given.next() != Some(blob));
         match wrong.or_else(|| given.next().map(|_| record.blobs().count())) {
@@ -305,13 +309,14 @@ impl CassetteWriter {
         let (id, answer, seq) = (record.request, record.answer(), ticket.seq);
         tally(&self.cassette.inner.counts, &record);
         // Large ones are found by their file's name; a position that is not written yet reads as nothing.
-        for blob in blobs.iter().filter(|blob| blob.bytes().len() <= INLINE_PAYLOAD) {
+        for blob in blobs.iter().filter(|blob| blob.name().len <= INLINE_PAYLOAD as u64) {
             self.cassette.inner.index.note_inline(blob.name().digest, seq);
         }
         let change = record.class.is_memoised().then(|| {
-            let size: usize = blobs.iter().map(|blob| blob.bytes().len()).sum();
-            let hot = self.cassette.inner.index.has_room_for(size).then(|| {
-                let bytes: Vec<Bytes> = blobs.iter().map(|blob| blob.bytes().clone()).collect();
+            let size: u64 = blobs.iter().map(|blob| blob.name().len).sum();
+            let fits = self.cassette.inner.index.has_room_for(usize::try_from(size).unwrap_or(usize::MAX));
+            let bytes: Option<Vec<&Bytes>> = blobs.iter().map(Blob::bytes).collect();
+            let hot = bytes.filter(|_| fits).map(|bytes| {
                 let reply = inline_reply(&record, &bytes);
                 Hot::new(seq, record, reply)
             });

@@ -157,3 +157,8 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
         .build()
         .map_err(|error| Failure::new(exit::FAILED, format!("cannot start a runtime: {error}"), None))
 }
+
+/// A size of a command line: bytes, or with a unit.
+fn size(text: &str) -> Result<u64, String> {
+    text.parse::<bytesize::ByteSize>().map(|size| size.as_u64())
+}

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
-use crate::cli::{DataDir, Failure, exit, paths, runtime};
+use crate::cli::{DataDir, Failure, exit, paths, runtime, size};
 #[cfg(feature = "wasm")]
 use crate::evaluator::wasm::{Fetch, Folder, RemoteConfig};
 #[cfg(feature = "wasm")]
@@ -85,6 +85,13 @@ pub(super) struct Args {
     /// How long to wait for a known holder before computing beside it [default: one measured round trip and 2 ms].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     patience: Option<Duration>,
+    /// Disk that the ledger may take, as in 20GiB: beyond it payloads are dropped, least recently used first; pinned ones stay (see `evalmesh
+    /// pin`) [default: no bound].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    disk_budget: Option<u64>,
+    /// Replies kept in memory, as in 512MiB [default: 64MiB].
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    memory: Option<u64>,
 }
 
 pub(super) fn run(args: Args) -> Result<u8, Failure> {
@@ -112,6 +119,12 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     }
     if let Some(patience) = args.patience {
         builder = builder.patience(patience);
+    }
+    if let Some(bytes) = args.disk_budget {
+        builder = builder.disk_budget(bytes);
+    }
+    if let Some(bytes) = args.memory {
+        builder = builder.memory_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     let node = builder.start()?;
     let addresses: Vec<_> = node.status().addresses.iter().map(ToString::to_string).collect();

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::id::{ContentId, Digest};
 use crate::reply::BlobRef;
 
-use super::blobs::{self, Blob};
+use super::blobs;
 use super::block::Sealing;
 use super::entry::Entry;
 use super::error::LedgerError;
@@ -23,7 +23,7 @@ use super::row::{Row, Sort};
 use super::run::{Run, Segment};
 use super::seal::pages_of;
 use super::state::{INDEX, SEGMENTS, index_path, segment_path};
-use super::storage::StorageFile;
+use super::storage::{StorageFile, remove_if_there};
 use super::writer::Ledger;
 
 /// A segment while it is rewritten; removed at every opening.
@@ -38,6 +38,18 @@ pub struct Freed {
     pub payloads: u64,
     /// Segments that were rewritten.
     pub segments: u64,
+    /// Segments that were dropped, with every entry in them.
+    pub dropped: u64,
+}
+
+impl std::ops::AddAssign for Freed {
+    fn add_assign(&mut self, more: Self) {
+        let Self { bytes, payloads, segments, dropped } = more;
+        self.bytes += bytes;
+        self.payloads += payloads;
+        self.segments += segments;
+        self.dropped += dropped;
+    }
 }
 
 /// A frame of the new segment.
@@ -108,15 +120,9 @@ impl Ledger {
         Ok(freed)
     }
 
-    /// Removes a payload's file; returns how long it was.
+    /// Removes a payload's files unless something is about to name it; returns how long they were.
     fn remove_blob(&self, digest: Digest) -> io::Result<u64> {
-        let (storage, path) = (&self.shared.storage, blobs::path(&digest));
-        let len = match storage.open(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
-            file => file?.len()?,
-        };
-        storage.remove(&path)?;
-        Ok(len)
+        self.shared.guards.remove(&*self.shared.storage, &digest)
     }
 
     /// Removes files of payloads that no entry names: left over from a crash, or named by nothing that was kept.
@@ -124,7 +130,7 @@ impl Ledger {
         self.commit()?;
         let mut named = BTreeSet::new();
         let reader = self.reader();
-        for seq in 0..self.next_seq() {
+        for seq in reader.floor()..self.next_seq() {
             match reader.read(seq) {
                 Ok(Some(stored)) => named.extend(stored.entry.record().iter().flat_map(|record| record.blobs())),
                 Ok(None) => {}
@@ -140,10 +146,11 @@ impl Ledger {
         for shard in storage.list(blobs::DIR).map_err(failed)? {
             let dir = format!("{}/{shard}", blobs::DIR);
             for name in storage.list(&dir).map_err(failed)? {
-                let Ok(digest) = name.parse::<Digest>() else { continue };
+                let Some((digest, is_outboard)) = blobs::named(&name) else { continue };
                 if !named.contains(&digest) {
-                    freed.bytes += self.remove_blob(digest).map_err(failed)?;
-                    freed.payloads += 1;
+                    let bytes = self.remove_blob(digest).map_err(failed)?;
+                    freed.bytes += bytes;
+                    freed.payloads += u64::from(bytes > 0 && !is_outboard);
                 }
             }
         }
@@ -170,14 +177,14 @@ impl Ledger {
             let mut kept = Vec::new();
             for name in stored.inline() {
                 match reader.payload_of(&stored, name) {
-                    Ok(payload) if keep(&stored, name) => kept.push(Blob::named(name, payload)),
+                    Ok(payload) if keep(&stored, name) => kept.push((name, payload)),
                     Ok(_) => freed.payloads += 1,
                     Err(_) => return Ok(Freed::default()),
                 }
             }
             let (kind, body) = stored.source();
             let offset = bytes.len();
-            let payloads: Vec<&Blob> = kept.iter().collect();
+            let payloads: Vec<_> = kept.iter().map(|(name, payload)| (*name, payload)).collect();
             let parts = Parts { seq, kind, announced: stored.announced, body: &body, payloads: &payloads };
             frame::encode(&mut bytes, salt, offset as u64, &parts);
             let narrow = |n: usize| u32::try_from(n).expect("shorter than the old segment");
@@ -185,7 +192,7 @@ impl Ledger {
             if matches!(stored.entry, Entry::Epoch { start, node, .. } if start != seq || node != self.shared.node) {
                 row.sort = Sort::Unknown;
             }
-            let names = kept.iter().map(|blob| blob.name().digest.fingerprint()).collect();
+            let names = kept.iter().map(|(name, _)| name.digest.fingerprint()).collect();
             moved.push(Moved { row, end: narrow(bytes.len()), names });
         }
         if freed.payloads == 0 {
@@ -221,9 +228,10 @@ impl Ledger {
     /// Readers see the new segment from here on; those that read in the old one right now still have its file.
     fn swap(&self, range: &Range<u64>, bytes: &[u8], moved: &[Moved]) -> io::Result<()> {
         let storage = &self.shared.storage;
-        let file = storage.open(&segment_path(range.start))?;
+        let file = storage.open_lasting(&segment_path(range.start))?;
         let segment = Segment::new(self.shared.node, range.start, Some(file));
-        let index: Arc<dyn StorageFile> = storage.create_new(&index_path(range.start))?;
+        storage.create_new(&index_path(range.start))?;
+        let index: Arc<dyn StorageFile> = storage.open_lasting(&index_path(range.start))?;
         let mut runs = Vec::new();
         let (mut at, mut from) = (0, 0);
         while from < moved.len() {
@@ -255,12 +263,5 @@ impl Ledger {
         let end = state.runs.partition_point(|run| run.first < range.end);
         state.runs.splice(begin..end, runs);
         Ok(())
-    }
-}
-
-fn remove_if_there(storage: &dyn super::storage::Storage, path: &str) -> io::Result<()> {
-    match storage.remove(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }

@@ -197,6 +197,12 @@ pub enum ReadError {
         /// Its sequence number.
         seq: u64,
     },
+    /// The entry was in a segment that was dropped to make room.
+    #[error("entry {seq} is below the floor and was dropped")]
+    Dropped {
+        /// Its sequence number.
+        seq: u64,
+    },
     /// The payload does not match its digest any more.
     #[error("payload {} of entry {seq} is damaged", .blob.digest.short())]
     PayloadDamaged {

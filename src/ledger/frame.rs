@@ -10,7 +10,6 @@ use bytes::Bytes;
 use crate::id::{Digest, NodeId};
 use crate::reply::BlobRef;
 
-use super::blobs::Blob;
 use super::limits::{INLINE_TOTAL, MAX_BODY, MAX_PAYLOADS};
 
 /// Length of a segment header, and the offset of the first frame.
@@ -82,14 +81,14 @@ pub(super) struct Parts<'a> {
     pub(super) kind: u8,
     pub(super) announced: bool,
     pub(super) body: &'a [u8],
-    pub(super) payloads: &'a [&'a Blob],
+    pub(super) payloads: &'a [(BlobRef, &'a Bytes)],
 }
 
 /// Appends a frame that will lie at `offset` of its segment; returns its length.
 pub(super) fn encode(out: &mut Vec<u8>, salt: Salt, offset: u64, parts: &Parts<'_>) -> usize {
     let start = out.len();
     let length = |n: usize| u32::try_from(n).expect("bounded by MAX_BODY and INLINE_TOTAL").to_le_bytes();
-    let payload_len: usize = parts.payloads.iter().map(|blob| blob.bytes().len()).sum();
+    let payload_len: usize = parts.payloads.iter().map(|(_, bytes)| bytes.len()).sum();
     out.extend_from_slice(&FRAME_MAGIC);
     out.extend_from_slice(&[0; 4]);
     out.extend_from_slice(&parts.seq.to_le_bytes());
@@ -100,12 +99,12 @@ pub(super) fn encode(out: &mut Vec<u8>, salt: Salt, offset: u64, parts: &Parts<'
     out.push(if parts.announced { ANNOUNCED } else { 0 });
     out.extend_from_slice(&u16::try_from(parts.payloads.len()).expect("bounded by MAX_PAYLOADS").to_le_bytes());
     out.extend_from_slice(parts.body);
-    for blob in parts.payloads {
-        out.extend_from_slice(blob.name().digest.as_bytes());
-        out.extend_from_slice(&length(blob.bytes().len()));
+    for (name, bytes) in parts.payloads {
+        out.extend_from_slice(name.digest.as_bytes());
+        out.extend_from_slice(&length(bytes.len()));
     }
     let head_end = out.len();
-    parts.payloads.iter().for_each(|blob| out.extend_from_slice(blob.bytes()));
+    parts.payloads.iter().for_each(|(_, bytes)| out.extend_from_slice(bytes));
     out.resize(start + (out.len() - start).next_multiple_of(ALIGN), 0);
 
     let seed = salt.at(offset);

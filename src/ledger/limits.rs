@@ -18,11 +18,21 @@ pub const MAX_DAMAGES: usize = 1024;
 pub const RUN_BYTES: u64 = 16 * 1024 * 1024;
 /// A run is sealed once it has this many entries: their places in it take 16 bits.
 pub const RUN_ENTRIES: usize = 60_000;
-/// Room ahead is made in steps of this size, so that a step never holds up a sync for long.
+/// Room ahead is made in steps of at most this size, so that a step never holds up a sync for long.
 pub const ROOM_STEP: usize = 1024 * 1024;
+/// The smallest step: two hundred records of a kilobyte.
+pub const LEAST_ROOM: u64 = 256 * 1024;
+/// A step has room for so many writes like the last one.
+pub const ROOM_AHEAD: u64 = 64;
+/// The next segment is made ahead once this part of the newest one, a so-manieth, is used.
+pub const SPARE_AFTER: u64 = 4;
 /// Syncs of one segment after which room ahead is worth its bytes; bulk loads never get there.
 pub const ROOM_AFTER_SYNCS: u32 = 8;
 /// Payloads that one `Evicted` entry names at most: its body stays well below [`MAX_BODY`].
 pub const EVICTED_AT_ONCE: usize = 16 * 1024;
+/// Payloads from this size on have an outboard, so that a range of them is verified without the rest; hashing a smaller one takes microseconds.
+pub const OUTBOARD_FROM: u64 = 64 * 1024;
+/// What streams in or out is held in memory one piece of this size at a time.
+pub const STREAM_PIECE: usize = 1024 * 1024;
 /// A run whose frames are at most this long may be sealed again together with what follows it.
 pub const SMALL_RUN: u32 = 256 * 1024;

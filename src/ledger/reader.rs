@@ -21,6 +21,9 @@ use super::block::{self, Table};
 use super::entry::Entry;
 use super::error::ReadError;
 use super::frame::Frame;
+use super::intake::{Intake, PayloadReader};
+use super::limits::OUTBOARD_FROM;
+use super::run::{Place, Segment};
 use super::state::{Located, Shared, State, Sums, push_item, segment_path};
 use super::storage::read_exact;
 
@@ -124,6 +127,12 @@ impl LedgerReader {
         self.shared.read().segments.len() as u64
     }
 
+    /// The first entry that is kept; see [`super::Ledger::drop_below`].
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.shared.read().floor
+    }
+
     /// The epochs of this ledger, oldest first.
     #[must_use]
     pub fn lineage(&self) -> Vec<EpochStart> {
@@ -141,11 +150,32 @@ impl LedgerReader {
 
     /// The entry at a position; `None` beyond the end.
     pub fn read(&self, seq: u64) -> Result<Option<Stored>, ReadError> {
-        let (segment, place) = match self.shared.locate(seq)? {
-            Located::Beyond => return Ok(None),
-            Located::Lost => return Err(ReadError::Quarantined { seq }),
-            Located::At(segment, place) => (segment, place),
-        };
+        let mut found = self.locate(seq)?;
+        while let Some((segment, place)) = found {
+            match self.read_at(seq, &segment, place) {
+                Ok(stored) => return Ok(Some(stored)),
+                Err(error) => {
+                    // The segment may have been rewritten or dropped just now.
+                    found = self.locate(seq)?.filter(|(other, _)| !Arc::ptr_eq(other, &segment));
+                    if found.is_none() {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn locate(&self, seq: u64) -> Result<Option<(Arc<Segment>, Place)>, ReadError> {
+        match self.shared.locate(seq)? {
+            Located::Beyond => Ok(None),
+            Located::Lost => Err(ReadError::Quarantined { seq }),
+            Located::Dropped => Err(ReadError::Dropped { seq }),
+            Located::At(segment, place) => Ok(Some((segment, place))),
+        }
+    }
+
+    fn read_at(&self, seq: u64, segment: &Segment, place: Place) -> Result<Stored, ReadError> {
         let offset = u64::from(place.offset);
         let failed = |error| self.shared.read_error(&segment_path(segment.first), error);
         let bytes = match read_exact(&**segment.file().map_err(failed)?, offset, place.len as usize) {
@@ -154,7 +184,7 @@ impl LedgerReader {
             Err(error) => return Err(failed(error)),
         };
         match Frame::parse(&bytes, segment.salt, offset) {
-            Some(frame) if frame.seq == seq => Ok(Some(Stored::new(frame, &bytes))),
+            Some(frame) if frame.seq == seq => Ok(Stored::new(frame, &bytes)),
             _ => Err(ReadError::Damaged { seq }),
         }
     }
@@ -195,12 +225,8 @@ impl LedgerReader {
         if let Some(payload) = stored.inline_payload(blob) {
             return payload;
         }
-        match blobs::load(&*self.shared.storage, blob.digest) {
-            Ok(Found::Whole(bytes)) if bytes.len() as u64 == blob.len => Ok(bytes),
-            Ok(Found::Missing) => Err(ReadError::PayloadGone { seq, blob }),
-            Ok(Found::Whole(_) | Found::Damaged) => Err(ReadError::PayloadDamaged { seq, blob }),
-            Err(error) => Err(self.shared.read_error(&blobs::path(&blob.digest), error)),
-        }
+        let bytes = self.found(seq, blob, blobs::load(&*self.shared.storage, blob.digest))?;
+        if bytes.len() as u64 == blob.len { Ok(bytes) } else { Err(ReadError::PayloadDamaged { seq, blob }) }
     }
 
     /// A payload of the entry at a position, verified against its digest.
@@ -211,9 +237,34 @@ impl LedgerReader {
         }
     }
 
-    /// Some bytes of a payload, fewer at its end. The whole payload is verified first.
+    /// Some bytes of a payload that the entry at a position names, fewer at the payload's end. Of a large one only what is wanted is read
+    /// and verified.
     pub fn payload_range(&self, seq: u64, blob: BlobRef, offset: u64, len: u32) -> Result<Bytes, ReadError> {
+        if blob.len >= OUTBOARD_FROM {
+            return self.found(seq, blob, blobs::load_range(&*self.shared.storage, blob, offset, len));
+        }
         Ok(range(&self.payload(seq, blob)?, offset, len))
+    }
+
+    /// Reads a payload that the entry at a position names piece by piece, however long it is.
+    #[must_use]
+    pub fn payload_reader(&self, seq: u64, blob: BlobRef) -> PayloadReader {
+        PayloadReader::new(self.clone(), seq, blob)
+    }
+
+    /// Takes in a payload piece by piece, for an entry that is appended later.
+    #[must_use]
+    pub fn intake(&self) -> Intake {
+        Intake::new(self.shared.clone())
+    }
+
+    fn found(&self, seq: u64, blob: BlobRef, found: std::io::Result<Found>) -> Result<Bytes, ReadError> {
+        match found {
+            Ok(Found::Whole(bytes)) => Ok(bytes),
+            Ok(Found::Missing) => Err(ReadError::PayloadGone { seq, blob }),
+            Ok(Found::Damaged) => Err(ReadError::PayloadDamaged { seq, blob }),
+            Err(error) => Err(self.shared.read_error(&blobs::path(&blob.digest), error)),
+        }
     }
 
     /// The bytes of a digest, if a file of their own holds them.

@@ -18,6 +18,7 @@ use super::block;
 use super::compact;
 use super::entry::{Entry, Parent};
 use super::error::{Cause, Cut, Damage, OpenError, Recovery};
+use super::floor::{self, Floor};
 use super::frame::{FIXED, FORMAT, Frame, HEADER, Header, Salt, is_frame, resync};
 use super::limits::ROOM_STEP;
 use super::room::SPARE;
@@ -75,13 +76,16 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
     let mut replay = Replay {
         storage,
         node,
-        state: State::default(),
+        state: begin(storage, node).map_err(at(floor::FILE))?,
         report: Recovery::default(),
         index: IndexFile::default(),
         tail: None,
         misplaced: Vec::new(),
     };
-    let candidates = replay.candidates()?;
+    let mut candidates = replay.candidates()?;
+    // What a crash has left of segments that were being dropped.
+    let forgotten = candidates.partition_point(|candidate| candidate.first < replay.state.floor);
+    let forgotten: Vec<u64> = candidates.drain(..forgotten).map(|candidate| candidate.first).collect();
     let count = candidates.len();
     let mut torn_creation = None;
     for (position, candidate) in candidates.into_iter().enumerate() {
@@ -92,6 +96,9 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
         }
         let path = segment_path(candidate.first);
         replay.segment(candidate, last).map_err(at(&path))?;
+    }
+    for first in forgotten {
+        floor::forget(storage, first).map_err(at(&segment_path(first)))?;
     }
     for name in std::mem::take(&mut replay.misplaced) {
         quarantine(storage, &name).map_err(at(&format!("{SEGMENTS}/{name}")))?;
@@ -127,6 +134,23 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
     Ok(Recovered { state, report, index, end, room })
 }
 
+/// What is known before the first segment is read: where the ledger begins.
+fn begin(storage: &dyn Storage, node: NodeId) -> io::Result<State> {
+    let mut state = State::default();
+    // Another node's is of no concern here; its segments say the same, and are refused.
+    if let Some(floor) = Floor::load(storage)?.filter(|floor| floor.node == node && floor.floor > 0) {
+        let first = floor.floor;
+        state.epochs.extend(floor.epoch.as_ref().map(|epoch| Epoch {
+            id: epoch.id,
+            start: epoch.start,
+            tree: epoch.tree(first),
+        }));
+        state.raise(floor);
+        state.open.first = first;
+    }
+    Ok(state)
+}
+
 /// Moves a file out of the way, never over another one.
 fn quarantine(storage: &dyn Storage, name: &str) -> io::Result<()> {
     storage.create_dir(QUARANTINE)?;
@@ -151,7 +175,7 @@ impl Replay<'_> {
                 continue;
             };
             let io = |source| OpenError::io(place.clone(), source);
-            let file = self.storage.open(&path).map_err(io)?;
+            let file = self.storage.open_lasting(&path).map_err(io)?;
             let len = file.len().map_err(io)?;
             let head = read_exact(&*file, 0, len.min(HEADER as u64).try_into().unwrap_or(0)).map_err(io)?;
             let header = Header::decode(&head);
@@ -253,7 +277,7 @@ impl Replay<'_> {
     /// Takes in what the index file of a segment covers; returns where in the segment that ends.
     fn indexed(&mut self, segment: &Arc<Segment>, len: u64) -> io::Result<u64> {
         let start = (HEADER as u64).min(len);
-        let file = match self.storage.open(&index_path(segment.first)) {
+        let file = match self.storage.open_lasting(&index_path(segment.first)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(start),
             other => other?,
         };

@@ -38,14 +38,11 @@ impl IndexFile {
             return Ok(file.clone());
         }
         let path = index_path(first);
-        let file = match storage.create_new(&path) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                let file = storage.open(&path)?;
-                file.set_len(0)?;
-                file
-            }
-            other => other?,
-        };
+        match storage.create_new(&path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => storage.open(&path)?.set_len(0)?,
+            other => drop(other?),
+        }
+        let file = storage.open_lasting(&path)?;
         self.file = Some(file.clone());
         Ok(file)
     }

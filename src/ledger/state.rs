@@ -13,6 +13,7 @@ use crate::id::{EpochId, NodeId};
 use crate::message::LogItem;
 use crate::proof::{Hash, SignedHead};
 
+use super::blobs::Guards;
 use super::block::{Table, Totals};
 use super::error::ReadError;
 use super::row::{Row, Sort, log_item};
@@ -47,6 +48,10 @@ pub(super) struct State {
     pub(super) open: Open,
     /// In order of their starts.
     pub(super) epochs: Vec<Epoch>,
+    /// The first entry that is kept: whole segments before it were dropped.
+    pub(super) floor: u64,
+    /// The leaves before the floor that share a tree page with entries above it.
+    pub(super) below: Vec<Hash>,
 }
 
 /// Where an entry is.
@@ -54,6 +59,8 @@ pub(super) enum Located {
     /// Not written yet.
     Beyond,
     Lost,
+    /// Below the floor.
+    Dropped,
     At(Arc<Segment>, Place),
 }
 
@@ -184,6 +191,9 @@ pub(super) struct Shared {
     /// The log items of the run that was listed last: peers read a log from one end to the other.
     /// Runs are put together, so a run is named by its whole range.
     listed: Mutex<Option<Listed>>,
+    /// Payloads that streamed in and that no entry names yet.
+    pub(super) guards: Guards,
+    intakes: AtomicU64,
 }
 
 impl Shared {
@@ -197,6 +207,8 @@ impl Shared {
             durable,
             heads: Mutex::default(),
             listed: Mutex::default(),
+            guards: Guards::default(),
+            intakes: AtomicU64::new(0),
         }
     }
 
@@ -216,6 +228,11 @@ impl Shared {
         self.durable.store(length, Ordering::Release);
     }
 
+    /// A number that no other payload streaming in has.
+    pub(super) fn next_intake(&self) -> u64 {
+        self.intakes.fetch_add(1, Ordering::Relaxed)
+    }
+
     pub(super) fn read_error(&self, path: &str, source: io::Error) -> ReadError {
         ReadError::Io { path: self.storage.locate(path), source: Arc::new(source) }
     }
@@ -226,6 +243,9 @@ impl Shared {
             let state = self.read();
             if let Some(located) = state.locate_open(seq) {
                 return Ok(located);
+            }
+            if seq < state.floor {
+                return Ok(Located::Dropped);
             }
             let Some(run) = state.run_of(seq) else { return Ok(Located::Beyond) };
             run.clone()
@@ -275,7 +295,9 @@ impl Shared {
     ) -> Result<(), ReadError> {
         let mut at = range.start;
         while at < range.end {
-            let item = if let Some(row) = state.open_row(at) {
+            let item = if at < state.floor {
+                LogItem::Skip(1)
+            } else if let Some(row) = state.open_row(at) {
                 log_item(row.announced, row.fact)
             } else if let Some(run) = state.run_of(at) {
                 let listed = self.listed(run)?;
@@ -351,6 +373,14 @@ pub(super) fn leaves(state: &State, range: Range<u64>, careful: bool) -> Result<
     let mut all = Vec::new();
     let mut at = range.start;
     while at < range.end {
+        if let Some(behind) = state.floor.checked_sub(at).filter(|behind| *behind > 0) {
+            let from = usize::try_from(behind).ok().and_then(|behind| state.below.len().checked_sub(behind));
+            let Some(kept) = from.and_then(|from| state.below.get(from..)) else { break };
+            let count = kept.len().min(usize::try_from(range.end - at).unwrap_or(usize::MAX));
+            all.extend_from_slice(&kept[..count]);
+            at += count as u64;
+            continue;
+        }
         if let Some(row) = state.open_row(at) {
             if row.sort == Sort::Lost {
                 break;

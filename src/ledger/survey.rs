@@ -5,6 +5,7 @@
 //! Invariant: nothing is held in memory but one segment, the tree of one epoch, and the names of blobs.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
@@ -13,20 +14,21 @@ use bytes::Bytes;
 
 use crate::id::{Digest, EpochId, NodeId};
 use crate::identity::Verifier;
-use crate::proof::{EvidenceError, Tree};
+use crate::proof::EvidenceError;
 use crate::reply::BlobRef;
 
 use super::blobs;
 use super::entry::{Entry, Parent};
 use super::error::{Cause, Damage, OpenError};
+use super::floor::{self, Crossing, Floor};
 use super::frame::{FORMAT, HEADER, Header, Salt};
+use super::limits::OUTBOARD_FROM;
+use super::outboard::Verdict;
 use super::reader::Stored;
 use super::scan::{self, scan};
 use super::state::{SEGMENTS, segment_path};
 use super::storage::{Storage, StorageFile, read_exact};
-
-/// Blob files are hashed in pieces of this size.
-const PIECE: usize = 1024 * 1024;
+use super::tree::PagedTree;
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,13 +68,15 @@ pub enum Finding {
     },
     /// A blob file that no entry names: a left-over, harmless.
     Orphan(Digest),
+    /// The outboard of a blob is missing or damaged; it is made anew when a range is read.
+    Outboard(Digest),
 }
 
 impl Finding {
     /// Whether something is lost or wrong; otherwise it is a remark.
     #[must_use]
     pub fn is_damage(&self) -> bool {
-        !matches!(self, Self::Tail { .. } | Self::Orphan(_))
+        !matches!(self, Self::Tail { .. } | Self::Orphan(_) | Self::Outboard(_))
     }
 }
 
@@ -98,6 +102,7 @@ impl std::fmt::Display for Finding {
             }
             Self::NotProven { seq, why } => write!(f, "entry {seq}: {why}"),
             Self::Orphan(digest) => write!(f, "blob {digest}: no entry names it"),
+            Self::Outboard(digest) => write!(f, "blob {digest}: its outboard is missing or damaged"),
         }
     }
 }
@@ -133,6 +138,7 @@ pub struct Survey<'a> {
     node: NodeId,
     segments: Vec<SegmentFile>,
     misplaced: Vec<Damage>,
+    floor: Option<Floor>,
 }
 
 impl<'a> Survey<'a> {
@@ -154,7 +160,7 @@ impl<'a> Survey<'a> {
                 misplaced.push(Damage { segment: 0, offset: 0, bytes: 0, lost: 0..0, cause: Cause::Misplaced });
                 continue;
             };
-            let file = storage.open(&path).map_err(at(&path))?;
+            let file = storage.open_lasting(&path).map_err(at(&path))?;
             let len = file.len().map_err(at(&path))?;
             let head = read_exact(&*file, 0, usize::try_from(len).unwrap_or(HEADER).min(HEADER)).map_err(at(&path))?;
             let header = Header::decode(&head);
@@ -177,13 +183,22 @@ impl<'a> Survey<'a> {
             }
         }
         segments.sort_by_key(|segment| segment.first);
-        Ok(Some(Self { storage, node, segments, misplaced }))
+        let floor = Floor::load(storage).map_err(at(floor::FILE))?.filter(|floor| floor.node == node);
+        // What a crash has left of segments that were being dropped.
+        segments.retain(|segment| floor.as_ref().is_none_or(|floor| segment.first >= floor.floor));
+        Ok(Some(Self { storage, node, segments, misplaced, floor }))
     }
 
     /// Whose ledger it is.
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// The first entry that was not dropped with its segment.
+    #[must_use]
+    pub fn floor(&self) -> u64 {
+        self.floor.as_ref().map_or(0, |floor| floor.floor)
     }
 
     /// The first sequence number of each segment.
@@ -209,7 +224,7 @@ impl<'a> Survey<'a> {
             visit(Sight::Finding(Finding::Damage(damage.clone())));
         }
         let start = self.start(from);
-        let mut next = if start == 0 { 0 } else { self.segments[start].first };
+        let mut next = if start == 0 { self.floor() } else { self.segments[start].first };
         for (position, segment) in self.segments.iter().enumerate().skip(start) {
             let io = |source| OpenError::io(self.storage.locate(&segment_path(segment.first)), source);
             if segment.first < next {
@@ -285,7 +300,12 @@ impl<'a> Survey<'a> {
 
     /// Verifies everything: frames, payloads, the root of every epoch that a later one names, adopted proofs and signatures, blob files.
     pub fn verify(&self, verifier: &dyn Verifier, visit: &mut dyn FnMut(Sight<'_>)) -> Result<(), OpenError> {
-        let mut check = Check { verifier, epoch: None, wanted: BTreeMap::new(), evicted: BTreeSet::new() };
+        let epoch = self.floor.as_ref().and_then(|floor| {
+            let Crossing { id, start, .. } = floor.epoch.as_ref()?;
+            let tree = floor.epoch.as_ref()?.tree(floor.floor);
+            Some(Chain { id: *id, start: *start, tree })
+        });
+        let mut check = Check { verifier, epoch, wanted: BTreeMap::new(), evicted: BTreeSet::new() };
         self.walk(0, &mut |sight| {
             match &sight {
                 Sight::Entry { stored, segment, .. } => {
@@ -293,7 +313,7 @@ impl<'a> Survey<'a> {
                 }
                 // A lost entry's leaf is unknown, so the root of its epoch cannot be made any more.
                 Sight::Finding(Finding::Damage(damage)) if !damage.lost.is_empty() => {
-                    check.epoch.iter_mut().for_each(|epoch| epoch.whole = false);
+                    check.epoch.iter_mut().for_each(|epoch| epoch.tree.break_off());
                 }
                 _ => {}
             }
@@ -306,14 +326,15 @@ impl<'a> Survey<'a> {
         let mut there = BTreeSet::new();
         for shard in self.list(blobs::DIR)?.into_iter().filter(|name| name.len() == 2) {
             let names = self.list(&format!("{}/{shard}", blobs::DIR))?;
-            there.extend(names.into_iter().filter_map(|name| name.parse::<Digest>().ok()));
+            let named = names.iter().filter_map(|name| blobs::named(name));
+            there.extend(named.filter_map(|(digest, is_outboard)| (!is_outboard).then_some(digest)));
         }
         for (digest, (seq, blob)) in &check.wanted {
             if there.remove(digest) {
-                let (whole, read) = hash_file(&*self.storage.open(&blobs::path(digest))?, blob)?;
-                visit(Sight::Progress(read));
-                if !whole {
-                    visit(Sight::Finding(Finding::PayloadDamaged { seq: *seq, blob: *blob }));
+                match self.blob(blob, visit)? {
+                    Verdict::Holds => {}
+                    Verdict::Differs => visit(Sight::Finding(Finding::PayloadDamaged { seq: *seq, blob: *blob })),
+                    Verdict::Outboard => visit(Sight::Finding(Finding::Outboard(*digest))),
                 }
             } else if !check.evicted.contains(digest) {
                 visit(Sight::Finding(Finding::PayloadMissing { seq: *seq, blob: *blob }));
@@ -325,6 +346,31 @@ impl<'a> Survey<'a> {
         Ok(())
     }
 
+    /// Hashes a whole blob and holds it and its outboard against the digest.
+    fn blob(&self, blob: &BlobRef, visit: &mut dyn FnMut(Sight<'_>)) -> io::Result<Verdict> {
+        let file = self.storage.open(&blobs::path(&blob.digest))?;
+        let outboard = match self.storage.open(&blobs::outboard_path(&blob.digest)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            opened => Some(opened?),
+        };
+        let mut same = true;
+        let digest = blobs::hash(&*file, &mut |parents, at| {
+            if let Some(outboard) = outboard.as_ref().filter(|_| same) {
+                let mut there = vec![0; parents.len()];
+                same = outboard.read_at(&mut there, at)? == parents.len() && there == parents;
+            }
+            Ok(())
+        })?;
+        let len = file.len()?;
+        visit(Sight::Progress(len));
+        let wanted = len >= OUTBOARD_FROM;
+        Ok(match () {
+            () if len != blob.len || digest != blob.digest => Verdict::Differs,
+            () if wanted && (outboard.is_none() || !same) => Verdict::Outboard,
+            () => Verdict::Holds,
+        })
+    }
+
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         match self.storage.list(dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
@@ -333,26 +379,12 @@ impl<'a> Survey<'a> {
     }
 }
 
-fn hash_file(file: &dyn StorageFile, blob: &BlobRef) -> io::Result<(bool, u64)> {
-    let (mut hasher, mut at, mut piece) = (blake3::Hasher::new(), 0, vec![0; PIECE]);
-    loop {
-        let read = file.read_at(&mut piece, at)?;
-        if read == 0 {
-            break;
-        }
-        hasher.update(&piece[..read]);
-        at += read as u64;
-    }
-    Ok((at == blob.len && hasher.finalize().as_bytes() == blob.digest.as_bytes(), at))
-}
-
 /// The epoch under way.
 struct Chain {
     id: EpochId,
     start: u64,
-    tree: Tree,
-    /// Whether every leaf is there.
-    whole: bool,
+    /// Of the leaves up to the first lost one.
+    tree: PagedTree,
 }
 
 struct Check<'a> {
@@ -369,7 +401,7 @@ impl Check<'_> {
         match &stored.entry {
             Entry::Epoch { epoch, start, parent, .. } if *start == stored.seq => {
                 findings.extend(self.parent(parent.as_ref(), segment));
-                self.epoch = Some(Chain { id: *epoch, start: *start, tree: Tree::default(), whole: true });
+                self.epoch = Some(Chain { id: *epoch, start: *start, tree: PagedTree::default() });
             }
             Entry::Adopted(evidence) => {
                 let seq = stored.seq;
@@ -395,7 +427,9 @@ impl Check<'_> {
     fn parent(&self, parent: Option<&Parent>, segment: u64) -> Option<Finding> {
         let (chain, parent) = (self.epoch.as_ref()?, parent?);
         let same = (chain.id, chain.start) == (parent.epoch, parent.start);
-        let holds = same && (!chain.whole || chain.tree.root(parent.length) == Some(parent.root));
+        // Only the last page is needed, and that is in memory, unless the epoch was cut back: then no root can be made.
+        let root = chain.tree.root(parent.length, &mut |_| Ok::<_, Infallible>(Vec::new()));
+        let holds = same && (chain.tree.is_broken() || root == Ok(Some(parent.root)));
         let cause = Cause::RootDiffers(parent.epoch);
         (!holds).then_some(Finding::Damage(Damage { segment, offset: 0, bytes: 0, lost: 0..0, cause }))
     }

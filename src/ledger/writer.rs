@@ -9,21 +9,24 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
+use bytes::Bytes;
+
 use crate::id::{EpochId, NodeId};
 use crate::limits::{MAX_OUTPUT_FILES, MAX_RECORD};
 use crate::record::Record;
+use crate::reply::BlobRef;
 
 use super::blobs::{self, Blob};
 use super::entry::{Entry, Parent};
 use super::error::{LedgerError, OpenError, Recovery};
 use super::frame::{self, ALIGN, FORMAT, HEADER, Header, Parts, Salt};
 use super::limits::{
-    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, MAX_BODY, MAX_PAYLOADS, ROOM_AFTER_SYNCS, ROOM_STEP, RUN_BYTES,
-    RUN_ENTRIES, SEGMENT_BYTES,
+    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, MAX_BODY, MAX_PAYLOADS, ROOM_AFTER_SYNCS, ROOM_AHEAD,
+    ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
 };
 use super::reader::LedgerReader;
 use super::recovery::{Recovered, recover};
-use super::room::{Frontier, Made, Room, SPARE, Where};
+use super::room::{Made, Room, SPARE, Stop, ZEROS};
 use super::row::Row;
 use super::run::Segment;
 use super::seal::IndexFile;
@@ -75,9 +78,6 @@ struct Active {
     index: IndexFile,
     /// How long the file is; behind the last frame it is zero.
     room: u64,
-    frontier: Frontier,
-    /// Whether room was asked for at its end.
-    asked: bool,
     syncs: u32,
 }
 
@@ -85,7 +85,7 @@ struct Active {
 enum Spare {
     #[default]
     None,
-    Asked(Frontier),
+    Asked(Stop),
     Ready(Arc<dyn StorageFile>),
 }
 
@@ -93,6 +93,25 @@ enum Spare {
 struct Tip {
     first: u64,
     offset: u64,
+}
+
+impl Active {
+    /// Writes a chunk; if it leaves the room that was made, makes more behind it, so that most syncs have no metadata to write.
+    fn write(&mut self, chunk: &Chunk, segment_bytes: u64, rewards_room: bool) -> io::Result<()> {
+        let end = chunk.offset + chunk.bytes.len() as u64;
+        self.file.write_at(&chunk.bytes, chunk.offset)?;
+        if end <= self.room {
+            return Ok(());
+        }
+        self.room = end;
+        if rewards_room && self.syncs >= ROOM_AFTER_SYNCS && end < segment_bytes {
+            let step = (chunk.bytes.len() as u64 * ROOM_AHEAD).clamp(LEAST_ROOM, ROOM_STEP as u64);
+            let room = usize::try_from((segment_bytes - end).min(step)).expect("at most a step");
+            self.file.write_at(&ZEROS[..room], end)?;
+            self.room = end + room as u64;
+        }
+        Ok(())
+    }
 }
 
 /// What is appended but not written.
@@ -144,7 +163,7 @@ impl Ledger {
         }
         let active = state.segments.last().cloned().and_then(|segment| {
             let file = segment.file.clone()?;
-            Some(Active { segment, file, index, room, frontier: Frontier::default(), asked: false, syncs: 0 })
+            Some(Active { segment, file, index, room, syncs: 0 })
         });
         let tip = active.as_ref().map(|active| Tip {
             first: active.segment.first,
@@ -249,42 +268,28 @@ impl Ledger {
 
     /// Work for a helper thread that makes later commits cheaper, if there is any now. Hand what comes of it to [`Self::accept`].
     pub fn wants_room(&mut self) -> Option<Room> {
-        let (active, tip) = (self.active.as_mut()?, self.tip?);
-        if self.poisoned.is_some() || active.syncs < ROOM_AFTER_SYNCS || !self.shared.storage.rewards_room() {
+        let active = self.active.as_ref()?;
+        let storage = self.shared.storage.clone();
+        let wanted = active.syncs >= ROOM_AFTER_SYNCS && self.tip?.offset >= self.segment_bytes / SPARE_AFTER;
+        if self.poisoned.is_some() || !wanted || !storage.rewards_room() || !matches!(self.spare, Spare::None) {
             return None;
         }
-        let storage = self.shared.storage.clone();
-        let end = self.segment_bytes;
-        if !active.asked && active.room < end {
-            active.asked = true;
-            let from = tip.offset.next_multiple_of(ROOM_STEP as u64).max(active.room);
-            active.frontier.advance(from);
-            let place = Where::Newest { file: active.file.clone(), frontier: active.frontier.clone(), from };
-            return (from < end).then_some(Room { storage, end, place });
-        }
-        if matches!(self.spare, Spare::None) {
-            let stop = Frontier::default();
-            self.spare = Spare::Asked(stop.clone());
-            return Some(Room { storage, end, place: Where::Spare { stop } });
-        }
-        None
+        let stop = Stop::default();
+        self.spare = Spare::Asked(stop.clone());
+        Some(Room { storage, end: self.segment_bytes, stop })
     }
 
     /// Lets a helper thread end soon; what it made so far is not used.
     pub fn stop_room(&mut self) {
-        if let Some(active) = &self.active {
-            active.frontier.advance(u64::MAX);
-        }
         if let Spare::Asked(stop) = &self.spare {
-            stop.advance(u64::MAX);
+            stop.stop();
         }
     }
 
     /// Takes what a helper thread made.
     pub fn accept(&mut self, made: Made) {
         match made.0 {
-            Ok(Some(file)) => self.spare = Spare::Ready(file),
-            Ok(None) => {}
+            Ok(file) => self.spare = Spare::Ready(file),
             Err(error) => tracing::warn!(%error, "no room could be made ahead; commits will be slower"),
         }
     }
@@ -311,7 +316,7 @@ impl Ledger {
         let tip = self.place(seq);
         let chunk = self.pending.chunks.last_mut().expect("placing makes one");
         let (inline, filed) = split(payloads);
-        self.pending.bytes += filed.iter().map(|blob| blob.bytes().len()).sum::<usize>();
+        self.pending.bytes += filed.iter().map(|blob| blob.bytes().map_or(0, Bytes::len)).sum::<usize>();
         self.pending.blobs.extend(filed.into_iter().cloned());
         let kind = entry.kind();
         let parts = Parts { seq, kind, announced: announce, body, payloads: &inline };
@@ -324,7 +329,7 @@ impl Ledger {
             Entry::Epoch { epoch, .. } => Some(*epoch),
             _ => None,
         };
-        chunk.names.extend(inline.iter().map(|blob| (blob.name().digest.fingerprint(), seq)));
+        chunk.names.extend(inline.iter().map(|(name, _)| (name.digest.fingerprint(), seq)));
         chunk.entries.push(Waiting { row, end: narrow(end), opens });
         self.tip = Some(Tip { offset: end, ..tip });
         self.next += 1;
@@ -369,6 +374,7 @@ impl Ledger {
             let stored = blobs::store(&*self.shared.storage, blob);
             stored.map_err(|source| (blobs::path(&blob.name().digest), source))?;
         }
+        let rewards_room = self.shared.storage.rewards_room();
         for mut chunk in chunks {
             let path = segment_path(chunk.first);
             if chunk.fresh {
@@ -378,11 +384,8 @@ impl Ledger {
                 self.active = Some(active);
             }
             let active = self.active.as_mut().expect("the first chunk of a ledger makes a segment");
-            let end = chunk.offset + chunk.bytes.len() as u64;
-            active.frontier.advance(end);
-            active.room = active.room.max(end);
             self.unsynced = true;
-            active.file.write_at(&chunk.bytes, chunk.offset).map_err(|source| (path, source))?;
+            active.write(&chunk, self.segment_bytes, rewards_room).map_err(|source| (path, source))?;
             let mut spent = std::mem::take(&mut chunk.bytes);
             spent.clear();
             if spent.capacity() <= 2 * BUFFER_BYTES {
@@ -440,10 +443,8 @@ impl Ledger {
     /// Gives back what of the room in the newest segment is not used.
     fn trim(&mut self) -> Result<(), Failure> {
         let Some(active) = &mut self.active else { return Ok(()) };
-        // From here on a helper thread adds nothing.
-        active.frontier.advance(u64::MAX);
         let end = u64::from(self.shared.read().open.end);
-        if active.room > end || active.asked {
+        if active.room > end {
             active.file.set_len(end).map_err(|source| (segment_path(active.segment.first), source))?;
             active.room = end;
         }
@@ -454,26 +455,24 @@ impl Ledger {
     fn roll(&mut self, first: u64, path: &str) -> io::Result<Active> {
         let storage = &self.shared.storage;
         let header = Header { format: FORMAT, node: self.shared.node, first }.encode();
-        let (file, room) = match std::mem::take(&mut self.spare) {
+        match std::mem::take(&mut self.spare) {
             Spare::Ready(file) => {
                 file.write_at(&header, 0)?;
                 file.sync()?;
                 storage.rename(SPARE, path)?;
-                let room = file.len()?;
-                (file, room)
             }
             other => {
                 self.spare = other;
                 let file = storage.create_new(path)?;
                 file.write_at(&header, 0)?;
                 file.sync()?;
-                (file, header.len() as u64)
             }
-        };
+        }
+        let file = storage.open_lasting(path)?;
+        let room = file.len()?;
         storage.sync_dir(SEGMENTS)?;
         let segment = Segment::new(self.shared.node, first, Some(file.clone()));
-        let (index, frontier) = (IndexFile::default(), Frontier::default());
-        Ok(Active { segment, file, index, room, frontier, asked: false, syncs: 0 })
+        Ok(Active { segment, file, index: IndexFile::default(), room, syncs: 0 })
     }
 
     /// Shows what was written to the readers.
@@ -516,18 +515,18 @@ fn has_form(record: &Record) -> bool {
 }
 
 /// Which payloads go into the frame and which get files; equal ones are kept once.
-fn split(payloads: &[Blob]) -> (Vec<&Blob>, Vec<&Blob>) {
+fn split(payloads: &[Blob]) -> (Vec<(BlobRef, &Bytes)>, Vec<&Blob>) {
     let (mut inline, mut filed) = (Vec::new(), Vec::new());
     let mut seen = BTreeSet::new();
     let mut total = 0;
     let many = payloads.len() > 1;
     for blob in payloads.iter().filter(|blob| !many || seen.insert(blob.name())) {
-        let len = blob.bytes().len();
-        if len <= INLINE_PAYLOAD && total + len <= INLINE_TOTAL {
-            total += len;
-            inline.push(blob);
-        } else {
-            filed.push(blob);
+        match blob.bytes() {
+            Some(bytes) if bytes.len() <= INLINE_PAYLOAD && total + bytes.len() <= INLINE_TOTAL => {
+                total += bytes.len();
+                inline.push((blob.name(), bytes));
+            }
+            _ => filed.push(blob),
         }
     }
     (inline, filed)

@@ -86,6 +86,7 @@ impl StartError {
 pub struct NodeBuilder {
     data_dir: Option<PathBuf>,
     control: bool,
+    cassette: CassetteOptions,
     patience: Option<Duration>,
     grants: Vec<Name>,
     evaluators: Vec<Arc<dyn Evaluator>>,
@@ -123,6 +124,21 @@ impl NodeBuilder {
     #[must_use]
     pub fn control(mut self) -> Self {
         self.control = true;
+        self
+    }
+
+    /// Bytes of disk that the ledger may take. Beyond them payloads are dropped, least recently used first, and only then the oldest
+    /// segments as a whole; pinned answers stay. Without it nothing is ever dropped.
+    #[must_use]
+    pub fn disk_budget(mut self, bytes: u64) -> Self {
+        self.cassette.disk_bytes = Some(bytes);
+        self
+    }
+
+    /// Bytes of replies kept in memory. Without it: [`RAM_BYTES`](crate::cassette::limits::RAM_BYTES).
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: usize) -> Self {
+        self.cassette.ram_bytes = bytes;
         self
     }
 
@@ -180,7 +196,7 @@ impl NodeBuilder {
         let signer: Arc<dyn Signer> = Arc::new(identity.clone());
         let epoch = EpochId::from_bytes(random().map_err(system("randomness"))?);
         let opening = Opening::new(signer.node(), epoch, unix_micros());
-        let (writer, recovery) = CassetteWriter::open(storage, &opening, CassetteOptions::default())?;
+        let (writer, recovery) = CassetteWriter::open(storage, &opening, self.cassette)?;
         report(&recovery);
         let cassette = writer.cassette();
         let (events, inbox) = mpsc::channel(EVENTS);

@@ -9,6 +9,8 @@ mod fuzz;
 mod fuzz_bodies;
 mod fuzz_wasm;
 mod ledger;
+#[cfg(unix)]
+mod ledger_disk;
 mod ledger_model;
 mod request_id;
 mod sim;

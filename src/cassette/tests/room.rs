@@ -1,8 +1,10 @@
 //! Making room: budgets, pins, retracted payloads, left-over files; and that proofs survive all of it.
 
 use super::*;
+use std::collections::BTreeSet;
+
 use crate::identity::Ed25519;
-use crate::ledger::{FaultyStorage, Sight, Storage, Survey, pins};
+use crate::ledger::{FaultyStorage, LedgerError, Sight, Storage, Survey, pins};
 
 const SMALL: u64 = 20_000;
 
@@ -167,4 +169,48 @@ fn whatever_fails_while_room_is_made_nothing_is_lost_that_was_not_to_go() {
             break;
         }
     }
+}
+
+#[test]
+fn the_floor_spares_pinned_records_and_keeps_what_was_retracted() {
+    let disk = MemoryStorage::new();
+    let shared = || Arc::new(disk.clone()) as Arc<dyn Storage>;
+    let mut writer = open_small(&shared, 1);
+    let answer = |n: u64| Reply::ok(format!("{n}").repeat(500)).answer();
+    let (evidence, record, bytes) = foreign(11, Class::Portable, &Reply::ok("11".repeat(500)));
+    writer.adopt(evidence.clone(), record.clone(), bytes.clone(), true).expect("adopts");
+    writer.retract(id(11), answer(11), 5).expect("retracts");
+    fill(&mut writer);
+    writer.retract(id(11), answer(11), 6).expect("retracts");
+    writer.retract(id(12), answer(12), 6).expect("retracts");
+    let (again, bytes12) = portable(12, &"12".repeat(500));
+    writer.record(again, bytes12).expect("records");
+    for n in 50..100 {
+        let (record, bytes) = portable(n, &n.to_string().repeat(500));
+        writer.record(record, bytes).expect("records");
+    }
+    writer.commit().expect("commits");
+    let cassette = writer.cassette();
+
+    pins::store(&disk, &[id(30)].into()).expect("stores");
+    let pinned = writer.raise_floor(u64::MAX, None, 9).expect("raises");
+    let floor = cassette.ledger().floor();
+    assert!(pinned.dropped > 0 && floor > 5, "{pinned:?}, {floor}");
+    assert!(text(&cassette, 30).is_ok(), "pinned");
+    pins::store(&disk, &BTreeSet::new()).expect("stores");
+    let freed = writer.make_room(50_000, 10).expect("makes room");
+    assert!(freed.dropped > 0 && cassette.ledger().floor() > floor, "{freed:?}: facts alone were too many");
+    for epoch in 2..4 {
+        let cassette = writer.cassette();
+        assert!(text(&cassette, 5).is_err(), "dropped");
+        assert!(cassette.is_retracted(id(11), answer(11)), "said again above the floor");
+        let refused = writer.adopt(evidence.clone(), record.clone(), bytes.clone(), true).expect_err("not taken back");
+        assert!(matches!(refused, LedgerError::Retracted { .. }), "{refused}");
+        assert!(!cassette.is_retracted(id(12), answer(12)), "recorded again after it was retracted");
+        assert_eq!(cassette.stats().damaged, 0, "dropped is not damaged");
+        drop(writer);
+        writer = open_small(&shared, epoch);
+        assert!(writer.cassette().stats().recovery.is_clean());
+    }
+    assert_eq!(damages(&disk), Vec::<String>::new());
 }

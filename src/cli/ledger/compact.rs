@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Place, failed, steps};
 use crate::cassette::{CassetteOptions, CassetteWriter};
-use crate::cli::{DataDir, Failure, exit, print_bytes};
+use crate::cli::{DataDir, Failure, exit, print_bytes, size};
 use crate::id::EpochId;
 use crate::ledger::{FileStorage, LedgerError, OpenError, Opening};
 use crate::node::{random, unix_micros};
@@ -13,9 +13,14 @@ use crate::node::{random, unix_micros};
 pub(in crate::cli) struct Args {
     #[command(flatten)]
     data: DataDir,
-    /// Also drop payloads, oldest first, until the ledger takes at most this many bytes of disk. Pinned answers stay (see `evalmesh pin`).
-    #[arg(long, value_name = "BYTES")]
+    /// Also drop payloads, oldest first, and then whole segments, until the ledger takes at most this much disk: bytes, or with a unit, as in
+    /// 20GiB. Pinned answers stay (see `evalmesh pin`).
+    #[arg(long, value_name = "SIZE", value_parser = size)]
     budget: Option<u64>,
+    /// Also drop the segments that lie wholly before this entry, and forget their answers. Everything after it stays provable; pinned
+    /// answers stay.
+    #[arg(long, value_name = "SEQ")]
+    drop_below: Option<u64>,
 }
 
 pub(super) fn run(args: &Args) -> Result<u8, Failure> {
@@ -38,17 +43,17 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             bar.set_position(done as u64);
         })
         .map_err(refused)?;
+    if let Some(below) = args.drop_below {
+        freed += writer.raise_floor(below, None, now).map_err(refused)?;
+    }
     if let Some(budget) = args.budget {
-        let more = writer.make_room(budget, now).map_err(refused)?;
-        freed.bytes += more.bytes;
-        freed.payloads += more.payloads;
-        freed.segments += more.segments;
+        freed += writer.make_room(budget, now).map_err(refused)?;
     }
     writer.close().map_err(refused)?;
     bar.finish_and_clear();
     let text = format!(
-        "{} bytes freed: {} payloads dropped, {} segments rewritten\n",
-        freed.bytes, freed.payloads, freed.segments
+        "{} bytes freed: {} payloads dropped, {} segments rewritten, {} segments dropped\n",
+        freed.bytes, freed.payloads, freed.segments, freed.dropped
     );
     print_bytes(text.as_bytes())?;
     Ok(exit::OK)

@@ -42,6 +42,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             let value = json!({
                 "node": survey.node().to_string(),
                 "entries": entries,
+                "floor": survey.floor(),
                 "kinds": kinds,
                 "segments": segments,
                 "segment_bytes": survey.bytes(0),
@@ -61,6 +62,9 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
             line("data", place.directory.display().to_string());
             let kinds: Vec<_> = kinds.iter().map(|(kind, count)| format!("{count} {kind}")).collect();
             line("entries", format!("{entries} ({})", kinds.join(", ")));
+            if survey.floor() > 0 {
+                line("floor", format!("entry {}: what came before was dropped", survey.floor()));
+            }
             line("segments", format!("{segments}, {} bytes", survey.bytes(0)));
             line("payloads", format!("{payload} bytes named, equal ones counted each time"));
             line("newest", newest.unwrap_or_default());

@@ -5,6 +5,7 @@ use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::pool::Pool;
 use super::{Storage, StorageFile};
 use crate::ledger::error::OpenError;
 
@@ -41,6 +42,7 @@ impl DirLock {
 #[derive(Debug)]
 pub struct FileStorage {
     root: PathBuf,
+    lasting: Arc<Pool>,
     _lock: Option<DirLock>,
 }
 
@@ -54,7 +56,7 @@ impl FileStorage {
         fs::create_dir_all(&root).map_err(|source| OpenError::io(root.clone(), source))?;
         fs::read_dir(&root).map_err(|source| OpenError::io(root.clone(), source))?;
         let lock = DirLock::acquire(&root)?;
-        Ok(Self { root, _lock: Some(lock) })
+        Ok(Self { root, lasting: Arc::default(), _lock: Some(lock) })
     }
 
     /// A directory that is there, also beside a process that has it open: only for files that are replaced as a whole, such as the pins.
@@ -64,7 +66,7 @@ impl FileStorage {
             return Err(OpenError::NotADirectory { path: root });
         }
         fs::read_dir(&root).map_err(|source| OpenError::io(root.clone(), source))?;
-        Ok(Self { root, _lock: None })
+        Ok(Self { root, lasting: Arc::default(), _lock: None })
     }
 }
 
@@ -84,6 +86,10 @@ impl Storage for FileStorage {
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn StorageFile>> {
         Ok(Arc::new(OpenOptions::new().read(true).write(true).open(self.locate(path))?))
+    }
+
+    fn open_lasting(&self, path: &str) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(self.lasting.open(self.locate(path), true)?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {

@@ -5,19 +5,21 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::pool::Pool;
 use super::{Storage, StorageFile};
 
 /// A directory on disk, for reading only.
 #[derive(Debug)]
 pub struct LookStorage {
     root: PathBuf,
+    lasting: Arc<Pool>,
 }
 
 impl LookStorage {
     /// Looks at this directory.
     #[must_use]
     pub fn new(root: impl Into<PathBuf>) -> Self {
-        Self { root: root.into() }
+        Self { root: root.into(), lasting: Arc::default() }
     }
 }
 
@@ -39,6 +41,10 @@ impl Storage for LookStorage {
 
     fn open(&self, path: &str) -> io::Result<Arc<dyn StorageFile>> {
         Ok(Arc::new(File::open(self.locate(path))?))
+    }
+
+    fn open_lasting(&self, path: &str) -> io::Result<Arc<dyn StorageFile>> {
+        Ok(self.lasting.open(self.locate(path), false)?)
     }
 
     fn remove(&self, _: &str) -> io::Result<()> {

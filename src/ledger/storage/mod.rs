@@ -7,6 +7,7 @@ mod faulty;
 mod file;
 mod look;
 mod memory;
+mod pool;
 
 use std::fmt;
 use std::io;
@@ -26,6 +27,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn create_new(&self, path: &str) -> io::Result<Arc<dyn StorageFile>>;
     /// Opens a file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Arc<dyn StorageFile>>;
+    /// As [`Self::open`], for one of many files that are held open for long: it may be closed meanwhile and opened again by its name.
+    fn open_lasting(&self, path: &str) -> io::Result<Arc<dyn StorageFile>> {
+        self.open(path)
+    }
     /// Removes a file.
     fn remove(&self, path: &str) -> io::Result<()>;
     /// Renames a file, over another one if need be.
@@ -69,6 +74,14 @@ pub(super) fn read_exact(file: &dyn StorageFile, offset: u64, len: usize) -> io:
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Ok(bytes)
+}
+
+/// Removes a file, if there is one.
+pub(super) fn remove_if_there(storage: &dyn Storage, path: &str) -> io::Result<()> {
+    match storage.remove(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a whole file.

@@ -5,9 +5,11 @@ mod damage;
 mod directory;
 mod epochs;
 mod faults;
+mod floor;
 mod golden;
 mod index;
 mod proofs;
+mod streams;
 mod survey;
 
 use std::sync::Arc;
@@ -75,7 +77,9 @@ pub(super) fn is_record(reader: &LedgerReader, seq: u64, n: u64, len: usize) -> 
     let (record, blobs) = record(n, len);
     let Ok(Some(stored)) = reader.read(seq) else { return false };
     stored.entry == Entry::Observed(record)
-        && blobs.iter().all(|blob| reader.payload_of(&stored, blob.name()).is_ok_and(|bytes| bytes == *blob.bytes()))
+        && blobs
+            .iter()
+            .all(|blob| reader.payload_of(&stored, blob.name()).is_ok_and(|bytes| Some(&bytes) == blob.bytes()))
 }
 
 /// Where the frame of an entry begins in its segment.
