@@ -34,12 +34,15 @@ pub(crate) fn guests() -> Vec<Guest> {
         .collect()
 }
 
+/// A line of a guest's head; other comments have spaces before their first colon, or none.
+fn pair(line: &str) -> Option<(&str, &str)> {
+    let (key, value) = line.strip_prefix(";; ")?.split_once(':')?;
+    (!key.contains(' ')).then(|| (key, value.strip_prefix(' ').unwrap_or(value)))
+}
+
 impl Guest {
     fn parse(name: &std::ffi::OsStr, path: &std::path::Path) -> Self {
         let text = fs::read_to_string(path).expect("a guest");
-        let pair = |line: &str| {
-            line.strip_prefix(";; ")?.split_once(": ").or_else(|| line.strip_prefix(";; ")?.split_once(':'))
-        };
         let head: Vec<_> = text
             .lines()
             .map_while(|line| line.starts_with(";; ").then_some(line))

@@ -1,7 +1,7 @@
 //! The wasm evaluator: WebAssembly modules on wasmtime, with a deterministic WASI preview 1 of our own.
 //!
 //! A module is scanned (`admit`), compiled once (`compile`, `cache`), and given a fresh instance per evaluation (`store`, `instances`), which
-//! is entered as a command (`wasi`) or as a plain module (`plain`). Invariant: a reply depends on the request alone. Time and randomness
+//! is entered as a command (`wasi`), as a plain module (`plain`) or as a component (`component`), by `run`. Invariant: a reply depends on the request alone. Time and randomness
 //! are virtual, and every limit of this node ends the evaluation as an error that the guest cannot observe. `docs/wasm.md` is the contract
 //! in full. Knows nothing of ledgers, peers or the fabric.
 
