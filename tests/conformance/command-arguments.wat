@@ -1,6 +1,7 @@
 ;; arg: one
 ;; arg: two three
 ;; ends: exit 0
+;; answer: f8716f90534c7c51a2e62dc4bc028830bc3fa6da8e9415941bb8fe44db4e018c
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_get" (func $args_get (param i32 i32) (result i32)))

@@ -1,4 +1,5 @@
 ;; ends: exit 0
+;; answer: a64c7dda90c844f8b249a79c1c68feff19f0f1294258a8be51455e0ffb1f77c6
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "clock_time_get" (func $clock_time_get (param i32 i64 i32) (result i32)))

@@ -1,6 +1,7 @@
 ;; stdin: what is given is given back
 ;; ends: exit 0
 ;; stdout: what is given is given back
+;; answer: b62b0994807ac07d1e4bd9763aa1e2fededfaf07588b92576325e8e3f07795c9
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))

@@ -1,6 +1,7 @@
 ;; env: B=2
 ;; env: A=1
 ;; ends: exit 0
+;; answer: 96c1b06609158d4f21e16f7333aed43ef82da97222819296fdf0b8dbe8f8b0a7
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "environ_get" (func $environ_get (param i32 i32) (result i32)))

@@ -1,5 +1,6 @@
 ;; ends: exit 0
 ;; files: made
+;; answer: ee2f78c023dd58ddf5f4b6e1e00789b0c756348f384f4c153d6910fc16cc98c8
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "path_open" (func $path_open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))

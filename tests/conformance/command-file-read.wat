@@ -1,6 +1,7 @@
 ;; file: in/put=some bytes
 ;; ends: exit 0
 ;; stdout: some bytes
+;; answer: e5f0140b6eb42b4b84f3b2c2ea4ba208bd254c1801b9b5cc50f021acb97a74fc
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))

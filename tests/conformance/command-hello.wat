@@ -1,5 +1,6 @@
 ;; ends: exit 0
 ;; stdout: hello
+;; answer: d9f9f5591f1ef5b9ad3b5279b296963b16b62a5d54e861efa5590b697dfac52c
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)

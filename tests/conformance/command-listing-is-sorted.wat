@@ -1,6 +1,7 @@
 ;; file: b=1
 ;; file: a=2
 ;; ends: exit 0
+;; answer: d5707f4ecf4c85aef6e20815acb18a7e2ec271aa27bee13fd6f5cd7f50da5f0a
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_readdir" (func $fd_readdir (param i32 i32 i32 i64 i32) (result i32)))

@@ -1,5 +1,6 @@
 ;; ends: exit 0
 ;; stdout: 
+;; answer: bdac3d3b5bcbb0c4ae6be566535a46dfb31d4f8d70fca972357f8f25813931bc
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)

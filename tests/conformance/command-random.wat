@@ -1,4 +1,5 @@
 ;; ends: exit 0
+;; answer: aed52b9c2072668479c1c97610a8394ffe1dfa13f628e6befa9b901814b832c0
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "random_get" (func $random_get (param i32 i32) (result i32)))

@@ -1,4 +1,5 @@
 ;; ends: exit 0
+;; answer: 589e4687d2ff2a5479f95b4f0ad4dcde56a202c9073a8b4dd5935040980ed76e
 (module
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))

@@ -3,6 +3,7 @@
 ;; ends: exit 3
 ;; stdout: hi
 ;; files: made
+;; answer: 7bc17c72db9b04697b18e41ba235f2da373279548b95ecebdea774989341b2fc
 (component
   (import "evalmesh:guest/types@1.0.0" (instance $types
     (type $file' (record (field "path" string) (field "data" (list u8))))

@@ -1,6 +1,7 @@
 ;; feature: component
 ;; arg: not looked at
 ;; ends: trap: unreachable executed
+;; answer: 2faf574cccda6209e7ad19440f66759d0965b54128a1550a0eae2e1479b2497f
 (component
   (import "evalmesh:guest/types@1.0.0" (instance $types
     (type $file' (record (field "path" string) (field "data" (list u8))))

@@ -1,3 +1,3 @@
 ;; entry: f
-;; error: not a function of numbers
-(module (func (export "f") (param externref)))
+;; error: entry `f`: it is (
+(module (func (export "f") (param funcref)))

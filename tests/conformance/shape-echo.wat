@@ -1,6 +1,7 @@
 ;; stdin: bytes in, bytes out
 ;; ends: exit 0
 ;; stdout: bytes in, bytes out
+;; answer: 47b47d1f55df0009b7561f33234df2182383851f3f9d5653e5f2cf468c0af1ad
 (module
   (memory (export "memory") 1)
   (func (export "alloc") (param i32) (result i32) (i32.const 64))

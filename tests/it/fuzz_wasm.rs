@@ -109,20 +109,21 @@ mod tests {
     #[ignore = "as long as EVALMESH_FUZZ_SECONDS says"]
     #[expect(clippy::disallowed_methods, reason = "a run that ends after some time")]
     fn for_long() {
-        let seconds = std::env::var("EVALMESH_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+        let variable = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+        let seconds = variable("EVALMESH_FUZZ_SECONDS").unwrap_or(60);
+        let first = variable("EVALMESH_FUZZ_SEED").unwrap_or_else(|| u64::from(std::process::id()) << 32);
         let start = std::time::Instant::now();
-
-        let first = seed;
+        let mut seed = first;
         while start.elapsed().as_secs() < seconds {
-            let bytes: Vec<u8> = blake3_stream(seed);
-            module(&bytes);
-            seed = seed.wrapping_add(1);
-            runs += 1;
+            println!("EVALMESH_FUZZ_SEED={seed}");
+            module(&stream(seed));
+            seed += 1;
         }
-        println!("{runs} modules from seed {first}");
+        println!("{} modules from seed {first}", seed - first);
     }
 
-    fn blake3_stream(seed: u64) -> Vec<u8> {
+    /// As many bytes as a module is made of, from a seed.
+    fn stream(seed: u64) -> Vec<u8> {
         let mut bytes = vec![0; 2_500];
         blake3::Hasher::new().update(&seed.to_le_bytes()).finalize_xof().fill(&mut bytes);
         bytes
