@@ -1,6 +1,6 @@
 //! Figures of the ledger alone: `cargo bench --no-default-features --bench ledger [-- PART [SCALE]]`.
 //!
-//! Parts: durable, bulk, get, open, all. `benches/peers` compares the same workload with other stores.
+//! Parts: durable, bulk, get, open, verify, all. `benches/peers` compares the same workload with other stores.
 
 #![expect(
     clippy::cast_possible_truncation,
@@ -18,6 +18,8 @@ use std::path::Path;
 use std::process::Command;
 
 use evalmesh::cassette::{Durability, Tier};
+use evalmesh::identity::Ed25519;
+use evalmesh::ledger::{LookStorage, Sight, Survey};
 use workload::*;
 
 const RECORDS: u64 = 1_000_000;
@@ -32,6 +34,7 @@ fn main() {
         "bulk" => bulk(records),
         "get" => get(records),
         "open" => open(records),
+        "verify" => verify(records),
         // A process that dies with a full ledger, for `open`.
         "die" => die(Path::new(&args[2]), records),
         "first" => first(Path::new(&args[2]), records),
@@ -41,6 +44,7 @@ fn main() {
             bulk(records);
             get(records);
             open(records);
+            verify(records);
         }
     }
 }
@@ -104,6 +108,33 @@ fn get(records: u64) {
     assert!(
         matches!(store.cassette().lookup(key(1)), Ok(evalmesh::cassette::Lookup::Hit(held)) if held.tier == Tier::Disk)
     );
+}
+
+/// How fast everything is checked: frames, payloads, leaves, roots.
+fn verify(records: u64) {
+    let dir = directory();
+    let store = Ours::open(dir.path(), Durability::Memory, 0);
+    appends(&store, 1024, 0, records);
+    store.recorder.close().expect("closes");
+    let storage = LookStorage::new(dir.path());
+    for _ in 0..3 {
+        let (mut bytes, mut entries, mut findings) = (0, 0_u64, 0);
+        let begun = thread_cpu();
+        let survey = Survey::open(&storage).expect("reads").expect("a ledger");
+        let mut visit = |sight: Sight<'_>| match sight {
+            Sight::Progress(more) => bytes += more,
+            Sight::Entry { .. } => entries += 1,
+            Sight::Finding(_) => findings += 1,
+        };
+        survey.verify(&Ed25519, &mut visit).expect("reads");
+        let spent = (thread_cpu() - begun).as_secs_f64();
+        assert_eq!((entries, findings), (records + 1, 0));
+        println!(
+            "verify: {:.2} GB/s of one core, {:.2} us a record",
+            bytes as f64 / spent / 1e9,
+            spent * 1e6 / records as f64
+        );
+    }
 }
 
 fn die(path: &Path, records: u64) {

@@ -1,5 +1,7 @@
 //! Bounds of the ledger, each with its reason.
 
+use std::time::Duration;
+
 /// A segment takes no further entry once it is this long: small enough to copy, verify or drop as one piece.
 pub const SEGMENT_BYTES: u64 = 64 * 1024 * 1024;
 /// Payloads up to this size live inside the frame of their entry (one read serves the reply); larger ones get a file of their own.
@@ -15,13 +17,20 @@ pub const BUFFER_BYTES: usize = 8 * 1024 * 1024;
 /// Damages that one recovery describes one by one; further ones are only counted.
 pub const MAX_DAMAGES: usize = 1024;
 /// A run of entries is sealed, and its index written, once its frames are this long: so much is read again after a crash.
-pub const RUN_BYTES: u64 = 16 * 1024 * 1024;
+pub const RUN_BYTES: u64 = 8 * 1024 * 1024;
 /// A run is sealed once it has this many entries: their places in it take 16 bits.
 pub const RUN_ENTRIES: usize = 60_000;
 /// Room ahead is made in steps of at most this size, so that a step never holds up a sync for long.
 pub const ROOM_STEP: usize = 1024 * 1024;
 /// The smallest step: two hundred records of a kilobyte.
 pub const LEAST_ROOM: u64 = 256 * 1024;
+/// A sync that writes no more than this takes most of its time for metadata; one that writes more takes it for the bytes, and room would only
+/// double them unless the disk is fast.
+pub const LITTLE: u64 = 64 * 1024;
+/// A disk is fast that makes a step durable within this: 250 MB/s.
+pub const FAST_STEP: Duration = Duration::from_millis(4);
+/// Steps after which it is clear whether the disk is fast.
+pub const TRIED_STEPS: u32 = 4;
 /// A step has room for so many writes like the last one.
 pub const ROOM_AHEAD: u64 = 64;
 /// The next segment is made ahead once this part of the newest one, a so-manieth, is used.

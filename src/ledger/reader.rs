@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::id::{Digest, EpochId, NodeId};
 use crate::identity::Signer;
 use crate::message::{Batch, EpochStart, LogItem};
-use crate::proof::{Evidence, SignedHead};
+use crate::proof::{self, Evidence, Hash, SignedHead};
 use crate::record::Record;
 use crate::reply::BlobRef;
 
@@ -62,6 +62,12 @@ impl Stored {
     #[must_use]
     pub fn source(&self) -> (u8, Bytes) {
         (self.kind, self.frame.slice(self.body.clone()))
+    }
+
+    /// The leaf of the entry in its epoch's tree.
+    #[must_use]
+    pub fn leaf(&self) -> Hash {
+        proof::leaf_hash(self.kind, &self.frame[self.body.clone()])
     }
 
     /// The record that the entry is about, without a copy.

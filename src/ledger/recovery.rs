@@ -391,7 +391,7 @@ impl Replay<'_> {
             let bytes = place.end - place.start;
             self.report.report(Damage { segment, offset: place.start, bytes, lost, cause });
         };
-        self.state.open.damaged |= !matches!(found, Found::Entry { .. });
+        self.state.open.damaged |= !matches!(found, Found::Entry(_));
         match found {
             Found::Payload { place } => report(place, self.state.length()..self.state.length(), Cause::Payload),
             Found::Lost { place, seqs, cause } => {
@@ -399,7 +399,8 @@ impl Replay<'_> {
                 let end = u32::try_from(place.end).expect("longer segments are quarantined");
                 seqs.for_each(|_| self.state.push(Row::LOST, end, None));
             }
-            Found::Entry { row, stored, end } => {
+            Found::Entry(seen) => {
+                let (stored, row) = (seen.stored, seen.row());
                 if let Entry::Epoch { epoch, start, parent, node, .. } = stored.entry
                     && start == stored.seq
                     && node == self.node
@@ -408,7 +409,7 @@ impl Replay<'_> {
                 }
                 let names = stored.inline().map(|name| (name.digest.fingerprint(), stored.seq));
                 self.state.open.names.extend(names);
-                let end = u32::try_from(end).expect("longer segments are quarantined");
+                let end = u32::try_from(seen.end).expect("longer segments are quarantined");
                 self.state.push(row, end, None);
             }
         }

@@ -7,8 +7,9 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use super::limits::ROOM_STEP;
+use super::limits::{FAST_STEP, ROOM_STEP, TRIED_STEPS};
 use super::storage::{Storage, StorageFile, remove_if_there};
 
 /// A segment that is prepared before it is needed; removed at every opening.
@@ -33,10 +34,12 @@ pub struct Room {
     /// How long the segment is to be.
     pub(super) end: u64,
     pub(super) stop: Stop,
+    /// Whether to give up on a disk that has no bandwidth to spare.
+    pub(super) only_if_fast: bool,
 }
 
 /// Room that was made, or the failure to make it.
-pub struct Made(pub(super) io::Result<Arc<dyn StorageFile>>);
+pub struct Made(pub(super) io::Result<Option<Arc<dyn StorageFile>>>);
 
 impl Room {
     /// Makes it; takes as long as the disk takes. A failure costs speed and nothing else.
@@ -45,16 +48,25 @@ impl Room {
         Made(self.spare())
     }
 
-    fn spare(&self) -> io::Result<Arc<dyn StorageFile>> {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "whether a disk is fast is a matter of real time; nothing that is written depends on it"
+    )]
+    fn spare(&self) -> io::Result<Option<Arc<dyn StorageFile>>> {
         remove_if_there(&*self.storage, SPARE)?;
         let file = self.storage.create_new(SPARE)?;
-        let mut at = 0;
+        let (mut at, mut steps, begun) = (0, 0, Instant::now());
         while at < self.end && !self.stop.0.load(Ordering::Relaxed) {
             let len = ROOM_STEP.min(usize::try_from(self.end - at).unwrap_or(ROOM_STEP));
             file.write_at(&ZEROS[..len], at)?;
             file.sync()?;
             at += len as u64;
+            steps += 1;
+            if self.only_if_fast && steps == TRIED_STEPS && begun.elapsed() > FAST_STEP * TRIED_STEPS {
+                self.storage.remove(SPARE)?;
+                return Ok(None);
+            }
         }
-        Ok(file)
+        Ok(Some(file))
     }
 }

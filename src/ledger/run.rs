@@ -277,11 +277,11 @@ impl Held {
     /// Takes in what a scan found, in order.
     pub(super) fn take(&mut self, found: scan::Found<'_>) {
         match found {
-            scan::Found::Entry { row, stored, .. } => {
+            scan::Found::Entry(seen) => {
                 if let Ok(local) = u32::try_from(self.rows.len()) {
-                    self.names.extend(stored.inline().map(|name| (name.digest.fingerprint(), local)));
+                    self.names.extend(seen.stored.inline().map(|name| (name.digest.fingerprint(), local)));
                 }
-                self.rows.push(row);
+                self.rows.push(seen.row());
             }
             scan::Found::Lost { seqs, .. } => self.rows.extend(seqs.map(|_| Row::LOST)),
             scan::Found::Payload { .. } => {}

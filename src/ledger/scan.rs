@@ -26,14 +26,31 @@ pub(super) struct Place {
     pub(super) torn: bool,
 }
 
+/// An entry whose frame is whole.
+pub(super) struct Seen<'a> {
+    pub(super) stored: &'a Stored,
+    /// Where its frame begins.
+    offset: u32,
+    /// Where its frame ends.
+    pub(super) end: u64,
+    owner: NodeId,
+}
+
+impl Seen<'_> {
+    /// What the index keeps of it.
+    pub(super) fn row(&self) -> Row {
+        let (stored, (_, body)) = (self.stored, self.stored.source());
+        let mut row = Row::new(&stored.entry, &body, stored.announced, self.offset);
+        if matches!(stored.entry, Entry::Epoch { start, node, .. } if start != stored.seq || node != self.owner) {
+            row.sort = Sort::Unknown;
+        }
+        row
+    }
+}
+
 /// What was found; offsets are those in the segment.
 pub(super) enum Found<'a> {
-    Entry {
-        row: Row,
-        stored: &'a Stored,
-        /// Where its frame ends.
-        end: u64,
-    },
+    Entry(Seen<'a>),
     /// Bytes that are no frame, with entries after them.
     Lost { place: Range<u64>, seqs: Range<u64>, cause: Cause },
     /// Inline payloads that do not match their checksum; their entry follows.
@@ -62,15 +79,10 @@ pub(super) fn scan(bytes: &Bytes, place: Place, visit: &mut dyn FnMut(Found<'_>)
             visit(Found::Payload { place: offset..base + end as u64 });
         }
         let frame_bytes = rest.slice(..frame.len.min(rest.len()));
-        let body = frame.body(&frame_bytes);
         let stored = Stored::new(frame, &frame_bytes);
-        let narrow = u32::try_from(offset).expect("longer segments are quarantined");
-        let mut row = Row::new(&stored.entry, &body, stored.announced, narrow);
-        if matches!(stored.entry, Entry::Epoch { start, node, .. } if start != next || node != owner) {
-            row.sort = Sort::Unknown;
-        }
+        let offset = u32::try_from(offset).expect("longer segments are quarantined");
         at += frame_bytes.len();
-        visit(Found::Entry { row, stored: &stored, end: base + at as u64 });
+        visit(Found::Entry(Seen { stored: &stored, offset, end: base + at as u64, owner }));
         next += 1;
     }
     at.min(bytes.len())

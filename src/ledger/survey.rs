@@ -272,7 +272,7 @@ impl<'a> Survey<'a> {
         };
         let (mut next, mut at) = (first, base as u64);
         let end = scan(&bytes.slice(base..), place, &mut |found| match found {
-            scan::Found::Entry { stored, end, .. } => {
+            scan::Found::Entry(scan::Seen { stored, end, .. }) => {
                 visit(Sight::Entry { stored, segment: first, place: at..end });
                 (next, at) = (stored.seq + 1, end);
             }
@@ -411,7 +411,7 @@ impl Check<'_> {
             _ => {}
         }
         if let Some(chain) = &mut self.epoch {
-            chain.tree.push(stored.entry.leaf());
+            chain.tree.push(stored.leaf());
         }
         let damaged = stored.damaged();
         findings.extend(damaged.map(|blob| Finding::PayloadDamaged { seq: stored.seq, blob }));

@@ -21,8 +21,8 @@ use super::entry::{Entry, Parent};
 use super::error::{LedgerError, OpenError, Recovery};
 use super::frame::{self, ALIGN, FORMAT, HEADER, Header, Parts, Salt};
 use super::limits::{
-    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, MAX_BODY, MAX_PAYLOADS, ROOM_AFTER_SYNCS, ROOM_AHEAD,
-    ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
+    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_BODY, MAX_PAYLOADS, ROOM_AFTER_SYNCS,
+    ROOM_AHEAD, ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
 };
 use super::reader::LedgerReader;
 use super::recovery::{Recovered, recover};
@@ -78,7 +78,9 @@ struct Active {
     index: IndexFile,
     /// How long the file is; behind the last frame it is zero.
     room: u64,
+    /// Syncs, and bytes written, since it was opened.
     syncs: u32,
+    written: u64,
 }
 
 #[derive(Default)]
@@ -86,7 +88,18 @@ enum Spare {
     #[default]
     None,
     Asked(Stop),
+    /// The disk is too slow for it, as long as this segment lasts.
+    Declined,
     Ready(Arc<dyn StorageFile>),
+}
+
+impl Spare {
+    /// A new segment begins: its spare may be tried again.
+    fn forgive(&mut self) {
+        if matches!(self, Self::Declined) {
+            *self = Self::None;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -96,15 +109,25 @@ struct Tip {
 }
 
 impl Active {
+    fn wants_room(&self) -> bool {
+        self.syncs >= ROOM_AFTER_SYNCS
+    }
+
+    /// Whether a sync has so little to write that metadata are what it takes time for.
+    fn writes_little(&self) -> bool {
+        self.written / u64::from(self.syncs.max(1)) <= LITTLE
+    }
+
     /// Writes a chunk; if it leaves the room that was made, makes more behind it, so that most syncs have no metadata to write.
     fn write(&mut self, chunk: &Chunk, segment_bytes: u64, rewards_room: bool) -> io::Result<()> {
         let end = chunk.offset + chunk.bytes.len() as u64;
         self.file.write_at(&chunk.bytes, chunk.offset)?;
+        self.written += chunk.bytes.len() as u64;
         if end <= self.room {
             return Ok(());
         }
         self.room = end;
-        if rewards_room && self.syncs >= ROOM_AFTER_SYNCS && end < segment_bytes {
+        if rewards_room && self.wants_room() && self.writes_little() && end < segment_bytes {
             let step = (chunk.bytes.len() as u64 * ROOM_AHEAD).clamp(LEAST_ROOM, ROOM_STEP as u64);
             let room = usize::try_from((segment_bytes - end).min(step)).expect("at most a step");
             self.file.write_at(&ZEROS[..room], end)?;
@@ -163,7 +186,7 @@ impl Ledger {
         }
         let active = state.segments.last().cloned().and_then(|segment| {
             let file = segment.file.clone()?;
-            Some(Active { segment, file, index, room, syncs: 0 })
+            Some(Active { segment, file, index, room, syncs: 0, written: 0 })
         });
         let tip = active.as_ref().map(|active| Tip {
             first: active.segment.first,
@@ -270,13 +293,13 @@ impl Ledger {
     pub fn wants_room(&mut self) -> Option<Room> {
         let active = self.active.as_ref()?;
         let storage = self.shared.storage.clone();
-        let wanted = active.syncs >= ROOM_AFTER_SYNCS && self.tip?.offset >= self.segment_bytes / SPARE_AFTER;
+        let wanted = active.wants_room() && self.tip?.offset >= self.segment_bytes / SPARE_AFTER;
         if self.poisoned.is_some() || !wanted || !storage.rewards_room() || !matches!(self.spare, Spare::None) {
             return None;
         }
-        let stop = Stop::default();
+        let (stop, only_if_fast) = (Stop::default(), !active.writes_little());
         self.spare = Spare::Asked(stop.clone());
-        Some(Room { storage, end: self.segment_bytes, stop })
+        Some(Room { storage, end: self.segment_bytes, stop, only_if_fast })
     }
 
     /// Lets a helper thread end soon; what it made so far is not used.
@@ -289,7 +312,8 @@ impl Ledger {
     /// Takes what a helper thread made.
     pub fn accept(&mut self, made: Made) {
         match made.0 {
-            Ok(file) => self.spare = Spare::Ready(file),
+            Ok(Some(file)) => self.spare = Spare::Ready(file),
+            Ok(None) => self.spare = Spare::Declined,
             Err(error) => tracing::warn!(%error, "no room could be made ahead; commits will be slower"),
         }
     }
@@ -472,7 +496,8 @@ impl Ledger {
         let room = file.len()?;
         storage.sync_dir(SEGMENTS)?;
         let segment = Segment::new(self.shared.node, first, Some(file.clone()));
-        Ok(Active { segment, file, index: IndexFile::default(), room, syncs: 0 })
+        self.spare.forgive();
+        Ok(Active { segment, file, index: IndexFile::default(), room, syncs: 0, written: 0 })
     }
 
     /// Shows what was written to the readers.

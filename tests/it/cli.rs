@@ -7,6 +7,8 @@ use std::process::{Child, Command, Output, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use evalmesh::id::{ContentId, Digest};
+
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn evalmesh(args: &[&str]) -> Output {
@@ -123,6 +125,50 @@ fn computed_on_a_then_peer_on_b_then_disk_on_b_alone() {
     let b = folder.up("b", "secret", &[]);
     assert!(eval(&b.data, &[]).1.starts_with("disk "));
     assert!(eval(&b.data, &["--cached-only"]).1.starts_with("ram "));
+}
+
+/// Where the newest entry about this question lies in a segment: its id in the body, and the payload `4` behind the payload table.
+fn places(segment: &[u8], id: &str) -> (usize, usize) {
+    let last = |needle: &[u8]| segment.windows(needle.len()).rposition(|window| window == needle).expect("there");
+    let id: ContentId = id.parse().expect("an id");
+    (last(id.as_bytes()), last(Digest::of(b"4\n").as_bytes()) + 36)
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_damaged_on_a_disk_is_healed_from_a_holder() {
+    for harm_payload in [true, false] {
+        let folder = Folder::new();
+        let a = folder.up("a", "secret", &[]);
+        let b = folder.up("b", "secret", &["--peer", &a.line("listening")]);
+        wait_for("the two to meet", || !a.line("peer").is_empty() && !b.line("peer").is_empty());
+        let id = eval(&a.data, &[]).1.split(' ').nth(1).expect("the id").to_owned();
+        // The end of a ledger looks torn, not damaged: something comes after it.
+        let other = ["eval", &guest("queens"), "--entry", "queens", "--arg", "5", "--data", &a.data];
+        assert!(evalmesh(&other).status.success());
+        wait_for("B to hear of both", || b.line("index").starts_with("2 "));
+        assert!(eval(&b.data, &[]).1.starts_with("peer "));
+        let data = a.data.clone();
+        a.stop();
+        let path = format!("{data}/segments/{:020}.seg", 0);
+        let mut bytes = fs::read(&path).expect("there");
+        let (body, payload) = places(&bytes, &id);
+        bytes[if harm_payload { payload } else { body }] ^= 1;
+        fs::write(&path, bytes).expect("writes");
+        let verified = evalmesh(&["ledger", "verify", "--data", &data]);
+        assert_eq!(verified.status.code(), Some(26), "{}", text(&verified.stdout));
+
+        let a = folder.up("a", "secret", &["--peer", &b.line("listening")]);
+        wait_for("the two to meet again", || !a.line("peer").is_empty() && !b.line("peer").is_empty());
+        wait_for("A to hear that B holds it", || !a.line("index").starts_with("0 "));
+        let (out, line, _) = eval(&a.data, &["--cached-only"]);
+        assert_eq!(out, "4\n", "{line}");
+        assert!(line.starts_with("peer "), "{line}");
+        a.stop();
+        b.stop();
+        let a = folder.up("a", "secret", &[]);
+        assert!(eval(&a.data, &["--cached-only"]).1.starts_with("disk "), "it holds it again");
+    }
 }
 
 #[test]

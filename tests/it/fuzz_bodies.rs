@@ -66,7 +66,7 @@ fn check(storage: &MemoryStorage) {
             }
             assert_eq!(stored.entry, Entry::Observed(record), "another entry than the one that was written");
             if let Ok(bytes) = reader.payload_of(&stored, blob.name()) {
-                assert_eq!(bytes, *blob.bytes(), "other bytes than those that were written");
+                assert_eq!(Some(&bytes), blob.bytes(), "other bytes than those that were written");
                 whole.push(n);
             }
             if let Ok(Some(evidence)) = reader.evidence(n + 1, &identity()) {

@@ -110,10 +110,13 @@ fn pins_are_kept_and_compaction_with_a_budget_drops_everything_else() {
     assert_eq!(out(&evalmesh(&["pins", "--data", &data])), format!("{picture}\n"));
     let compact = |budget: &str| evalmesh(&["ledger", "compact", "--budget", budget, "--data", &data]);
     let kept = compact("0");
-    assert_eq!(out(&kept), "0 bytes freed: 0 payloads dropped, 0 segments rewritten\n", "{kept:?}");
+    assert_eq!(out(&kept), "0 bytes freed: 0 payloads dropped, 0 segments rewritten, 0 segments dropped\n", "{kept:?}");
     assert!(evalmesh(&["unpin", picture, "--data", &data]).status.success());
     let dropped = out(&compact("0"));
-    assert!(dropped.ends_with("bytes freed: 1 payloads dropped, 0 segments rewritten\n"), "{dropped}");
+    assert!(
+        dropped.ends_with("bytes freed: 1 payloads dropped, 0 segments rewritten, 0 segments dropped\n"),
+        "{dropped}"
+    );
     assert_eq!(
         evalmesh(&["ledger", "verify", "--data", &data]).status.code(),
         Some(0),

@@ -106,7 +106,7 @@ impl World {
                         let (record, blobs) = record(&self.identity, n, len);
                         assert_eq!(stored.entry, Entry::Observed(record), "at {seq}");
                         let bytes = reader.payload_of(&stored, blobs[0].name());
-                        let whole = bytes.as_ref().is_ok_and(|bytes| bytes == blobs[0].bytes());
+                        let whole = bytes.as_ref().is_ok_and(|bytes| Some(bytes) == blobs[0].bytes());
                         assert!(whole || (torn && seq >= model.durable), "the payload at {seq}: {bytes:?}");
                         if !whole {
                             *slot = Slot::Hollow(n, len);
