@@ -52,9 +52,15 @@ impl Seen<'_> {
 pub(super) enum Found<'a> {
     Entry(Seen<'a>),
     /// Bytes that are no frame, with entries after them.
-    Lost { place: Range<u64>, seqs: Range<u64>, cause: Cause },
+    Lost {
+        place: Range<u64>,
+        seqs: Range<u64>,
+        cause: Cause,
+    },
     /// Inline payloads that do not match their checksum; their entry follows.
-    Payload { place: Range<u64> },
+    Payload {
+        place: Range<u64>,
+    },
 }
 
 /// Hands what it finds to `visit`, in order; returns where the last whole frame ends, in `bytes`.

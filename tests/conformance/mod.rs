@@ -122,9 +122,4 @@ impl Guest {
             }
         }
     }
-
-    /// Whether it asks for other replies, which takes a node.
-    pub(crate) fn asks(&self) -> bool {
-        self.request.capabilities.iter().any(|capability| capability.as_str() == "eval")
-    }
 }

@@ -1,6 +1,7 @@
 ;; capability: eval
 ;; ends: exit 0
 ;; stdout: .:::
+;; answer: f09f998b7a69cbfcc9ad93fb05e1da907ae8e3d5f91b11d7071f0846cfb07a1b
 ;; Writes a colon for each argument that it lacks of three, by asking itself with one argument more, and a point at the end of the row.
 (module
   (import "evalmesh" "program_self" (func $self (result i32)))
