@@ -20,7 +20,7 @@ const REALTIME: u32 = 0;
 const LAST_CLOCK: u32 = 3;
 
 /// The random stream of a question.
-pub(super) fn random(id: &ContentId) -> blake3::OutputReader {
+fn random(id: &ContentId) -> blake3::OutputReader {
     blake3::Hasher::new_derive_key(RANDOM_CONTEXT).update(id.as_bytes()).finalize_xof()
 }
 
@@ -51,7 +51,7 @@ impl Wasi {
     /// Random bytes, for components.
     #[cfg(feature = "component")]
     pub(in super::super) fn fill(&mut self, bytes: &mut [u8]) {
-        self.random.fill(bytes);
+        self.randomness().fill(bytes);
     }
 
     #[expect(clippy::unused_self, reason = "one signature for all host functions")]
@@ -81,8 +81,13 @@ impl Wasi {
         if len > RANDOM_BYTES {
             return Err(Errno::Inval.into());
         }
-        self.random.fill(memory.bytes_mut(buffer, len)?);
+        let buffer = memory.bytes_mut(buffer, len)?;
+        self.randomness().fill(buffer);
         Ok(())
+    }
+
+    fn randomness(&mut self) -> &mut blake3::OutputReader {
+        self.random.get_or_insert_with(|| random(&self.id))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "one signature for all host functions")]

@@ -20,6 +20,7 @@ use super::asking;
 use super::store::{Bounds, State, Stop};
 use crate::error::Refusal;
 use crate::evaluator::Job;
+use crate::id::ContentId;
 use crate::reply::TrapCode;
 use crate::request::{RelPath, Slot};
 
@@ -45,7 +46,9 @@ pub(super) struct Wasi {
     budget: Budget,
     /// Virtual nanoseconds since the start.
     now: u64,
-    random: blake3::OutputReader,
+    /// Made when it is first drawn from: most programs never do.
+    random: Option<blake3::OutputReader>,
+    id: ContentId,
 }
 
 /// What a command leaves behind.
@@ -75,7 +78,8 @@ impl Wasi {
             fds: fds::initial(),
             budget: Budget::new(bounds.output),
             now: 0,
-            random: clock::random(&job.id),
+            random: None,
+            id: job.id,
         })
     }
 
