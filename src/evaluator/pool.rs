@@ -259,7 +259,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::{channel, sync_channel};
+    use std::sync::mpsc::sync_channel;
 
     use super::*;
 
@@ -285,8 +285,8 @@ mod tests {
     #[test]
     fn one_more_than_may_wait_is_refused_and_the_others_go_on() {
         let pool = Pool::start("test", 1).unwrap();
-        let (refused, refusals) = channel();
-        let (release, released) = channel::<()>();
+        let (refused, refusals) = sync_channel(1);
+        let (release, released) = sync_channel::<()>(BLOCKED);
         let released = Arc::new(Mutex::new(released));
         for _ in 0..=BLOCKED {
             let (again, refused, released) = (pool.clone(), refused.clone(), Arc::clone(&released));
@@ -306,12 +306,12 @@ mod tests {
     #[test]
     fn the_deepest_runs_first_and_a_full_queue_is_busy() {
         let pool = Pool::start("test", 1).unwrap();
-        let (hold, held) = sync_channel::<()>(0);
-        pool.spawn(move || held.recv().unwrap()).unwrap();
+        let (release, released) = sync_channel::<()>(0);
+        pool.spawn(move || released.recv().unwrap()).unwrap();
         while pool.0.0.state().running == 0 {
             thread::yield_now();
         }
-        let (order, seen) = channel();
+        let (order, seen) = sync_channel(4);
         for depth in [0, 2, 1, 2] {
             let order = order.clone();
             pool.queue(depth, Box::new(move || order.send(depth).unwrap())).unwrap();
@@ -320,7 +320,7 @@ mod tests {
             pool.spawn(|| ()).unwrap();
         }
         assert!(matches!(pool.spawn(|| ()), Err(EvalError::Busy { .. })));
-        hold.send(()).unwrap();
+        release.send(()).unwrap();
         drop(order);
         assert_eq!(seen.iter().collect::<Vec<_>>(), [2, 2, 1, 0]);
     }
@@ -329,7 +329,7 @@ mod tests {
     fn threads_end_with_the_last_user_and_after_the_last_task() {
         let pool = Pool::start("test", 2).unwrap();
         let shared = Arc::clone(&pool.0.0);
-        let (done, ended) = channel();
+        let (done, ended) = sync_channel(10);
         for _ in 0..10 {
             let done = done.clone();
             pool.spawn(move || done.send(()).unwrap()).unwrap();

@@ -13,7 +13,8 @@ mod evaluators;
 mod keyfile;
 mod lanes;
 mod nested;
-#[cfg(all(test, feature = "wasm"))]
+#[cfg(test)]
+#[cfg(feature = "wasm")]
 mod nested_tests;
 mod resolve;
 mod shared;

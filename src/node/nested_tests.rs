@@ -1,5 +1,6 @@
 //! Programs that ask, on a whole node: memoised, recorded, bounded, and never with more rights than they have.
 
+use std::fmt::Write;
 use std::time::Duration;
 
 use super::nested::block_on;
@@ -68,6 +69,15 @@ fn exit(body: &str) -> i32 {
         crate::reply::Status::Exit(code) => code,
         trap @ crate::reply::Status::Trap(_) => panic!("{trap}"),
     }
+}
+
+/// Bytes as the text of a data segment.
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::new();
+    for byte in bytes {
+        write!(text, "\\{byte:02x}").unwrap();
+    }
+    text
 }
 
 fn records(node: &Node) -> Vec<Record> {
@@ -174,7 +184,7 @@ fn circles_depth_and_fan_out_end_as_limits() {
     // What is asked lacks the capability, and so ends the first time: with it, and quick to answer, it is the count that ends it.
     assert_eq!(eval(&node, asking(&endless)).unwrap_err(), EvalError::Refused(Refusal::Capability(NESTING.to_owned())));
     let quick = wat::parse_str(r#"(module (func (export "f")))"#).unwrap();
-    let bytes: String = quick.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let bytes = escaped(&quick);
     let many = format!(
         "(loop $again (drop (call $program (i32.const 2048) (i32.const {}))) (drop (call $entry (i32.const 3000) (i32.const 1)))
            (drop (call $ask (i32.const 0))) (br $again)))
@@ -192,7 +202,7 @@ fn a_nested_error_ends_the_one_who_asked_and_time_is_shared() {
     let garbage = "(drop (call $program (i32.const 0) (i32.const 64))) (drop (call $ask (i32.const 0)))";
     assert!(matches!(eval(&node, asking(garbage)), Err(EvalError::Refused(Refusal::Malformed(_)))));
     let endless = wat::parse_str(r#"(module (func (export "f") (loop br 0)))"#).unwrap();
-    let bytes: String = endless.iter().map(|byte| format!("\\{byte:02x}")).collect();
+    let bytes = escaped(&endless);
     let waits = format!(
         "(drop (call $program (i32.const 2048) (i32.const {}))) (drop (call $entry (i32.const 3000) (i32.const 1)))
            (drop (call $ask (i32.const 0))))
@@ -216,11 +226,10 @@ fn misuse_is_an_errno() {
     assert_eq!(begun("(call $argument (i32.const 1040) (i32.const 2))"), not_utf8);
     assert_eq!(begun("(call $capability (i32.const 0) (i32.const 1))"), invalid, "not a name");
     let quick = wat::parse_str(r#"(module (func (export "f") unreachable))"#).unwrap();
-    let store: String = quick
-        .iter()
-        .enumerate()
-        .map(|(at, byte)| format!("(i32.store8 (i32.const {at}) (i32.const {byte}))"))
-        .collect();
+    let mut store = String::new();
+    for (at, byte) in quick.iter().enumerate() {
+        write!(store, "(i32.store8 (i32.const {at}) (i32.const {byte}))").unwrap();
+    }
     let asked = |call: &str| {
         exit(&format!(
             "(block (result i32) {store} (i32.store8 (i32.const 500) (i32.const 102))
