@@ -7,8 +7,8 @@ use std::sync::mpsc::channel;
 
 use evalmesh::cassette::{CassetteOptions, CassetteWriter, Durability, Lookup, Recorder, RecorderHandle};
 use evalmesh::id::{ContentId, EpochId};
-use evalmesh::identity::{Identity, Signer};
-use evalmesh::ledger::{FileStorage, LedgerError, Opening};
+use evalmesh::identity::{Ed25519, Identity, Signer};
+use evalmesh::ledger::{FileStorage, LedgerError, LookStorage, Opening, Sight, Survey};
 use evalmesh::record::Observation;
 use evalmesh::reply::Reply;
 use evalmesh::request::Class;
@@ -24,6 +24,13 @@ impl SmallDisk {
         let output = mount.output().map_err(|error| error.to_string())?;
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         if output.status.success() { Ok(Self(folder.to_owned())) } else { Err(said) }
+    }
+}
+
+impl SmallDisk {
+    fn freeze(&self, readonly: bool) {
+        let mode = if readonly { "remount,ro" } else { "remount,rw" };
+        assert!(Command::new("mount").args(["-o", mode]).arg(&self.0).status().expect("mount runs").success());
     }
 }
 
@@ -111,6 +118,20 @@ fn a_full_disk_costs_nothing_that_was_acknowledged_and_is_left_behind_once_there
             assert_eq!(held.reply().stdout, reply(*n).stdout, "{n}");
         }
         writer.close().expect("there is room again");
+        drop(cassette);
+        disk.freeze(true);
+        let refused = FileStorage::open(&ledger).expect_err("read-only");
+        assert!(!refused.hint().is_empty() && refused.to_string().contains("node"), "{refused}");
+        let (storage, mut findings) = (LookStorage::new(&ledger), Vec::new());
+        let survey = Survey::open(&storage).expect("it may be looked at").expect("a ledger");
+        let visit = &mut |sight: Sight<'_>| {
+            if let Sight::Finding(finding) = sight {
+                findings.extend(finding.is_damage().then(|| finding.to_string()));
+            }
+        };
+        survey.verify(&Ed25519, visit).expect("reads");
+        assert_eq!(findings, Vec::<String>::new());
+        disk.freeze(false);
         // So that the next round begins with as much room as this one.
         std::fs::remove_dir_all(&ledger).expect("removes");
         acknowledged.clear();

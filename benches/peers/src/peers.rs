@@ -120,7 +120,7 @@ impl Peer for Rocks {
         pairs.iter().for_each(|(key, value)| batch.put(key, value));
         let mut options = rocksdb::WriteOptions::default();
         options.set_sync(self.sync);
-        self.db.write_opt(&batch, &options).expect("commits");
+        self.db.write_opt(batch, &options).expect("commits");
     }
 
     fn get(&self, key: &[u8; 32]) -> usize {

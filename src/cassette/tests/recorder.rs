@@ -180,3 +180,31 @@ fn adoptions_and_retractions_go_through_the_same_queue() {
     assert!(matches!(outcomes["incomplete"], Err(LedgerError::Payload { position: 0 })));
     assert_eq!(text(recorder.cassette(), 1), Err(NotHeld::Retracted));
 }
+
+#[test]
+fn a_slow_disk_holds_up_neither_callers_nor_readers_and_a_caller_that_left_changes_nothing() {
+    let disk = MemoryStorage::new();
+    let storage = FaultyStorage::new(Arc::new(disk.clone()));
+    let (writer, _) =
+        CassetteWriter::open(Arc::new(storage.clone()), &opening(1), CassetteOptions::default()).expect("opens");
+    let recorder = Recorder::start(writer, None).expect("a thread");
+    let observe = |n: u64| {
+        let (record, bytes) = observed(&identity(), n, Class::Observed, &Reply::ok("text"));
+        let (done, recorded) = std::sync::mpsc::channel();
+        recorder.record(record, bytes, move |result| drop(done.send(result)));
+        recorded
+    };
+    assert!(observe(1).recv().expect("answers").is_ok());
+    storage.slow(Op::Sync, std::time::Duration::from_millis(300));
+    let waiting = observe(2);
+    drop(observe(3));
+    assert_eq!(text(recorder.cassette(), 1).as_deref(), Ok("text"), "reading goes on");
+    assert!(waiting.try_recv().is_err(), "all this took less than one sync");
+    assert!(waiting.recv().expect("answers").expect("recorded").durable);
+    recorder.close().expect("closes");
+    disk.crash();
+    let cassette = open(&disk, 2).cassette();
+    for n in 1..=3 {
+        assert_eq!(text(&cassette, n).as_deref(), Ok("text"), "{n}");
+    }
+}

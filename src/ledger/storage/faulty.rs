@@ -4,6 +4,8 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
 
 use super::{Storage, StorageFile};
 
@@ -40,13 +42,16 @@ struct Fault {
 pub struct FaultyStorage {
     inner: Arc<dyn Storage>,
     faults: Arc<Mutex<Vec<Fault>>>,
+    slow: Arc<Mutex<Vec<(Op, Duration)>>>,
+    /// Reads until the one in which a bit is wrong, and which bit, counted from the beginning of what is read.
+    flip: Arc<Mutex<Option<(u64, usize)>>>,
 }
 
 impl FaultyStorage {
     /// Wraps a storage; nothing fails yet.
     #[must_use]
     pub fn new(inner: Arc<dyn Storage>) -> Self {
-        Self { inner, faults: Arc::default() }
+        Self { inner, faults: Arc::default(), slow: Arc::default(), flip: Arc::default() }
     }
 
     /// From now on, lets `after` operations of this sort succeed and fails the one that follows, once.
@@ -59,8 +64,20 @@ impl FaultyStorage {
         self.push(Fault { op: Some(Op::Write), after, kind: io::ErrorKind::StorageFull, torn, sticky: true });
     }
 
+    /// From now on, every operation of this sort takes so much longer.
+    pub fn slow(&self, op: Op, by: Duration) {
+        self.slow.lock().expect("no code panics while it holds the faults").push((op, by));
+    }
+
+    /// From now on, lets `after` reads succeed; in the next one that is long enough, once, the `bit`-th bit is wrong.
+    pub fn flip(&self, after: u64, bit: usize) {
+        *self.flip.lock().expect("no code panics while it holds the faults") = Some((after, bit));
+    }
+
     /// Takes all faults back.
     pub fn heal(&self) {
+        self.slow.lock().expect("no code panics while it holds the faults").clear();
+        *self.flip.lock().expect("no code panics while it holds the faults") = None;
         self.faults.lock().expect("no code panics while it holds the faults").clear();
     }
 
@@ -70,6 +87,8 @@ impl FaultyStorage {
 
     /// The fault that hits this operation, if any.
     fn check(&self, op: Op) -> Option<Fault> {
+        let slow = self.slow.lock().expect("no code panics while it holds the faults").clone();
+        slow.iter().filter(|(slowed, _)| *slowed == op).for_each(|(_, by)| thread::sleep(*by));
         let mut faults = self.faults.lock().expect("no code panics while it holds the faults");
         let mut hit = None;
         faults.retain_mut(|fault| {
@@ -90,6 +109,20 @@ impl FaultyStorage {
 
     fn pass(&self, op: Op) -> io::Result<()> {
         self.check(op).map_or(Ok(()), |fault| Err(fault.kind.into()))
+    }
+
+    fn garble(&self, bytes: &mut [u8]) {
+        let mut flip = self.flip.lock().expect("no code panics while it holds the faults");
+        match &mut *flip {
+            Some((0, bit)) => {
+                if let Some(byte) = bytes.get_mut(*bit / 8) {
+                    *byte ^= 1 << (*bit % 8);
+                    *flip = None;
+                }
+            }
+            Some((after, _)) => *after -= 1,
+            None => {}
+        }
     }
 
     fn wrap(&self, inner: Arc<dyn StorageFile>) -> Arc<dyn StorageFile> {
@@ -156,7 +189,9 @@ struct FaultyFile {
 impl StorageFile for FaultyFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
         self.storage.pass(Op::Read)?;
-        self.inner.read_at(buffer, offset)
+        let read = self.inner.read_at(buffer, offset)?;
+        self.storage.garble(&mut buffer[..read]);
+        Ok(read)
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {

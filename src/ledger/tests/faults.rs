@@ -148,3 +148,46 @@ fn what_cannot_be_served_or_read_again_is_not_taken() {
     ledger.append(&entry, &blobs, true).expect("a refusal is no poison");
     ledger.commit().expect("commits");
 }
+
+#[test]
+fn a_bit_that_is_wrong_once_is_noticed_once() {
+    let (_, storage, mut ledger) = faulty();
+    append(&mut ledger, 1, 500);
+    append(&mut ledger, 2, 40_000);
+    ledger.commit().expect("commits");
+    let reader = ledger.reader();
+    for bit in (0..8 * 700).step_by(13) {
+        storage.flip(0, bit);
+        let served = is_record(&reader, 1, 1, 500);
+        let padding = bit / 8 >= usize::try_from(place(&ledger, 2) - place(&ledger, 1)).expect("small") - 8;
+        assert!(!served || padding, "bit {bit} was wrong and served");
+        storage.heal();
+        assert!(is_record(&reader, 1, 1, 500), "bit {bit}: the next read is whole");
+    }
+    let blob = record(2, 40_000).1[0].name();
+    storage.flip(0, 8 * 12_345);
+    assert!(matches!(reader.payload(2, blob), Err(ReadError::PayloadDamaged { .. })));
+    assert!(reader.payload(2, blob).is_ok());
+}
+
+#[test]
+fn a_clock_that_jumps_changes_nothing() {
+    let storage = MemoryStorage::new();
+    for (epoch, now) in [(1, 5_000_000), (2, 10), (3, u64::MAX), (4, 0)] {
+        let opening = Opening { now, ..opening(epoch) };
+        let (mut ledger, recovery) = Ledger::open(Arc::new(storage.clone()), &opening).expect("opens");
+        assert!(recovery.is_clean());
+        append(&mut ledger, u64::from(epoch), 3);
+        let (record, _) = record(u64::from(epoch), 3);
+        let at = now.wrapping_sub(1);
+        ledger
+            .append(&Entry::Retracted { request: record.request, answer: record.answer(), at }, &[], false)
+            .expect("appends");
+        ledger.commit().expect("commits");
+        let reader = ledger.reader();
+        let seqs: Vec<u64> =
+            (0..reader.length()).map(|seq| reader.read(seq).expect("reads").expect("there").seq).collect();
+        assert_eq!(seqs, (0..3 * u64::from(epoch)).collect::<Vec<_>>(), "order is that of appending");
+        assert!(reader.evidence(seqs[seqs.len() - 2], &identity()).expect("reads").is_some());
+    }
+}
