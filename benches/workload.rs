@@ -19,6 +19,10 @@ use evalmesh::record::Observation;
 use evalmesh::reply::Reply;
 use evalmesh::request::Class;
 
+/// The allocator of the `evalmesh` program; whatever is compared with it has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Bytes of a value.
 pub(crate) const VALUE: usize = 1024;
 

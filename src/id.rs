@@ -3,11 +3,13 @@
 //! A [`ContentId`] names a *question* and certifies nothing; a [`Digest`] names *bytes* and certifies them. They are different types so that
 //! one can never stand in for the other. This module knows nothing about what is hashed: canonical bytes are made beside each value.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::LazyLock;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The BLAKE3 derive-key context of every [`ContentId`]; changing it is a new id space.
 static CONTENT_ID: LazyLock<blake3::Hasher> =
@@ -21,12 +23,35 @@ pub struct ParseIdError {
     expected: usize,
 }
 
+/// Reads an array byte by byte, in the form that serde gives arrays. Unlike serde's own way it is one plain loop: names are most of what is read.
+pub(crate) fn plain_bytes<'de, const LEN: usize, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; LEN], D::Error> {
+    struct Bytes<const LEN: usize>;
+
+    impl<'de, const LEN: usize> Visitor<'de> for Bytes<LEN> {
+        type Value = [u8; LEN];
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "{LEN} bytes")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Self::Value, A::Error> {
+            let mut bytes = [0; LEN];
+            for (at, byte) in bytes.iter_mut().enumerate() {
+                *byte = list.next_element()?.ok_or_else(|| A::Error::invalid_length(at, &self))?;
+            }
+            Ok(bytes)
+        }
+    }
+
+    deserializer.deserialize_tuple(LEN, Bytes)
+}
+
 /// Declares a fixed-size byte name that prints and parses as hexadecimal.
 macro_rules! byte_name {
     ($(#[$meta:meta])* $name:ident, $len:literal) => {
         $(#[$meta])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-        pub struct $name([u8; $len]);
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub struct $name(#[serde(deserialize_with = "plain_bytes")] [u8; $len]);
 
         impl $name {
             /// Wraps bytes that already are such a name.
@@ -45,6 +70,20 @@ macro_rules! byte_name {
             #[must_use]
             pub fn short(&self) -> String {
                 self.to_string()[..10].to_owned()
+            }
+        }
+
+        /// By their bytes. Names are keys of most maps and nearly always differ in their first eight bytes, which is one comparison of numbers.
+        impl Ord for $name {
+            fn cmp(&self, other: &Self) -> Ordering {
+                let head = |name: &Self| u64::from_be_bytes(*name.0.first_chunk().expect("names are longer"));
+                head(self).cmp(&head(other)).then_with(|| self.0.cmp(&other.0))
+            }
+        }
+
+        impl PartialOrd for $name {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
             }
         }
 
@@ -142,6 +181,16 @@ mod tests {
         for wrong in ["", "00", "zz", &"g".repeat(64), &"0".repeat(63), &"é".repeat(32)] {
             assert!(wrong.parse::<ContentId>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn names_are_in_the_order_of_their_bytes() {
+        let mut names: Vec<_> = (0..200_u32).map(|n| Digest::of(&n.to_le_bytes())).collect();
+        names.extend((0..32).map(|at| Digest::from_bytes(std::array::from_fn(|n| u8::from(n == at)))));
+        let mut bytes: Vec<_> = names.iter().map(|name| *name.as_bytes()).collect();
+        names.sort();
+        bytes.sort_unstable();
+        assert!(names.iter().map(|name| *name.as_bytes()).eq(bytes));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ed25519_dalek::{Signer as _, SigningKey, VerifyingKey};
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::id::NodeId;
 
 /// Checks that a [`MemoVerifier`] remembers before it starts over: about 4 MiB.
-const MAX_REMEMBERED_CHECKS: usize = 64 * 1024;
+const MAX_REMEMBERED_CHECKS: usize = 16 * 1024;
 
 /// An Ed25519 signature.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -31,6 +31,10 @@ impl Signature {
     pub const fn as_bytes(&self) -> &[u8; 64] {
         &self.0
     }
+
+    fn prefix(&self) -> u64 {
+        u64::from_le_bytes(*self.0.first_chunk().expect("a signature has 64 bytes"))
+    }
 }
 
 impl fmt::Debug for Signature {
@@ -43,6 +47,11 @@ impl fmt::Debug for Signature {
 mod halves {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+    use crate::id::plain_bytes;
+
+    #[derive(Deserialize)]
+    struct Half(#[serde(deserialize_with = "plain_bytes")] [u8; 32]);
+
     pub(super) fn serialize<S: Serializer>(bytes: &[u8; 64], serializer: S) -> Result<S::Ok, S::Error> {
         let (r, s): (&[u8], &[u8]) = bytes.split_at(32);
         let half = |part: &[u8]| <[u8; 32]>::try_from(part).map_err(serde::ser::Error::custom);
@@ -50,7 +59,7 @@ mod halves {
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<[u8; 64], D::Error> {
-        let (r, s) = <([u8; 32], [u8; 32])>::deserialize(deserializer)?;
+        let (Half(r), Half(s)) = Deserialize::deserialize(deserializer)?;
         let mut bytes = [0; 64];
         bytes[..32].copy_from_slice(&r);
         bytes[32..].copy_from_slice(&s);
@@ -124,23 +133,52 @@ impl Verifier for Ed25519 {
 #[derive(Debug, Default)]
 pub struct MemoVerifier<V> {
     inner: V,
-    seen: Mutex<BTreeMap<[u8; 32], bool>>,
+    /// By the signature's first bytes, which an honest signer does not choose; of two that agree in them the newer one is remembered.
+    seen: Mutex<BTreeMap<u64, Seen>>,
+}
+
+/// One check and how it ended.
+#[derive(Debug)]
+struct Seen {
+    node: NodeId,
+    signature: Signature,
+    message: Box<[u8]>,
+    holds: bool,
+}
+
+impl<V> MemoVerifier<V> {
+    /// Remembers that a signature holds because this process made it, with the key of that node.
+    pub fn vouch(&self, node: NodeId, message: &[u8], signature: &Signature) {
+        self.remember(node, message, signature, true);
+    }
+
+    fn remember(&self, node: NodeId, message: &[u8], signature: &Signature, holds: bool) {
+        let mut seen = self.seen();
+        if seen.len() >= MAX_REMEMBERED_CHECKS {
+            seen.clear();
+        }
+        seen.insert(signature.prefix(), Seen { node, signature: *signature, message: message.into(), holds });
+    }
+
+    fn recall(&self, node: NodeId, message: &[u8], signature: &Signature) -> Option<bool> {
+        let seen = self.seen();
+        let seen = seen.get(&signature.prefix())?;
+        let same = seen.signature == *signature && seen.node == node && *seen.message == *message;
+        same.then_some(seen.holds)
+    }
+
+    fn seen(&self) -> MutexGuard<'_, BTreeMap<u64, Seen>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl<V: Verifier> Verifier for MemoVerifier<V> {
     fn verify(&self, node: NodeId, message: &[u8], signature: &Signature) -> bool {
-        let key = blake3::Hasher::new().update(node.as_bytes()).update(signature.as_bytes()).update(message).finalize();
-        let seen = || self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(holds) = seen().get(key.as_bytes()) {
-            return *holds;
-        }
-        let holds = self.inner.verify(node, message, signature);
-        let mut seen = seen();
-        if seen.len() >= MAX_REMEMBERED_CHECKS {
-            seen.clear();
-        }
-        seen.insert(*key.as_bytes(), holds);
-        holds
+        self.recall(node, message, signature).unwrap_or_else(|| {
+            let holds = self.inner.verify(node, message, signature);
+            self.remember(node, message, signature, holds);
+            holds
+        })
     }
 }
 
@@ -158,6 +196,43 @@ mod tests {
         let mut bytes = *signature.as_bytes();
         bytes[63] ^= 1;
         assert!(!Ed25519.verify(alice.node(), b"message", &Signature::from_bytes(bytes)));
+    }
+
+    #[test]
+    fn what_is_remembered_is_one_node_s_signature_over_one_message() {
+        let (alice, bob) = (Identity::from_seed([1; 32]), Identity::from_seed([2; 32]));
+        let memo = MemoVerifier::<Ed25519>::default();
+        let signature = alice.sign(b"message");
+        memo.vouch(alice.node(), b"message", &signature);
+        let mut other = *signature.as_bytes();
+        other[63] ^= 1;
+        for _ in 0..2 {
+            assert!(memo.verify(alice.node(), b"message", &signature));
+            assert!(!memo.verify(alice.node(), b"messagf", &signature));
+            assert!(!memo.verify(bob.node(), b"message", &signature));
+            assert!(!memo.verify(alice.node(), b"message", &Signature::from_bytes(other)));
+        }
+        let counting = Counting::default();
+        let memo = MemoVerifier { inner: &counting, seen: Mutex::default() };
+        let many = u64::try_from(MAX_REMEMBERED_CHECKS).expect("few") + 10;
+        for n in (0..many).chain(many - 5..many) {
+            let mut bytes = [0; 64];
+            bytes[..8].copy_from_slice(&n.to_le_bytes());
+            assert!(memo.verify(alice.node(), b"message", &Signature::from_bytes(bytes)));
+        }
+        assert_eq!(counting.0.load(std::sync::atomic::Ordering::Relaxed), many, "the newest are remembered");
+        assert!(memo.seen().len() <= MAX_REMEMBERED_CHECKS);
+    }
+
+    /// Takes everything, and counts.
+    #[derive(Debug, Default)]
+    struct Counting(std::sync::atomic::AtomicU64);
+
+    impl Verifier for &Counting {
+        fn verify(&self, _: NodeId, _: &[u8], _: &Signature) -> bool {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            true
+        }
     }
 
     #[test]

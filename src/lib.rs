@@ -51,6 +51,8 @@ pub mod evaluator;
 pub mod fabric;
 pub mod id;
 pub mod identity;
+#[cfg(test)]
+mod interleavings;
 pub mod ledger;
 pub mod limits;
 pub mod message;

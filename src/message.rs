@@ -1,12 +1,13 @@
 //! What nodes say to each other, as plain values. How it becomes bytes is `wire`'s affair, what it leads to is `fabric`'s.
 
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use bytes::Bytes;
-
 use serde::{Deserialize, Serialize};
 
-use crate::id::{ContentId, Digest, EpochId, NodeId};
+use crate::id::{ContentId, Digest, EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::SEGMENT;
 use crate::proof::{Evidence, Hash, SignedHead};
@@ -20,10 +21,14 @@ pub const OLDEST_PROTOCOL: u16 = 1;
 const ANNOUNCE_CONTEXT: &[u8] = b"evalmesh 2026-11-21 announcement v1\0";
 /// Domain of a manifest's signature.
 const MANIFEST_CONTEXT: &[u8] = b"evalmesh 2026-11-21 manifest v1\0";
-/// BLAKE3 derive-key contexts of a batch, of the chain over a log's batches, and of a manifest's statement.
-const BATCH_CONTEXT: &str = "evalmesh 2026-11-21 announcement batch v1";
-const CHAIN_CONTEXT: &str = "evalmesh 2026-11-21 announcement chain v1";
-const STATEMENT_CONTEXT: &str = "evalmesh 2026-11-21 manifest statement v1";
+/// BLAKE3 derive-key contexts of a batch, of the chain over a log's batches, and of a manifest's statement. Every announcement that comes is
+/// hashed several times, so the contexts themselves are hashed once.
+static BATCH: LazyLock<ContextKey> =
+    LazyLock::new(|| hash_derive_key_context("evalmesh 2026-11-21 announcement batch v1"));
+static CHAIN: LazyLock<ContextKey> =
+    LazyLock::new(|| hash_derive_key_context("evalmesh 2026-11-21 announcement chain v1"));
+static STATEMENT: LazyLock<ContextKey> =
+    LazyLock::new(|| hash_derive_key_context("evalmesh 2026-11-21 manifest statement v1"));
 
 /// Names an ask between two peers; chosen by the asker, unique while it is in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -88,6 +93,7 @@ pub struct Announcement {
     /// The log positions.
     pub batch: Batch,
     /// The epoch's chain after this batch.
+    #[serde(deserialize_with = "plain_bytes")]
     pub chain: Hash,
     /// The author's signature over epoch, batch and chain.
     pub signature: Signature,
@@ -96,7 +102,7 @@ pub struct Announcement {
 /// The chain of an epoch before its first batch.
 #[must_use]
 pub fn chain_start(node: NodeId, epoch: EpochId) -> Hash {
-    let mut hasher = blake3::Hasher::new_derive_key(CHAIN_CONTEXT);
+    let mut hasher = blake3::Hasher::new_from_context_key(&CHAIN);
     hasher.update(node.as_bytes()).update(epoch.as_bytes());
     *hasher.finalize().as_bytes()
 }
@@ -132,7 +138,7 @@ impl Announcement {
 }
 
 fn chain_after(before: &Hash, digest: &Hash) -> Hash {
-    *blake3::Hasher::new_derive_key(CHAIN_CONTEXT).update(before).update(digest).finalize().as_bytes()
+    *blake3::Hasher::new_from_context_key(&CHAIN).update(before).update(digest).finalize().as_bytes()
 }
 
 /// The positions and items of a batch. Whoever passes a batch on and changes an item breaks the signature, not the author's word.
@@ -152,7 +158,7 @@ fn batch_digest(batch: &Batch) -> Hash {
             }
         }
     }
-    blake3::derive_key(BATCH_CONTEXT, &bytes)
+    *blake3::Hasher::new_from_context_key(&BATCH).update(&bytes).finalize().as_bytes()
 }
 
 fn statement(batch: &Batch, digest: &Hash, chain: &Hash) -> Vec<u8> {
@@ -184,6 +190,7 @@ pub struct Manifest {
     /// The log position after the last segment.
     pub end: u64,
     /// The current epoch's chain at `end`.
+    #[serde(deserialize_with = "plain_bytes")]
     pub chain: Hash,
     /// The author's signature over all of this.
     pub signature: Signature,
@@ -222,7 +229,7 @@ impl Manifest {
     }
 
     fn statement(&self) -> Vec<u8> {
-        let mut hasher = blake3::Hasher::new_derive_key(STATEMENT_CONTEXT);
+        let mut hasher = blake3::Hasher::new_from_context_key(&STATEMENT);
         hasher.update(&self.end.to_le_bytes()).update(&self.chain);
         hasher.update(&(self.lineage.len() as u64).to_le_bytes());
         for epoch in &self.lineage {

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{EpochId, NodeId};
+use crate::id::{EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::MAX_PROOF;
 use crate::record::{Record, RecordError};
@@ -178,6 +178,7 @@ pub struct SignedHead {
     /// Entries covered.
     pub length: u64,
     /// The tree's root over them.
+    #[serde(deserialize_with = "plain_bytes")]
     pub root: Hash,
     /// The signature over all of the above.
     pub signature: Signature,

@@ -9,6 +9,7 @@
 //!
 //! Not known here: peers, evaluators, async runtimes and clocks (the recorder's thread reads one, to bound a batch's delay).
 
+mod clock;
 mod finder;
 mod index;
 pub mod limits;
@@ -19,6 +20,8 @@ mod room;
 mod tests;
 mod view;
 mod writer;
+
+use std::{sync, thread};
 
 pub use memo::Memo;
 pub use recorder::{Done, OnDurable, Recorder, RecorderHandle};

@@ -1,16 +1,13 @@
 //! The production thread around a [`CassetteWriter`]: group commit.
 //!
 //! It takes whatever waits in its queue, appends all of it, and pays one write and, if anything in it demands so, one sync. While a sync
-//! runs the next group gathers. A caller that goes away changes nothing: its operation is done all the same.
+//! runs the next group gathers. A caller that goes away changes nothing: its operation is done all the same. Clock, channels and threads come
+//! from the module above, so that `tests/interleavings` runs this very file under many orders of its threads.
 
 use std::fmt;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, RwLock};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -20,9 +17,14 @@ use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::Reply;
 
+use super::clock::{micros, now};
 use super::limits::{
     BUDGET_EVERY, COMPANY, COMPANY_SLICE, COMPANY_WAIT, RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE,
 };
+use super::sync::atomic::{AtomicU64, Ordering};
+use super::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use super::sync::{Arc, Mutex, RwLock};
+use super::thread::{self, JoinHandle};
 use super::view::Cassette;
 use super::writer::{CassetteWriter, Durability, Prepared, Recorded, Ticket};
 
@@ -57,7 +59,7 @@ struct Op {
 
 enum What {
     Record(Box<Prepared>),
-    Adopt { evidence: Box<Evidence>, prepared: Box<Prepared>, announce: bool },
+    Adopt { prepared: Box<Prepared>, announce: bool },
     Retract { id: ContentId, answer: Digest, at: u64 },
 }
 
@@ -163,11 +165,8 @@ impl RecorderHandle {
         announce: bool,
         done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
     ) {
-        match Prepared::new(record, payloads) {
-            Ok(prepared) => {
-                let (evidence, prepared) = (Box::new(evidence), Box::new(prepared));
-                self.send(What::Adopt { evidence, prepared, announce }, Box::new(done));
-            }
+        match Prepared::adopted(evidence, record, payloads) {
+            Ok(prepared) => self.send(What::Adopt { prepared: Box::new(prepared), announce }, Box::new(done)),
             Err(error) => done(Err(error)),
         }
     }
@@ -391,7 +390,7 @@ impl Worker {
         self.since_budget += what.len();
         match what {
             What::Record(prepared) => self.writer.record_prepared(*prepared),
-            What::Adopt { evidence, prepared, announce } => self.writer.adopt_prepared(*evidence, *prepared, announce),
+            What::Adopt { prepared, announce } => self.writer.adopt_prepared(*prepared, announce),
             What::Retract { id, answer, at } => self.writer.retract(id, answer, at),
         }
     }
@@ -410,7 +409,7 @@ impl Worker {
         self.deadline = None;
         let begun = now();
         let outcome = self.writer.commit();
-        self.sync_takes = (self.sync_takes * 7 + begun.elapsed()) / 8;
+        self.sync_takes = (self.sync_takes * 7 + now().saturating_duration_since(begun)) / 8;
         if let Err(error) = &outcome {
             tracing::error!(%error, "the ledger refuses to be written");
         }
@@ -435,15 +434,4 @@ fn complete(done: Done, result: Result<Recorded, LedgerError>) {
     if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
         tracing::error!("a recorder completion panicked");
     }
-}
-
-#[expect(clippy::disallowed_methods, reason = "this thread is a driver: a batch's delay is bounded by real time")]
-fn now() -> Instant {
-    Instant::now()
-}
-
-#[expect(clippy::disallowed_methods, reason = "this thread is a driver: an eviction says when it happened")]
-fn micros() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }

@@ -11,7 +11,9 @@ use bytes::Bytes;
 
 use crate::id::{ContentId, Digest, NodeId};
 use crate::ledger::limits::INLINE_PAYLOAD;
-use crate::ledger::{Blob, Entry, Freed, Ledger, LedgerError, Made, OpenError, Opening, Recovery, Room, Storage};
+use crate::ledger::{
+    Blob, Draft, Entry, Freed, Ledger, LedgerError, Made, OpenError, Opening, Recovery, Room, Storage,
+};
 use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::{Payload, Reply};
@@ -72,9 +74,11 @@ pub struct Recorded {
     pub fresh: bool,
 }
 
-/// A record with its payloads, checked against each other. Hashing is paid where it is made.
+/// An entry about a record with its payloads, checked against each other. Encoding and hashing are paid where it is made.
 pub(super) struct Prepared {
-    record: Record,
+    draft: Draft,
+    /// The record that the evidence holds, if it is one that another node observed.
+    adopted: Option<Record>,
     blobs: Vec<Blob>,
 }
 
@@ -89,7 +93,7 @@ impl Prepared {
         let bytes = payloads(reply).ok_or(LedgerError::Payload { position: 0 })?;
         let blobs: Vec<Blob> = bytes.into_iter().map(Blob::new).collect();
         let record = Record::observe_named(about, reply, blobs.iter().map(Blob::name), producer);
-        Ok(Self { record, blobs })
+        Self::of(Entry::Observed(record), None, blobs)
     }
 
     /// Checks that these are the payloads of the record, in the order of `Record::blobs`.
@@ -99,12 +103,49 @@ impl Prepared {
 
     /// As [`Self::new`], with payloads that are hashed already.
     pub(super) fn with(record: Record, blobs: Vec<Blob>) -> Result<Self, LedgerError> {
-        let mut given = blobs.iter().map(Blob::name);
-        let wrong = record.blobs().position(|blob| given.next() != Some(blob));
-        match wrong.or_else(|| given.next().map(|_| record.blobs().count())) {
-            Some(position) => Err(LedgerError::Payload { position }),
-            None => Ok(Self { record, blobs }),
+        check(&record, &blobs)?;
+        Self::of(Entry::Observed(record), None, blobs)
+    }
+
+    /// What another node observed, with payloads in the order of `Record::blobs`. The evidence holds this record.
+    pub(super) fn adopted(evidence: Evidence, record: Record, payloads: Vec<Bytes>) -> Result<Self, LedgerError> {
+        let blobs: Vec<Blob> = payloads.into_iter().map(Blob::new).collect();
+        check(&record, &blobs)?;
+        if evidence.record != record.encode() {
+            return Err(LedgerError::Evidence);
         }
+        Self::of(Entry::Adopted(evidence), Some(record), blobs)
+    }
+
+    fn of(entry: Entry, adopted: Option<Record>, blobs: Vec<Blob>) -> Result<Self, LedgerError> {
+        Ok(Self { draft: Draft::new(entry)?, adopted, blobs })
+    }
+
+    fn record(&self) -> &Record {
+        match (self.draft.entry(), &self.adopted) {
+            (Entry::Observed(record), _) | (_, Some(record)) => record,
+            _ => unreachable!("prepared as observed, or as adopted with its record"),
+        }
+    }
+
+    fn answer(&self) -> Digest {
+        self.draft.answer().expect("it has a record")
+    }
+
+    fn into_record(self) -> (Record, Vec<Blob>) {
+        match (self.draft.into_entry(), self.adopted) {
+            (Entry::Observed(record), _) | (_, Some(record)) => (record, self.blobs),
+            _ => unreachable!("prepared as observed, or as adopted with its record"),
+        }
+    }
+}
+
+fn check(record: &Record, blobs: &[Blob]) -> Result<(), LedgerError> {
+    let mut given = blobs.iter().map(Blob::name);
+    let wrong = record.blobs().position(|blob| given.next() != Some(blob));
+    match wrong.or_else(|| given.next().map(|_| record.blobs().count())) {
+        Some(position) => Err(LedgerError::Payload { position }),
+        None => Ok(()),
     }
 }
 
@@ -186,13 +227,8 @@ impl CassetteWriter {
     }
 
     pub(super) fn record_prepared(&mut self, prepared: Prepared) -> Result<Ticket, LedgerError> {
-        let Prepared { record, blobs } = prepared;
-        let durability = self.options.durability.unwrap_or(default_durability(&record.class));
-        let announce = record.class.is_memoised();
-        let entry = Entry::Observed(record);
-        let seq = self.ledger.append(&entry, &blobs, announce).map_err(|error| self.forget(error))?;
-        let Entry::Observed(record) = entry else { unreachable!("made four lines above") };
-        Ok(self.hold(record, &blobs, Ticket { seq, durability, fresh: true }))
+        let durability = self.options.durability.unwrap_or(default_durability(&prepared.record().class));
+        self.append(prepared, true, durability)
     }
 
     /// Takes over what another node observed; the caller has verified the evidence and it holds this record. An answer that is held already
@@ -204,17 +240,11 @@ impl CassetteWriter {
         payloads: Vec<Bytes>,
         announce: bool,
     ) -> Result<Ticket, LedgerError> {
-        self.adopt_prepared(evidence, Prepared::new(record, payloads)?, announce)
+        self.adopt_prepared(Prepared::adopted(evidence, record, payloads)?, announce)
     }
 
-    pub(super) fn adopt_prepared(
-        &mut self,
-        evidence: Evidence,
-        prepared: Prepared,
-        announce: bool,
-    ) -> Result<Ticket, LedgerError> {
-        let Prepared { record, blobs } = prepared;
-        let (request, answer) = (record.request, record.answer());
+    pub(super) fn adopt_prepared(&mut self, prepared: Prepared, announce: bool) -> Result<Ticket, LedgerError> {
+        let (request, answer) = (prepared.record().request, prepared.answer());
         if let Some(staged) = self.staged.get(&(request, answer)) {
             let Staged { seq, durability, held } = *staged;
             let refused = LedgerError::Retracted { request, answer };
@@ -225,15 +255,16 @@ impl CassetteWriter {
             Standing::Retracted => return Err(LedgerError::Retracted { request, answer }),
             Standing::Unknown => {}
         }
-        if evidence.record != record.encode() {
-            return Err(LedgerError::Evidence);
-        }
         // Whoever made it has it still: a lost adoption costs a fetch.
         let durability = self.options.durability.unwrap_or(Durability::Batched(BATCHED));
-        let announce = announce && record.class.is_memoised();
-        let appended = self.ledger.append(&Entry::Adopted(evidence), &blobs, announce);
+        self.append(prepared, announce, durability)
+    }
+
+    fn append(&mut self, prepared: Prepared, announce: bool, durability: Durability) -> Result<Ticket, LedgerError> {
+        let announce = announce && prepared.record().class.is_memoised();
+        let appended = self.ledger.append_draft(&prepared.draft, &prepared.blobs, announce);
         let seq = appended.map_err(|error| self.forget(error))?;
-        Ok(self.hold(record, &blobs, Ticket { seq, durability, fresh: true }))
+        Ok(self.hold(prepared, Ticket { seq, durability, fresh: true }))
     }
 
     /// Says that this answer to this question is never to be served again. Always durable.
@@ -305,8 +336,10 @@ impl CassetteWriter {
         Recorded { seq: ticket.seq, durable: ticket.seq < self.durable(), fresh: ticket.fresh }
     }
 
-    fn hold(&mut self, record: Record, blobs: &[Blob], ticket: Ticket) -> Ticket {
-        let (id, answer, seq) = (record.request, record.answer(), ticket.seq);
+    fn hold(&mut self, prepared: Prepared, ticket: Ticket) -> Ticket {
+        let (answer, seq) = (prepared.answer(), ticket.seq);
+        let (record, blobs) = prepared.into_record();
+        let id = record.request;
         tally(&self.cassette.inner.counts, &record);
         // Large ones are found by their file's name; a position that is not written yet reads as nothing.
         for blob in blobs.iter().filter(|blob| blob.name().len <= INLINE_PAYLOAD as u64) {

@@ -15,6 +15,7 @@
 mod blobs;
 mod block;
 mod compact;
+mod draft;
 mod entry;
 mod error;
 mod floor;
@@ -41,6 +42,7 @@ mod writer;
 pub use blobs::Blob;
 pub use block::Table;
 pub use compact::Freed;
+pub use draft::Draft;
 pub use entry::{Entry, EntryError, Parent};
 pub use error::{Cause, Cut, Damage, LedgerError, OpenError, ReadError, Recovery};
 pub use intake::{Intake, PayloadReader};

@@ -1,5 +1,6 @@
 //! What the index keeps of an entry: where it lies, what it says about which question, and its leaf.
 
+use crate::id::Digest;
 use crate::message::LogItem;
 use crate::proof::{self, Hash};
 
@@ -65,6 +66,11 @@ impl Row {
 
     /// The row of an entry whose frame lies at `offset`. `body` is the entry's.
     pub(super) fn new(entry: &Entry, body: &[u8], announced: bool, offset: u32) -> Self {
+        Self::answering(entry, body, announced, offset, None)
+    }
+
+    /// As [`Self::new`], for a record whose answer digest may be known already.
+    pub(super) fn answering(entry: &Entry, body: &[u8], announced: bool, offset: u32, answer: Option<Digest>) -> Self {
         let leaf = proof::leaf_hash(entry.kind(), body);
         let plain = Self { offset, sort: Sort::Other, leaf, ..Self::LOST };
         match entry {
@@ -74,7 +80,10 @@ impl Row {
                     sort: Sort::Record,
                     mark: if record.class.is_memoised() { Mark::Answer } else { Mark::Plain },
                     announced,
-                    fact: Fact { question: record.request.fingerprint(), answer: record.answer().fingerprint() },
+                    fact: Fact {
+                        question: record.request.fingerprint(),
+                        answer: answer.unwrap_or_else(|| record.answer()).fingerprint(),
+                    },
                     payload: record.blobs().map(|blob| blob.len).sum(),
                     ..plain
                 }

@@ -12,17 +12,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::id::{EpochId, NodeId};
-use crate::limits::{MAX_OUTPUT_FILES, MAX_RECORD};
+use crate::limits::MAX_OUTPUT_FILES;
 use crate::record::Record;
 use crate::reply::BlobRef;
 
 use super::blobs::{self, Blob};
+use super::draft::Draft;
 use super::entry::{Entry, Parent};
 use super::error::{LedgerError, OpenError, Recovery};
 use super::frame::{self, ALIGN, FORMAT, HEADER, Header, Parts, Salt};
 use super::limits::{
-    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_BODY, MAX_PAYLOADS, ROOM_AFTER_SYNCS,
-    ROOM_AHEAD, ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
+    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_PAYLOADS, ROOM_AFTER_SYNCS, ROOM_AHEAD,
+    ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
 };
 use super::reader::LedgerReader;
 use super::recovery::{Recovered, recover};
@@ -214,7 +215,8 @@ impl Ledger {
         let parent = ledger.parent().map_err(|error| OpenError::io(".".into(), io::Error::other(error)))?;
         let Opening { node, epoch, now: opened_at, .. } = *opening;
         let entry = Entry::Epoch { epoch, start: ledger.next, parent, node, opened_at };
-        ledger.push(&entry, &entry.body(), &[], false);
+        let draft = Draft::new(entry).expect("an epoch entry is short");
+        ledger.push(&draft, &[], false);
         let opened = ledger.try_commit().and_then(|()| ledger.seal());
         opened.map_err(|(path, source)| OpenError::io(ledger.shared.storage.locate(&path), source))?;
         Ok((ledger, report))
@@ -249,20 +251,21 @@ impl Ledger {
     /// An entry that is not `announce`d counts as skipped in the announcement log.
     pub fn append(&mut self, entry: &Entry, payloads: &[Blob], announce: bool) -> Result<u64, LedgerError> {
         self.check()?;
-        check_payloads(entry, payloads)?;
-        let body = entry.body();
-        let longest = if matches!(entry, Entry::Observed(_)) { MAX_RECORD } else { MAX_BODY };
-        let bounds = [
-            ("an entry's length", body.len(), longest),
-            ("an entry's number of payloads", payloads.len(), MAX_PAYLOADS),
-        ];
-        if let Some((what, found, bound)) = bounds.into_iter().find(|(_, found, bound)| found > bound) {
-            return Err(LedgerError::TooLarge { what, found: found as u64, bound: bound as u64 });
+        self.append_draft(&Draft::new(entry.clone())?, payloads, announce)
+    }
+
+    /// As [`Self::append`], for an entry that is encoded and hashed already.
+    pub fn append_draft(&mut self, draft: &Draft, payloads: &[Blob], announce: bool) -> Result<u64, LedgerError> {
+        self.check()?;
+        check_payloads(draft.entry(), payloads)?;
+        if payloads.len() > MAX_PAYLOADS {
+            let (what, found) = ("an entry's number of payloads", payloads.len() as u64);
+            return Err(LedgerError::TooLarge { what, found, bound: MAX_PAYLOADS as u64 });
         }
         if self.pending.bytes > BUFFER_BYTES {
             self.write_out()?;
         }
-        Ok(self.push(entry, &body, payloads, announce))
+        Ok(self.push(draft, payloads, announce))
     }
 
     /// Writes everything that is buffered; returns how many entries are written now. They survive a crash of the process, not of the machine.
@@ -335,7 +338,8 @@ impl Ledger {
     }
 
     /// Buffers an entry that was checked.
-    fn push(&mut self, entry: &Entry, body: &[u8], payloads: &[Blob], announce: bool) -> u64 {
+    fn push(&mut self, draft: &Draft, payloads: &[Blob], announce: bool) -> u64 {
+        let (entry, body) = (draft.entry(), draft.body());
         let seq = self.next;
         let tip = self.place(seq);
         let chunk = self.pending.chunks.last_mut().expect("placing makes one");
@@ -348,7 +352,7 @@ impl Ledger {
         self.pending.bytes += len;
         let narrow = |n: u64| u32::try_from(n).expect("a segment is shorter than 4 GiB");
         let end = tip.offset + len as u64;
-        let row = Row::new(entry, body, announce, narrow(tip.offset));
+        let row = draft.row(narrow(tip.offset), announce);
         let opens = match entry {
             Entry::Epoch { epoch, .. } => Some(*epoch),
             _ => None,

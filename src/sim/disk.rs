@@ -13,7 +13,6 @@ use super::scenario;
 use crate::cassette::{Cassette, CassetteOptions, CassetteWriter, Durability, Ticket, payloads};
 use crate::fabric::{FlightId, Time};
 use crate::id::{ContentId, Digest, EpochId, NodeId};
-use crate::identity::{Identity, Signer};
 use crate::ledger::{
     FaultyStorage, LedgerError, MemoryStorage, Op, OpenError, Opening, Recovery, Storage, StorageFile,
 };
@@ -54,8 +53,8 @@ impl Disk {
     }
 
     /// Opens the cassette in a new epoch.
-    pub(super) fn open(&self, identity: &Identity, epoch: EpochId, now: u64) -> Result<(Writing, Recovery), OpenError> {
-        let opening = Opening { segment_bytes: self.how.segment * 1024, ..Opening::new(identity.node(), epoch, now) };
+    pub(super) fn open(&self, me: NodeId, epoch: EpochId, now: u64) -> Result<(Writing, Recovery), OpenError> {
+        let opening = Opening { segment_bytes: self.how.segment * 1024, ..Opening::new(me, epoch, now) };
         let storage: Arc<dyn Storage> = match self.mutation {
             Some(Mutation::SkipSync) => Arc::new(LyingStorage(Arc::new(self.faulty.clone()))),
             _ => Arc::new(self.faulty.clone()),
@@ -120,10 +119,10 @@ impl Disk {
     }
 
     /// Whether these bytes are anywhere on the disk.
-    pub(super) fn contains(&self, secret: &[u8]) -> bool {
+    pub(super) fn contains(&self, secret: &[u8; 32]) -> bool {
         self.files().iter().any(|(_, file)| {
             let mut bytes = vec![0; usize::try_from(file.len().unwrap_or_default()).unwrap_or_default()];
-            file.read_at(&mut bytes, 0).is_ok() && bytes.windows(secret.len()).any(|window| window == secret)
+            file.read_at(&mut bytes, 0).is_ok() && super::signatures::contains(&bytes, secret)
         })
     }
 

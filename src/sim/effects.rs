@@ -41,7 +41,7 @@ impl Acting<'_> {
         history.peaks.frame = history.peaks.frame.max(bytes.len());
         let secret = self.hands.identity.seed();
         let few = self.shared.around.len() <= 16 || self.shared.network.traffic.frames.is_multiple_of(SEARCHED);
-        if few && bytes.windows(secret.len()).any(|window| window == secret) {
+        if few && super::signatures::contains(&bytes, &secret) {
             history.nodes[from].leaks.push(format!("in a frame to node {to}"));
         }
         let now = self.shared.queue.now();

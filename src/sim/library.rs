@@ -186,6 +186,21 @@ mod tests {
     }
 
     #[test]
+    fn what_was_found_is_among_the_regressions() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("simulations/FOUND.md");
+        let text = fs::read_to_string(path).expect("it is there");
+        let regressions = regressions(REGRESSIONS).expect("well-formed");
+        // Every second piece is between two backticks.
+        let quoted = text.split('`').skip(1).step_by(2);
+        let seeds = quoted.filter_map(|piece| Some((piece.split_once(' ')?.0, piece.split_once(' ')?.1.parse().ok()?)));
+        let seeds: Vec<(&str, u64)> = seeds.collect();
+        assert!(seeds.len() > 5, "{seeds:?}");
+        for (name, seed) in seeds {
+            assert!(regressions.iter().any(|one| (one.scenario.as_str(), one.seed) == (name, seed)), "{name} {seed}");
+        }
+    }
+
+    #[test]
     fn malformed_lines_are_named() {
         assert_eq!(regressions("# c\n\nstorm 7 because\n").expect("fine")[0].why, "because");
         for wrong in ["storm", "storm x why", "storm 7"] {

@@ -36,6 +36,7 @@ mod rng;
 mod scenario;
 mod seat;
 mod shrink;
+mod signatures;
 mod simulation;
 pub mod span;
 #[cfg(test)]

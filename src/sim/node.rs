@@ -20,12 +20,13 @@ use super::network::Network;
 use super::queue::{Event, Life, Queue};
 use super::rng::Rng;
 use super::scenario;
+use super::signatures::Key;
 use super::timeline::Hops;
 use crate::cassette::Cassette;
 use crate::error::EvalError;
 use crate::fabric::{Config, Fabric, FlightId, Input, JobId, Output, Time, perform};
 use crate::id::{EpochId, NodeId};
-use crate::identity::{Identity, Signature, Signer, Verifier};
+use crate::identity::{Signature, Signer, Verifier};
 use crate::ledger::{OpenError, Recovery};
 use crate::reply::Reply;
 
@@ -73,7 +74,7 @@ pub(super) struct Hands {
     pub(super) life: Life,
     born: Time,
     clock: Clock,
-    pub(super) identity: Identity,
+    pub(super) identity: Key,
     pub(super) me: NodeId,
     pub(super) writing: Writing,
     pub(super) cassette: Cassette,
@@ -111,7 +112,7 @@ impl Hands {
 impl Node {
     /// Starts a node on its disk.
     pub(super) fn start(
-        identity: Identity,
+        identity: Key,
         life: Life,
         disk: &Disk,
         epoch: EpochId,
@@ -119,10 +120,10 @@ impl Node {
     ) -> Result<(Self, Recovery), OpenError> {
         let born = shared.queue.now();
         let clock = shared.around[life.place].clock.clone();
-        let (writing, recovery) = disk.open(&identity, epoch, clock.unix(born))?;
+        let me = identity.node();
+        let (writing, recovery) = disk.open(me, epoch, clock.unix(born))?;
         let cassette = writing.cassette();
         let (lineage, length) = (cassette.ledger().lineage(), cassette.ledger().durable());
-        let me = identity.node();
         let fabric = Fabric::new(Config::new(me, lineage, length));
         let hands = Hands {
             life,

@@ -1,6 +1,7 @@
 //! What is going to happen, in order of virtual time and then of scheduling, and the digest of all that has happened.
 //!
-//! Invariants: time never goes back; every event that is taken is in the digest, with all that decides what it leads to.
+//! Invariants: time never goes back; every event that is taken is in the digest, with all that decides what it leads to (of a frame its
+//! length and checksum).
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -181,8 +182,9 @@ impl Queue {
             self.buffer.extend_from_slice(&number.to_le_bytes());
         }
         if let Event::Frame { bytes, .. } = event {
+            // Its checksum stands for it: one batch travels to everybody, and hashing every copy would cost as much as the rest.
             self.buffer.extend_from_slice(&(bytes.len() as u64).to_le_bytes());
-            self.buffer.extend_from_slice(bytes);
+            self.buffer.extend_from_slice(&crc32c::crc32c(bytes).to_le_bytes());
         }
         if self.buffer.len() >= TRACE_BUFFER {
             self.trace.update(&self.buffer);

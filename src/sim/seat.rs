@@ -7,10 +7,11 @@ use super::disk::Disk;
 use super::history::{Final, Found, History, Missing, Opened};
 use super::node::Node;
 use super::rng::Rng;
+use super::signatures::Key;
 use crate::cassette::Cassette;
 use crate::fabric::Time;
 use crate::id::{ContentId, Digest, EpochId, NodeId};
-use crate::identity::{Identity, Signer};
+use crate::identity::Signer;
 use crate::ledger::{ReadError, Recovery};
 use crate::limits::BATCH_FACTS;
 use crate::message::LogItem;
@@ -24,7 +25,7 @@ struct Entry {
 }
 
 pub(super) struct Seat {
-    pub(super) identity: Identity,
+    pub(super) identity: Key,
     pub(super) name: NodeId,
     pub(super) disk: Disk,
     pub(super) peers: Vec<Place>,
@@ -46,7 +47,7 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(identity: Identity, disk: Disk, peers: Vec<Place>, epochs: Rng) -> Self {
+    pub(super) fn new(identity: Key, disk: Disk, peers: Vec<Place>, epochs: Rng) -> Self {
         let name = identity.node();
         let (lives, node, torn, restored, failed, epoch, imaged) = (0, None, false, false, false, None, None);
         let (log, seen) = (BTreeMap::new(), (0, 0));
@@ -121,7 +122,8 @@ impl Seat {
         let held = asked.iter().filter(|id| announced.contains(&id.fingerprint()));
         let unserved =
             held.filter(|id| !matches!(cassette.evidence(**id, &self.identity), Ok(Some(_)))).copied().collect();
-        let known = self.peers.iter().map(|peer| (*peer, node.fabric.holders().facts_of(names[*peer]))).collect();
+        let mut facts = node.fabric.holders().facts();
+        let known = self.peers.iter().map(|peer| (*peer, facts.remove(&names[*peer]).unwrap_or_default())).collect();
         let given_up = |peer: &Place| {
             let stats = node.fabric.holders().stats_of(names[*peer]);
             (*peer, stats.corrected + stats.beyond_k + stats.dropped)
@@ -152,7 +154,7 @@ fn look(cassette: &Cassette, seq: u64, entry: &Entry) -> Option<Found> {
 }
 
 /// The questions that a node's own log announces, in order.
-fn facts(cassette: &Cassette, identity: &Identity) -> Vec<u64> {
+fn facts(cassette: &Cassette, identity: &Key) -> Vec<u64> {
     let mut facts = Vec::new();
     let mut from = 0;
     while let Some(batch) = cassette.ledger().batch(from, BATCH_FACTS, identity) {

@@ -20,13 +20,14 @@ use super::report::Report;
 use super::rng::{Purpose, Rng};
 use super::scenario::{Pattern, Scenario, ScenarioError};
 use super::seat::Seat;
+use super::signatures::{Checked, Key};
 use super::span::Span;
 use super::timeline::{Hop, Hops, Sample};
 use super::workload::{Ask, TURN, Workload};
 use super::world::{Watcher, World};
 use crate::fabric::Time;
 use crate::id::ContentId;
-use crate::identity::{Ed25519, Identity, MemoVerifier, Verifier};
+use crate::identity::Verifier;
 
 /// A simulation that can be run.
 #[must_use = "a simulation does nothing until it is run"]
@@ -184,14 +185,14 @@ impl<'a> Simulation<'a> {
         }
         let first_liar = scenario.nodes - scenario.liars.count;
         plan.probe(calm, &(0..first_liar).collect::<Vec<_>>());
-        let peers = topology(scenario);
+        let (peers, checked) = (topology(scenario), Checked::default());
         let seat = |(place, peers): (Place, Vec<Place>)| {
             let mut key = [0; 32];
             let mut rng = Rng::stream(seed, Purpose::Identity, place as u64);
             key[..16].copy_from_slice(&rng.bytes());
             key[16..].copy_from_slice(&rng.bytes());
             let epochs = Rng::stream(seed, Purpose::Epochs, place as u64);
-            Seat::new(Identity::from_seed(key), Disk::new(scenario.disk, mutation), peers, epochs)
+            Seat::new(Key::new(key, &checked), Disk::new(scenario.disk, mutation), peers, epochs)
         };
         let seats: Vec<Seat> = peers.into_iter().enumerate().map(seat).collect();
         let around = |place: Place| {
@@ -206,7 +207,7 @@ impl<'a> Simulation<'a> {
         let history = History { nodes: seats.iter().enumerate().map(story).collect(), ..History::default() };
         let verifier: Box<dyn Verifier> = match mutation {
             Some(Mutation::TrustEverybody) => Box::new(Gullible),
-            _ => Box::new(MemoVerifier::<Ed25519>::default()),
+            _ => Box::new(checked),
         };
         let synthetic = Synthetic { questions: scenario.questions, compute: scenario.compute };
         let shared = Shared {

@@ -15,6 +15,8 @@ use crate::message::Message;
 const FRAME_V1: u8 = 1;
 /// Room for everything in a frame that is not a payload or a record.
 const OVERHEAD: usize = 256 * 1024;
+/// Most frames are smaller: they are made without growing a buffer.
+const SMALL: usize = 512;
 /// The largest frame that is written or read.
 pub const MAX_FRAME: usize = MAX_RECORD + INLINE_REPLY + OVERHEAD;
 
@@ -45,7 +47,17 @@ pub enum WireError {
 
 /// The frame of a message.
 pub fn encode(message: &Message) -> Result<Bytes, WireError> {
-    let bytes = postcard::to_extend(message, vec![FRAME_V1]).map_err(|error| WireError::Encoding(error.to_string()))?;
+    let mut small = [FRAME_V1; SMALL];
+    let error = match postcard::to_slice(message, &mut small[1..]) {
+        Ok(body) => {
+            let len = 1 + body.len();
+            return Ok(Bytes::copy_from_slice(&small[..len]));
+        }
+        Err(postcard::Error::SerializeBufferFull) => None,
+        Err(error) => Some(error),
+    };
+    let bytes = error.map_or_else(|| postcard::to_extend(message, vec![FRAME_V1]), Err);
+    let bytes = bytes.map_err(|error| WireError::Encoding(error.to_string()))?;
     if bytes.len() > MAX_FRAME {
         return Err(WireError::TooLarge(bytes.len()));
     }
@@ -72,28 +84,28 @@ pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
 }
 
 /// What is bounded in a message, how long it is, and its bound.
-fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
+fn bounds(message: &Message) -> [(&'static str, usize, usize); 3] {
+    const NONE: (&str, usize, usize) = ("nothing", 0, 0);
     match message {
-        Message::Hello { lineage, .. } => vec![("lineage", lineage.len(), MAX_LINEAGE)],
-        Message::Heads { rows, .. } | Message::Have { rows } => vec![("rows", rows.len(), MAX_ROWS)],
-        Message::Announce(announcement) => vec![("batch", announcement.batch.items.len(), BATCH_FACTS)],
+        Message::Hello { lineage, .. } => [("lineage", lineage.len(), MAX_LINEAGE), NONE, NONE],
+        Message::Heads { rows, .. } | Message::Have { rows } => [("rows", rows.len(), MAX_ROWS), NONE, NONE],
+        Message::Announce(announcement) => [("batch", announcement.batch.items.len(), BATCH_FACTS), NONE, NONE],
         Message::Manifest(manifest) => {
-            vec![("lineage", manifest.lineage.len(), MAX_LINEAGE), ("segments", manifest.segments.len(), MAX_SEGMENTS)]
+            let segments = ("segments", manifest.segments.len(), MAX_SEGMENTS);
+            [("lineage", manifest.lineage.len(), MAX_LINEAGE), segments, NONE]
         }
-        Message::Segment { bytes, .. } => vec![("segment", bytes.len(), MAX_SEGMENT_BYTES)],
-        Message::Held { evidence, payloads, .. } => vec![
+        Message::Segment { bytes, .. } => [("segment", bytes.len(), MAX_SEGMENT_BYTES), NONE, NONE],
+        Message::Held { evidence, payloads, .. } => [
             ("record", evidence.record.len(), MAX_RECORD),
             ("proof", evidence.path.len(), MAX_PROOF),
             ("inline reply", payloads.iter().map(Bytes::len).sum(), INLINE_REPLY),
         ],
-        Message::GetChunk { len, .. } => vec![("chunk", *len as usize, CHUNK as usize)],
-        Message::Chunk { bytes, .. } => vec![("chunk", bytes.len(), CHUNK as usize)],
+        Message::GetChunk { len, .. } => [("chunk", *len as usize, CHUNK as usize), NONE, NONE],
+        Message::Chunk { bytes, .. } => [("chunk", bytes.len(), CHUNK as usize), NONE, NONE],
         Message::Addresses(told) => {
             let each = told.others.iter().map(|(_, addresses)| addresses.len()).max().unwrap_or(0);
-            vec![
-                ("listen addresses", told.mine.len().max(each), MAX_LISTEN_ADDRS),
-                ("peers told of", told.others.len(), MAX_TOLD_PEERS),
-            ]
+            let listen = ("listen addresses", told.mine.len().max(each), MAX_LISTEN_ADDRS);
+            [listen, ("peers told of", told.others.len(), MAX_TOLD_PEERS), NONE]
         }
         Message::Pong { .. }
         | Message::Pull { .. }
@@ -105,7 +117,7 @@ fn bounds(message: &Message) -> Vec<(&'static str, usize, usize)> {
         | Message::Ask { .. }
         | Message::NotHeld { .. }
         | Message::Busy { .. }
-        | Message::Cancel { .. } => Vec::new(),
+        | Message::Cancel { .. } => [NONE; 3],
     }
 }
 

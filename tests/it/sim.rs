@@ -40,7 +40,7 @@ fn a_planted_bug_ends_with_40_and_shrinks_to_a_command_that_shows_it_again() {
     let page = folder.path().join("page.html");
     let run = sim(&["run", "storm", "--seeds", "1", "--plant", "skip-sync", "--html", &page.to_string_lossy()]);
     assert_eq!(run.status.code(), Some(40), "{}", text(&run.stdout));
-    assert!(text(&run.stdout).contains("evalmesh sim replay 0 --scenario storm"));
+    assert!(text(&run.stdout).contains("evalmesh sim replay 0 --scenario storm --plant skip-sync"));
     assert!(fs::read_to_string(page).expect("a page").contains("Something wrong happened"));
     let stuck = sim(&["run", "storm", "--seeds", "1", "--plant", "lose-deliveries"]);
     assert_eq!(stuck.status.code(), Some(41), "{}", text(&stuck.stdout));

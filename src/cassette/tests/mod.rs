@@ -1,5 +1,6 @@
 //! Tests of the cassette. What they share is here; each topic has its file.
 
+mod interleavings;
 mod memo;
 mod model;
 mod recorder;

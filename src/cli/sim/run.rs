@@ -42,7 +42,7 @@ pub(super) fn run(args: &Args) -> Result<u8, Failure> {
     let same = again(&all, &reports, args.plant)?;
     let printed = match args.format {
         Format::Json => json(&reports)?,
-        Format::Text => text::summary(&reports),
+        Format::Text => text::summary(&reports, args.plant),
     };
     print_bytes(printed.as_bytes())?;
     let told = reports.iter().position(|report| !report.violations.is_empty()).unwrap_or(0);

@@ -5,16 +5,17 @@ use std::fmt::Write;
 use comfy_table::Table;
 
 use crate::sim::library::Quality;
-use crate::sim::{Report, Run, check};
+use crate::sim::{Mutation, Report, Run, check};
 
 /// Failed runs that are told one by one.
 const MAX_TOLD: usize = 10;
 
 /// A run that failed, with the command that shows it again.
-fn failed(report: &Report) -> String {
+fn failed(report: &Report, plant: Option<Mutation>) -> String {
     let first = &report.violations[0];
+    let plant = plant.map(|mutation| format!(" --plant {mutation}")).unwrap_or_default();
     format!(
-        "{}, seed {}: {}: {} ({} in all)\n    evalmesh sim replay {} --scenario {}",
+        "{}, seed {}: {}: {} ({} in all)\n    evalmesh sim replay {} --scenario {}{plant}",
         report.scenario,
         report.seed,
         first.check,
@@ -26,7 +27,7 @@ fn failed(report: &Report) -> String {
 }
 
 /// A table of many runs, a row for each scenario.
-pub(super) fn summary(reports: &[Report]) -> String {
+pub(super) fn summary(reports: &[Report], plant: Option<Mutation>) -> String {
     let mut table = Table::new();
     table.set_header(["scenario", "runs", "failed", "events", "answers", "hits", "evaluated", "p50", "p99", "settled"]);
     let mut names: Vec<_> = reports.iter().map(|report| &report.scenario).collect();
@@ -53,7 +54,7 @@ pub(super) fn summary(reports: &[Report]) -> String {
     }
     let verdict = if failed == 0 { "everything holds".to_owned() } else { format!("{failed} failed") };
     let told = reports.iter().filter(|report| !report.violations.is_empty()).take(MAX_TOLD);
-    let told: String = told.map(|report| self::failed(report) + "\n").collect();
+    let told: String = told.map(|report| self::failed(report, plant) + "\n").collect();
     format!("{table}\n{told}{} runs, {} checks each: {verdict}\n", reports.len(), check::ALL.len())
 }
 

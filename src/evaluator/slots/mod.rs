@@ -5,18 +5,19 @@
 //! changes; (2) versions start at 1 and rise by one only when content or limits change; (3) what is refused changes nothing. The name never
 //! reaches an id: requests carry the program's digest. Knows nothing of nodes or files.
 
+mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{self, Arc};
 use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use self::table::Table;
 use super::wasm::WasmEvaluator;
 use super::wasm::plain::ACCEPTED;
 use super::wasm::program::{FILTER, OBSERVE, SHAPE};
@@ -103,6 +104,14 @@ pub struct Registration {
     pub limits: SlotLimits,
     /// An input that the program must take, within these limits and without a trap, before it is registered.
     pub probe: Option<Bytes>,
+}
+
+impl Registration {
+    /// The version that this makes.
+    fn version(&self, digest: Digest, number: u64) -> Version {
+        let Self { name, kind, code, limits, .. } = self.clone();
+        Version { name, kind, number, digest, limits, code }
+    }
 }
 
 /// One version of a slot's program.
@@ -260,107 +269,56 @@ pub struct Reconciled {
     pub evicted: Vec<Name>,
 }
 
-type View = BTreeMap<Name, Arc<Version>>;
-
 /// Named programs, called by name.
 #[derive(Debug)]
 pub struct Slots {
     evaluator: WasmEvaluator,
-    /// Replaced as a whole; the lock is held for as long as it takes to copy a pointer.
-    view: RwLock<Arc<View>>,
-    /// Held by whoever makes the next view.
-    changing: Mutex<()>,
+    table: Table,
 }
 
 impl Slots {
     /// No slots yet, whose programs will run on this evaluator.
     #[must_use]
     pub fn new(evaluator: WasmEvaluator) -> Self {
-        Self { evaluator, view: RwLock::default(), changing: Mutex::default() }
+        Self { evaluator, table: Table::default() }
     }
 
     /// Registers a program, or replaces the one that is there. Content and limits that are there already change nothing.
     pub fn register(&self, wanted: &Registration) -> Result<Arc<Version>, SlotError> {
-        let digest = self.prepare(wanted)?;
-        let _changing = self.change();
-        let mut view = View::clone(&self.view());
-        let version = put(&mut view, wanted, digest)?;
-        self.publish(view);
-        Ok(version)
+        self.table.register(wanted, self.prepare(wanted)?)
     }
 
     /// Puts a version back that was registered in an earlier life of this process, under its number. It is compiled when it is first called.
     pub fn restore(&self, earlier: &Registration, number: u64) -> Result<Arc<Version>, SlotError> {
-        let _changing = self.change();
-        let mut view = View::clone(&self.view());
-        if view.len() >= MAX_SLOTS {
-            return Err(SlotError::Full { bound: MAX_SLOTS });
-        }
-        let Registration { name, kind, code, limits, .. } = earlier.clone();
-        let digest = Digest::of(&code);
-        let version = Arc::new(Version { name: name.clone(), kind, number, digest, limits, code });
-        view.insert(name, Arc::clone(&version));
-        self.publish(view);
-        Ok(version)
+        self.table.restore(earlier.version(Digest::of(&earlier.code), number))
     }
 
     /// Forgets a slot. Says whether it was there.
     pub fn evict(&self, name: &Name) -> bool {
-        let _changing = self.change();
-        let mut view = View::clone(&self.view());
-        let was_there = view.remove(name).is_some();
-        if was_there {
-            self.publish(view);
-        }
-        was_there
+        self.table.evict(name)
     }
 
     /// Makes the slots exactly these. Where one of them is refused nothing changes, so a bad pass never takes away what works.
     pub fn reconcile(&self, wanted: &[Registration]) -> Result<Reconciled, SlotError> {
         let digests = wanted.iter().map(|one| self.prepare(one)).collect::<Result<Vec<_>, _>>()?;
-        let _changing = self.change();
-        let before = self.view();
-        let mut view = View::clone(&before);
-        let mut done = Reconciled::default();
-        let mut named = BTreeSet::new();
-        for (one, digest) in wanted.iter().zip(digests) {
-            if !named.insert(one.name.clone()) {
-                return Err(SlotError::Twice { slot: one.name.clone() });
-            }
-            let version = put(&mut view, one, digest)?;
-            let list = match before.get(&one.name) {
-                None => &mut done.added,
-                Some(old) if old.number == version.number => &mut done.unchanged,
-                Some(_) => &mut done.replaced,
-            };
-            list.push(one.name.clone());
-        }
-        self.publish(view.clone());
-        done.evicted = view.keys().filter(|name| !named.contains(*name)).cloned().collect();
-        view.retain(|name, _| named.contains(name));
-        self.publish(view);
-        Ok(done)
+        self.table.reconcile(wanted, digests)
     }
 
     /// The current versions, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Version>> {
-        self.view().values().cloned().collect()
+        self.table.list()
     }
 
     /// The current version of a slot, whatever its kind.
     #[must_use]
     pub fn find(&self, name: &Name) -> Option<Arc<Version>> {
-        self.view().get(name).cloned()
+        self.table.find(name)
     }
 
     /// The current version of a slot that is called as this kind.
     pub fn get(&self, name: &Name, wanted: SlotKind) -> Result<Arc<Version>, SlotError> {
-        match self.view().get(name) {
-            Some(version) if version.kind == wanted => Ok(Arc::clone(version)),
-            Some(version) => Err(SlotError::OtherKind { slot: name.clone(), kind: version.kind, wanted }),
-            None => Err(SlotError::Missing { slot: name.clone(), wanted }),
-        }
+        self.table.get(name, wanted)
     }
 
     /// Asks a filter for its verdict.
@@ -397,11 +355,7 @@ impl Slots {
 
     /// Compiles a program and checks its contract, without holding anybody up. Of two that race with the same bytes one compiles.
     fn prepare(&self, wanted: &Registration) -> Result<Digest, SlotError> {
-        if let Some(version) = self.view().get(&wanted.name)
-            && version.kind != wanted.kind
-        {
-            return Err(kind_change(version, wanted));
-        }
+        self.table.accepts(wanted)?;
         let refused = |source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source };
         let digest = self.evaluator.prepare(&wanted.code, wanted.kind.entry()).map_err(refused)?;
         self.probe(wanted, digest)?;
@@ -411,49 +365,17 @@ impl Slots {
     /// Runs the probe, if there is one. What is registered already with the same content and limits has passed.
     fn probe(&self, wanted: &Registration, digest: Digest) -> Result<(), SlotError> {
         let Some(input) = &wanted.probe else { return Ok(()) };
-        if self.view().get(&wanted.name).is_some_and(|version| version.is(wanted, digest)) {
+        if self.table.find(&wanted.name).is_some_and(|version| version.is(wanted, digest)) {
             return Ok(());
         }
         let refused = |source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source };
-        let Registration { name, kind, code, limits, .. } = wanted.clone();
-        let version = Version { name, kind, number: 0, digest, limits, code };
+        let version = wanted.version(digest, 0);
         let reply = job(&version, input.clone()).and_then(|job| self.evaluator.evaluate(&job)).map_err(refused)?;
         match reply.status {
             Status::Trap(trap) => Err(SlotError::Probe { slot: wanted.name.clone(), kind: wanted.kind, trap }),
             Status::Exit(_) => Ok(()),
         }
     }
-
-    fn view(&self) -> Arc<View> {
-        Arc::clone(&self.view.read().unwrap_or_else(PoisonError::into_inner))
-    }
-
-    fn publish(&self, view: View) {
-        *self.view.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(view);
-    }
-
-    fn change(&self) -> std::sync::MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Puts a prepared program into the next view.
-fn put(view: &mut View, wanted: &Registration, digest: Digest) -> Result<Arc<Version>, SlotError> {
-    let number = match view.get(&wanted.name) {
-        Some(version) if version.kind != wanted.kind => return Err(kind_change(version, wanted)),
-        Some(version) if version.is(wanted, digest) => return Ok(Arc::clone(version)),
-        Some(version) => version.number + 1,
-        None if view.len() >= MAX_SLOTS => return Err(SlotError::Full { bound: MAX_SLOTS }),
-        None => 1,
-    };
-    let Registration { name, kind, code, limits, .. } = wanted.clone();
-    let version = Arc::new(Version { name: name.clone(), kind, number, digest, limits, code });
-    view.insert(name, Arc::clone(&version));
-    Ok(version)
-}
-
-fn kind_change(version: &Version, wanted: &Registration) -> SlotError {
-    SlotError::KindChange { slot: version.name.clone(), kind: version.kind, wanted: wanted.kind }
 }
 
 /// A call's job. The program is named by its digest, so that the id costs no hash of its bytes.

@@ -1,5 +1,7 @@
 //! Contracts, versions, and what happens when two change the same slot at once.
 
+mod interleavings;
+
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;

@@ -2,11 +2,11 @@
 //!
 //! Whoever asks first begins the making, on another thread; all wait for it with their own deadline, and one that gives up disturbs nobody.
 //! Refusals are remembered like programs, since the same bytes are refused again, and so is what was too costly to compile; what only this
-//! moment refused is not. Invariant: every
-//! slot is filled exactly once, also when its making panics. Knows nothing of requests or of how a program is made.
+//! moment refused is not. Invariant: every slot is filled exactly once, also when its making panics. Knows nothing of requests or of how a
+//! program is made. Its locks come from the module above, so that `tests/interleavings` runs this very file under many orders of its threads.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use bytes::Bytes;
 
@@ -14,6 +14,7 @@ use super::artifacts::{Counters, Layer, Miss};
 use super::engine::Flavour;
 use super::limits::{CACHED_MODULES, KNOWN_BYTES, KNOWN_PROGRAMS, TICK};
 use super::program::Program;
+use super::sync::{Arc, Condvar, Mutex, PoisonError};
 use crate::error::{EvalError, LimitHit, Refusal};
 use crate::id::Digest;
 

@@ -32,7 +32,7 @@ mod weigh;
 pub mod worker;
 
 use std::fmt;
-use std::sync::{Arc, OnceLock};
+use std::sync::{self, Arc, OnceLock};
 
 use bytes::Bytes;
 

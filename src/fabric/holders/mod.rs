@@ -161,9 +161,9 @@ impl HolderIndex {
 
     /// Masks what lies in segments wholly below a floor: the holder dropped it.
     pub fn raise_floor(&mut self, peer: NodeId, floor: u64) {
-        let Some(at) = self.find(peer) else { return };
-        let below: Vec<_> =
-            self.logs[at].runs.range(..floor / SEGMENT).map(|(segment, run)| (*segment, *run)).collect();
+        let first = floor / SEGMENT;
+        let Some(at) = (first > 0).then(|| self.find(peer)).flatten() else { return };
+        let below: Vec<_> = self.logs[at].runs.range(..first).map(|(segment, run)| (*segment, *run)).collect();
         for (segment, run) in below {
             self.kill(at, segment, run);
         }
@@ -353,15 +353,27 @@ impl HolderIndex {
         self.by_node.values().filter_map(move |at| described(&self.logs[*at as usize]))
     }
 
-    /// The keys known of a peer, in order and each once: for checkers that want all live indexes to be equal.
+    /// The keys known of every peer, in order and each once: for checkers that want all live indexes to be equal.
+    #[must_use]
+    pub fn facts(&self) -> BTreeMap<NodeId, Vec<u64>> {
+        let mut of = vec![Vec::new(); self.logs.len()];
+        for (key, run) in self.table.iter() {
+            if let Some(at) = self.runs.log(run) {
+                of[at].push(key);
+            }
+        }
+        let sorted = of.into_iter().zip(&self.logs).map(|(mut keys, log)| {
+            keys.sort_unstable();
+            keys.dedup();
+            (log.node, keys)
+        });
+        sorted.collect()
+    }
+
+    /// The keys known of one peer; see [`Self::facts`].
     #[must_use]
     pub fn facts_of(&self, peer: NodeId) -> Vec<u64> {
-        let Some(at) = self.find(peer) else { return Vec::new() };
-        let mut keys: Vec<_> =
-            self.table.iter().filter(|(_, run)| self.runs.log(*run) == Some(at)).map(|(key, _)| key).collect();
-        keys.sort_unstable();
-        keys.dedup();
-        keys
+        self.facts().remove(&peer).unwrap_or_default()
     }
 
     fn find(&self, peer: NodeId) -> Option<usize> {

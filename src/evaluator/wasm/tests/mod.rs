@@ -6,6 +6,7 @@ mod bombs;
 mod components;
 mod guests;
 mod hostile;
+mod interleavings;
 mod limits;
 mod plain;
 mod pooling;
