@@ -89,7 +89,7 @@ pub(super) fn run(command: Command) -> Result<u8, Failure> {
     match command {
         Command::Set(args) => set(args),
         Command::List(args) => list(&args),
-        Command::Evict(args) => evict(args),
+        Command::Evict(args) => evict(&args),
     }
 }
 
@@ -140,7 +140,7 @@ fn json(slots: &[SlotStatus]) -> Result<String, Failure> {
     Ok(format!("{value:#}\n"))
 }
 
-fn evict(args: EvictArgs) -> Result<u8, Failure> {
+fn evict(args: &EvictArgs) -> Result<u8, Failure> {
     match ask(&args.data.resolve()?, Asked::SlotEvict(args.name.clone()))? {
         Reaction::SlotEvict(result) => {
             let was_there = result?;

@@ -329,7 +329,12 @@ fn published_code_is_run_by_those_who_list_its_signer() {
     let published = evalmesh(&["publish", &queens, "--to", &copies, "--source", "examples", "--data", &maker]);
     assert!(published.status.success(), "{}", text(&published.stderr));
     let file = text(&published.stdout).trim().to_owned();
-    assert!(file.starts_with(&copies) && file.ends_with(".bin") && Path::new(&file).is_file(), "{file}");
+    assert!(
+        file.starts_with(&copies)
+            && Path::new(&file).extension().is_some_and(|end| end == "bin")
+            && Path::new(&file).is_file(),
+        "{file}"
+    );
     let said = text(&published.stderr);
     let signer = said.split_whitespace().nth(2).expect("a name").trim_end_matches(':').to_owned();
     let other = "ab".repeat(32);

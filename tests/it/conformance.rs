@@ -5,7 +5,7 @@ use evalmesh::node::Node;
 use evalmesh::request::AnswerFrom;
 
 #[path = "../conformance/mod.rs"]
-mod conformance;
+mod bodies;
 
 #[test]
 fn every_guest_ends_as_it_must_on_every_node_and_again() {
@@ -14,7 +14,7 @@ fn every_guest_ends_as_it_must_on_every_node_and_again() {
     for round in 0..2 {
         let node = Node::builder().grant("eval".parse().expect("a name")).grant("network".parse().expect("a name"));
         let node = node.start().expect("a node in memory");
-        for guest in conformance::guests() {
+        for guest in bodies::guests() {
             for answer_from in [AnswerFrom::Anywhere, AnswerFrom::ComputedOnly, AnswerFrom::HeldOnly] {
                 // The second time it is run anew, the third time it comes from memory, where nothing but answers are.
                 let asked = guest.request.clone().answer_from(answer_from);
