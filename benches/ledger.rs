@@ -127,7 +127,7 @@ fn verify(records: u64) {
             Sight::Finding(_) => findings += 1,
         };
         survey.verify(&Ed25519, &mut visit).expect("reads");
-        let spent = (thread_cpu() - begun).as_secs_f64();
+        let spent = thread_cpu().saturating_sub(begun).as_secs_f64();
         assert_eq!((entries, findings), (records + 1, 0));
         println!(
             "verify: {:.2} GB/s of one core, {:.2} us a record",

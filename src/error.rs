@@ -247,4 +247,28 @@ pub enum LimitHit {
         /// The bound in bytes.
         bound: u64,
     },
+    /// The processor time allowed is used up.
+    #[error("no answer within {ms} ms of processor time")]
+    CpuTime {
+        /// The processor time allowed, in milliseconds.
+        ms: u64,
+    },
+    /// The program made more files than allowed.
+    #[error("more than {bound} files")]
+    Files {
+        /// The bound.
+        bound: u64,
+    },
+    /// Evaluations that ask for others in a row, or in a circle, which has no end at all.
+    #[error("nested evaluations deeper than {bound}, or in a circle")]
+    Depth {
+        /// The bound.
+        bound: u64,
+    },
+    /// One evaluation asked too many questions.
+    #[error("more than {bound} questions asked by one evaluation")]
+    FanOut {
+        /// The bound.
+        bound: u64,
+    },
 }

@@ -39,7 +39,8 @@
 //! # Features
 //!
 //! `default` is everything for the main job (`cli`, `net`, `wasm`, `sim`). Without features the crate is the values and the core alone: no
-//! tokio, libp2p, wasmtime or wgpu. `node` adds a running node, `net` its lanes to peers, `wasm` the wasm evaluator, `sim` the simulator.
+//! tokio, libp2p, wasmtime or wgpu. `node` adds a running node, `net` its lanes to peers, `wasm` the wasm evaluator (`component` and
+//! `artifacts-http` widen it), `sim` the simulator.
 
 pub mod bao;
 pub mod cassette;

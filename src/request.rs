@@ -254,6 +254,10 @@ pub struct Options {
     pub stream: bool,
     /// Where the answer may come from.
     pub answer_from: AnswerFrom,
+    /// Processor time that the program may use.
+    pub cpu: Option<Duration>,
+    /// Files that the program may make or change.
+    pub files: Option<u64>,
 }
 
 /// One question. Build it with the methods below; ask it with `Eval::eval`.

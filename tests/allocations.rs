@@ -1,7 +1,7 @@
 //! What a hit allocates: nothing from memory, and from disk little more than the reply itself. Counted, so it holds on every machine.
 
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 
 use evalmesh::cassette::{Cassette, CassetteOptions, CassetteWriter, Lookup, Recorder, Tier};
 use evalmesh::id::{ContentId, EpochId};
@@ -27,7 +27,7 @@ fn cassette(folder: &std::path::Path, ram_bytes: usize) -> Cassette {
     let storage = Arc::new(FileStorage::open(folder).expect("opens"));
     let (writer, _) = CassetteWriter::open(storage, &opening, options).expect("opens");
     let recorder = Recorder::start(writer, None).expect("a thread");
-    let (done, recorded) = channel();
+    let (done, outcomes) = sync_channel(1000);
     for n in 0..RECORDS {
         let about = Observation {
             request: id(n),
@@ -42,7 +42,7 @@ fn cassette(folder: &std::path::Path, ram_bytes: usize) -> Cassette {
             let _ = done.send(result.is_ok());
         });
     }
-    assert!((0..RECORDS).all(|_| recorded.recv() == Ok(true)));
+    assert!((0..RECORDS).all(|_| outcomes.recv() == Ok(true)));
     let cassette = recorder.cassette().clone();
     recorder.close().expect("closes");
     cassette

@@ -7,7 +7,7 @@ use std::error::Error;
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 
 use evalmesh::cassette::{CassetteOptions, CassetteWriter, Lookup, Recorder};
 use evalmesh::id::{ContentId, EpochId};
@@ -79,9 +79,9 @@ fn record(directory: &Path, size: u64) -> Result<BlobRef, Box<dyn Error>> {
     };
     let reply = Reply { stdout: Some(Payload::Stored(name)), ..Reply::ok("") };
     let record = Record::observe(about, &reply, Identity::from_seed([7; 32]).node());
-    let (done, recorded) = channel();
+    let (done, outcomes) = sync_channel(1);
     recorder.record_blobs(record, vec![blob], move |result| drop(done.send(result)));
-    assert!(recorded.recv()??.durable);
+    assert!(outcomes.recv()??.durable);
     recorder.close()?;
     Ok(name)
 }

@@ -15,9 +15,13 @@ use evalmesh::evaluator::wasm::{AotConfig, Compilation, WasmEvaluator, WasmLimit
 use evalmesh::reply::Reply;
 use evalmesh::request::{Program, Request};
 
+#[path = "conformance/mod.rs"]
+mod conformance;
+
 fn main() {
     enter_worker_role();
-    let checks: [(&str, fn()); 8] = [
+    let checks: [(&str, fn()); 9] = [
+        ("every conformance guest ends as it must, compiled and from disk", every_guest_ends_as_it_must),
         ("code from a worker runs, in both classes", code_from_a_worker_runs),
         ("what a worker made is kept on disk", what_a_worker_made_is_kept),
         ("a compilation beyond its time is killed", a_compilation_beyond_its_time_is_killed),
@@ -47,7 +51,7 @@ fn evaluator(config: WorkerConfig, aot: Option<AotConfig>) -> Result<WasmEvaluat
 }
 
 fn run(evaluator: &WasmEvaluator, request: Request) -> Result<Reply, EvalError> {
-    evaluator.evaluate(&Job::inline(request).expect("a whole request"))
+    evaluator.evaluate(&Job::inline(request)?)
 }
 
 fn call(text: &str) -> Request {
@@ -70,6 +74,22 @@ fn code_from_a_worker_runs() {
     assert_eq!(evaluator.artifacts().compiled, 6);
     let refused = run(&evaluator, call("(module (func (export \"g\")))"));
     assert!(matches!(refused, Err(EvalError::Refused(Refusal::Entry { .. }))), "{refused:?}");
+}
+
+/// The nodes of `tests/it` compile these in their own process; here workers do, and the second time the code comes from disk.
+fn every_guest_ends_as_it_must() {
+    let folder = tempfile::tempdir().expect("a folder");
+    for from_disk in [false, true] {
+        let aot = Some(AotConfig::new(folder.path().join("aot"), b"secret"));
+        let evaluator = evaluator(config(), aot).expect("workers");
+        // Those that ask take a node.
+        let asks = |request: &Request| request.capabilities.iter().any(|capability| capability.as_str() == "eval");
+        let guests = conformance::guests().into_iter().filter(|guest| !asks(&guest.request));
+        let wrong: Vec<_> = guests.filter_map(|guest| guest.check(&run(&evaluator, guest.request.clone()))).collect();
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+        let report = evaluator.artifacts();
+        assert_eq!((report.compiled == 0, report.disk_hits > 0), (from_disk, from_disk), "{report}");
+    }
 }
 
 fn what_a_worker_made_is_kept() {

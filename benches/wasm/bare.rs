@@ -4,7 +4,7 @@
 
 use std::hint::black_box;
 
-use wasmtime::{Config, Engine, InstancePre, Linker, Module, PoolingAllocationConfig, Store};
+use wasmtime::{Config, Enabled, Engine, InstancePre, Linker, Module, PoolingAllocationConfig, Store};
 
 pub(crate) struct Bare {
     engine: Engine,
@@ -15,6 +15,7 @@ pub(crate) struct Bare {
 
 impl Bare {
     pub(crate) fn new() -> Self {
+        let pagemap = PoolingAllocationConfig::is_pagemap_scan_available();
         let mut pool = PoolingAllocationConfig::new();
         pool.total_core_instances(64)
             .total_memories(64)
@@ -22,8 +23,9 @@ impl Bare {
             .max_tables_per_module(16)
             .max_memory_size(1 << 30)
             .table_elements(1 << 20)
-            .linear_memory_keep_resident(64 << 10)
-            .table_keep_resident(64 << 10);
+            .linear_memory_keep_resident(if pagemap { 1 << 20 } else { 64 << 10 })
+            .table_keep_resident(64 << 10)
+            .pagemap_scan(if pagemap { Enabled::Yes } else { Enabled::No });
         let mut config = Config::new();
         config
             .cranelift_nan_canonicalization(true)

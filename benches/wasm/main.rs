@@ -22,6 +22,7 @@ const CALLS: usize = 400;
 const ROT13: &[u8] = include_bytes!("../../examples/guests/rot13.wasm");
 const QUEENS: &[u8] = include_bytes!("../../examples/guests/queens.wasm");
 const WORDFREQ: &[u8] = include_bytes!("../../examples/guests/wordfreq.wasm");
+const CRC32C: &[u8] = include_bytes!("../../examples/guests/crc32c.wasm");
 const INPUT: &[u8] = b"Hello, Wasm! 123";
 
 fn main() {
@@ -55,7 +56,7 @@ fn filter() -> Job {
 fn calls(evaluator: &WasmEvaluator) {
     println!("one call, fresh instance each (median of {ROUNDS} rounds of {CALLS})   ours us   bare us   ratio");
     let bare = bare::Bare::new();
-    let rows: [(&str, Job, &dyn Fn()); 3] = [
+    let rows: [(&str, Job, &dyn Fn()); 4] = [
         ("core module, alloc/run, 16 bytes", filter(), &|| bare.filter(INPUT)),
         (
             "core module, one call: queens(1)",
@@ -71,13 +72,20 @@ fn calls(evaluator: &WasmEvaluator) {
                 bare.instantiate_command();
             },
         ),
+        (
+            "WASI C command: crc32c of a file of 16 bytes",
+            job(Request::new(Program::wasm(CRC32C)).arg("a").file("a", INPUT).expect("a path")),
+            &|| {
+                bare.instantiate_command();
+            },
+        ),
     ];
     for (name, job, bare) in rows {
         let ours = || drop(black_box(evaluator.evaluate(&job).expect("a reply")));
         let (ours, bare, ratio) = in_turns(&ours, bare);
         println!("{name:<68} {:>8.2} {:>9.2} {ratio:>7.2}", micros(ours), micros(bare));
     }
-    println!("(the bare side of the command row only instantiates: there is no second host to compare with)");
+    println!("(the bare side of the command rows only instantiates: there is no second host to compare with)");
 }
 
 /// Medians of both sides, and of the ratio within a round.

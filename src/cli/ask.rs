@@ -9,9 +9,9 @@ use crate::cli::{DataDir, Failure, exit, paths, print_bytes, runtime};
 use crate::eval::{Answer, Eval};
 use crate::id::ContentId;
 use crate::node::control::{Client, ClientError};
-use crate::node::{Network, Node};
+use crate::node::{Network, Node, NodeBuilder};
 use crate::reply::Payload;
-use crate::request::{AnswerFrom, Program, Request};
+use crate::request::{AnswerFrom, Name, Program, Request};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EvalArgs {
@@ -35,6 +35,11 @@ pub(super) struct EvalArgs {
     /// How long to wait, for example `500ms` or `2m`.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
+    /// Something that the program may do beyond computing, for example `eval`: ask for other replies. May be repeated.
+    #[arg(long = "capability", value_name = "NAME")]
+    capabilities: Vec<Name>,
+    #[command(flatten)]
+    limits: Limits,
     /// Compute even if the answer is held, and record it again.
     #[arg(long, conflicts_with = "cached_only")]
     fresh: bool,
@@ -51,6 +56,27 @@ pub(super) struct EvalArgs {
     data: DataDir,
     #[command(flatten)]
     fleet: Fleet,
+}
+
+/// What bounds an evaluation and is no part of the question.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Limits")]
+struct Limits {
+    /// Processor time, for example `500ms`.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    cpu: Option<Duration>,
+    /// Fuel, roughly instructions.
+    #[arg(long, value_name = "N")]
+    fuel: Option<u64>,
+    /// Bytes of memory.
+    #[arg(long, value_name = "BYTES")]
+    memory: Option<u64>,
+    /// Bytes of output, log and files together.
+    #[arg(long, value_name = "BYTES")]
+    output: Option<u64>,
+    /// Files that it may make or change.
+    #[arg(long, value_name = "N")]
+    files_made: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -103,7 +129,14 @@ fn request(args: &EvalArgs) -> Result<Request, Failure> {
         })?;
         request = request.env(name, value);
     }
+    request.capabilities.extend(args.capabilities.iter().cloned());
+    let limits = &args.limits;
     request.options.timeout = args.timeout;
+    request.options.cpu = limits.cpu;
+    request.options.fuel = limits.fuel;
+    request.options.memory = limits.memory;
+    request.options.output = limits.output;
+    request.options.files = limits.files_made;
     Ok(request.answer_from(match (args.fresh, args.cached_only) {
         (true, _) => AnswerFrom::ComputedOnly,
         (_, true) => AnswerFrom::HeldOnly,
@@ -111,7 +144,7 @@ fn request(args: &EvalArgs) -> Result<Request, Failure> {
     }))
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     if path == Path::new("-") {
         let mut bytes = Vec::new();
         return match std::io::stdin().lock().read_to_end(&mut bytes) {
@@ -144,6 +177,10 @@ const JOIN: Duration = Duration::from_secs(5);
 
 async fn ask_here(question: Question, directory: &Path, fleet: Fleet) -> Result<Answer, Failure> {
     let mut builder = Node::builder().data_dir(directory);
+    if let Question::Eval(request) = &question {
+        // Whoever asks a node of its own process says with the request what is granted.
+        builder = request.capabilities.iter().cloned().fold(builder, NodeBuilder::grant);
+    }
     let peers = fleet.all_peers()?;
     let wanted = peers.len();
     if wanted > 0 {
@@ -185,7 +222,7 @@ async fn join(node: &Node, peers: usize) -> Result<(), Failure> {
 }
 
 /// The reply's bytes on stdout, one line about it on stderr.
-fn show(answer: &Answer, took: Duration) -> Result<u8, Failure> {
+pub(super) fn show(answer: &Answer, took: Duration) -> Result<u8, Failure> {
     if let Some(bytes) = answer.reply.stdout.as_ref().and_then(Payload::bytes) {
         print_bytes(bytes)?;
     }

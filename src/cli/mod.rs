@@ -10,8 +10,12 @@ mod ledger;
 mod paths;
 mod peers;
 mod pins;
+#[cfg(feature = "wasm")]
+mod publish;
 #[cfg(feature = "sim")]
 mod sim;
+#[cfg(feature = "wasm")]
+mod slots;
 mod status;
 mod up;
 
@@ -51,6 +55,16 @@ enum Command {
     /// Show what a program is, what it needs, and whether a node would admit it.
     #[cfg(feature = "wasm")]
     Inspect(inspect::Args),
+    /// Compile a program and put the signed code where other nodes read it.
+    #[cfg(feature = "wasm")]
+    Publish(publish::Args),
+    /// Programs under names: register, list, forget.
+    #[cfg(feature = "wasm")]
+    #[command(subcommand)]
+    Slot(slots::Command),
+    /// Call a program by its slot's name.
+    #[cfg(feature = "wasm")]
+    Call(slots::CallArgs),
     /// Look at a node's ledger - count, verify, show, export - or compact it.
     #[command(subcommand)]
     Ledger(ledger::Command),
@@ -100,6 +114,12 @@ pub fn main() -> ExitCode {
         Command::Holders(args) => peers::holders(&args),
         #[cfg(feature = "wasm")]
         Command::Inspect(args) => inspect::run(&args),
+        #[cfg(feature = "wasm")]
+        Command::Publish(args) => publish::run(&args),
+        #[cfg(feature = "wasm")]
+        Command::Slot(command) => slots::run(command),
+        #[cfg(feature = "wasm")]
+        Command::Call(args) => slots::call(args),
         Command::Ledger(command) => ledger::run(&command),
         Command::Pin(args) => pins::pin(&args),
         Command::Unpin(args) => pins::unpin(&args),

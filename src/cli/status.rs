@@ -82,6 +82,18 @@ fn text(status: &Status) -> String {
             status.index_facts, index.bytes, index.budget, index.bytes_per_fact, index.dropped, index.corrected
         ),
     );
+    if let Some(wasm) = &status.wasm {
+        line(
+            "wasm pool",
+            format!(
+                "{:.2} of the instances, {:.2} of the memories in use; {} slots",
+                wasm.instances, wasm.memories, wasm.slots
+            ),
+        );
+        for text in wasm.artifacts.to_string().lines() {
+            line("wasm code", text.to_owned());
+        }
+    }
     line("in flight", status.in_flight.to_string());
     for peer in &status.peers {
         let trip = peer.round_trip.map_or_else(|| "?".to_owned(), |trip| format!("{:.2} ms", trip.as_secs_f64() * 1e3));

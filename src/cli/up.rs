@@ -3,14 +3,21 @@
 use std::io::IsTerminal;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+#[cfg(feature = "wasm")]
+use std::sync::Arc;
 use std::time::Duration;
 
 use tracing::info;
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{DataDir, Failure, exit, paths, runtime, size};
+#[cfg(feature = "wasm")]
+use crate::evaluator::wasm::{Fetch, Folder, RemoteConfig};
+#[cfg(feature = "wasm")]
+use crate::id::NodeId;
 use crate::net::{ParsePeerError, PeerAddr};
-use crate::node::{Network, Node};
+use crate::node::{Network, Node, NodeBuilder};
+use crate::request::Name;
 
 /// How a node joins a fleet; shared by `up` and by an `eval` without a running node.
 #[derive(Debug, Clone, clap::Args)]
@@ -60,6 +67,21 @@ pub(super) struct Args {
     /// Make a new fleet secret in the file named by --secret, which must not exist yet.
     #[arg(long, requires = "secret")]
     new_secret: bool,
+    /// Grant a capability to programs that ask for it, for example `eval`: to ask for other replies. May be repeated.
+    #[arg(long = "grant", value_name = "NAME")]
+    grants: Vec<Name>,
+    /// Where signed compiled code is read from: a folder, or with the feature `artifacts-http` an address. May be repeated.
+    #[cfg(feature = "wasm")]
+    #[arg(long, value_name = "PLACE", requires = "artifact_signers")]
+    artifacts: Vec<String>,
+    /// A node whose compiled code is run here: 64 hexadecimal digits, as `publish` prints them. May be repeated.
+    #[cfg(feature = "wasm")]
+    #[arg(long = "artifact-signer", value_name = "NODE", requires = "artifacts")]
+    artifact_signers: Vec<NodeId>,
+    /// The provenance that compiled code must state, word for word [default: any].
+    #[cfg(feature = "wasm")]
+    #[arg(long, value_name = "TEXT", requires = "artifacts")]
+    artifact_source: Option<String>,
     /// How long to wait for a known holder before computing beside it [default: one measured round trip and 2 ms].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     patience: Option<Duration>,
@@ -86,8 +108,15 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
         Some(path) if args.new_secret => paths::make_secret(&path)?,
         named => paths::fleet_secret(named)?,
     };
+    #[cfg(feature = "wasm")]
+    let remotes = remotes(&args.artifacts, &args.artifact_signers, args.artifact_source.as_ref())?;
     let network = Network { secret, listen: args.listen, peers, mdns: !args.no_mdns };
     let mut builder = Node::builder().data_dir(&directory).control().network(network);
+    builder = args.grants.into_iter().fold(builder, NodeBuilder::grant);
+    #[cfg(feature = "wasm")]
+    {
+        builder = remotes.into_iter().fold(builder, NodeBuilder::artifacts);
+    }
     if let Some(patience) = args.patience {
         builder = builder.patience(patience);
     }
@@ -117,6 +146,30 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     })?;
     info!("stopped");
     Ok(code)
+}
+
+/// The places that compiled code is read from.
+#[cfg(feature = "wasm")]
+fn remotes(places: &[String], signers: &[NodeId], source: Option<&String>) -> Result<Vec<RemoteConfig>, Failure> {
+    let remote = |place: &String| {
+        let fetch: Arc<dyn Fetch> =
+            if place.contains("://") { over_http(place)? } else { Arc::new(Folder(place.into())) };
+        Ok(RemoteConfig { signers: signers.to_vec(), source: source.cloned(), fetch })
+    };
+    places.iter().map(remote).collect()
+}
+
+#[cfg(feature = "artifacts-http")]
+fn over_http(place: &str) -> Result<Arc<dyn Fetch>, Failure> {
+    let https = crate::evaluator::wasm::Https::new(place);
+    let https = https.map_err(|error| Failure::new(exit::USAGE, error.to_string(), "name an https:// address"))?;
+    Ok(Arc::new(https))
+}
+
+#[cfg(all(feature = "wasm", not(feature = "artifacts-http")))]
+fn over_http(place: &str) -> Result<Arc<dyn Fetch>, Failure> {
+    let message = format!("`{place}` is an address, and this build reads from folders alone");
+    Err(Failure::new(exit::USAGE, message, "build evalmesh with the feature `artifacts-http`"))
 }
 
 #[cfg(unix)]

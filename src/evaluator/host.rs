@@ -71,6 +71,6 @@ impl Evaluator for HostEvaluator {
             Ok((_, function)) => Arc::clone(function),
             Err(error) => return done(Err(error)),
         };
-        self.pool.run(move || function(&job), done);
+        self.pool.run(job.depth(), move || function(&job), done);
     }
 }

@@ -13,6 +13,7 @@ pub mod slots;
 #[cfg(feature = "wasm")]
 pub mod wasm;
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -59,6 +60,20 @@ pub struct Job {
     pub budget: Option<Duration>,
     /// Raised when nobody waits any more.
     pub cancel: Cancel,
+    /// Whom the program may ask for other replies, where it was granted [`NESTING`].
+    pub asker: Option<Arc<dyn Asker>>,
+}
+
+/// The capability of programs that ask for other replies on their way.
+pub const NESTING: &str = "eval";
+
+/// Answers the requests that a running evaluation makes.
+pub trait Asker: fmt::Debug + Send + Sync {
+    /// Answers one request, on this thread, which waits. Gives up when `go_on` fails, which is asked every few milliseconds.
+    fn ask(&self, request: Request, go_on: &dyn Fn() -> Result<(), EvalError>) -> Result<Answer, EvalError>;
+
+    /// How many evaluations wait for this one, in a row.
+    fn depth(&self) -> usize;
 }
 
 impl Job {
@@ -81,7 +96,14 @@ impl Job {
             }
         }
         let budget = request.options.timeout;
-        Ok(Self { id, request: Arc::new(request), code, inputs, budget, cancel: Cancel::default() })
+        let cancel = Cancel::default();
+        Ok(Self { id, request: Arc::new(request), code, inputs, budget, cancel, asker: None })
+    }
+
+    /// How many evaluations wait for this one, in a row.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.asker.as_ref().map_or(0, |asker| asker.depth())
     }
 
     /// The bytes of standard input, if it was given.

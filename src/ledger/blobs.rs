@@ -137,7 +137,7 @@ pub(super) fn outboard_path(digest: &Digest) -> String {
 }
 
 /// The digest that a file in a shard is about: the blob itself, or its outboard.
-pub(super) fn named(name: &str) -> Option<(Digest, bool)> {
+pub(super) fn digest_of(name: &str) -> Option<(Digest, bool)> {
     match name.strip_suffix(OUTBOARD) {
         Some(name) => Some((name.parse().ok()?, true)),
         None => Some((name.parse().ok()?, false)),

@@ -146,7 +146,7 @@ impl Ledger {
         for shard in storage.list(blobs::DIR).map_err(failed)? {
             let dir = format!("{}/{shard}", blobs::DIR);
             for name in storage.list(&dir).map_err(failed)? {
-                let Some((digest, is_outboard)) = blobs::named(&name) else { continue };
+                let Some((digest, is_outboard)) = blobs::digest_of(&name) else { continue };
                 if !named.contains(&digest) {
                     let bytes = self.remove_blob(digest).map_err(failed)?;
                     freed.bytes += bytes;

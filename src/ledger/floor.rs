@@ -33,7 +33,7 @@ const VERSION: u8 = 1;
 pub(super) struct Floor {
     pub(super) node: NodeId,
     /// The first entry that is kept.
-    pub(super) floor: u64,
+    pub(super) first: u64,
     /// The epoch that entry is in, unless it is an epoch's first.
     pub(super) epoch: Option<Crossing>,
 }
@@ -116,11 +116,11 @@ impl State {
 
     /// From here on nothing below the floor is there.
     pub(super) fn raise(&mut self, floor: Floor) {
-        let covered = self.runs.partition_point(|run| run.first < floor.floor);
+        let covered = self.runs.partition_point(|run| run.first < floor.first);
         let segment = Segment::new(floor.node, 0, None);
-        self.runs.splice(..covered, [Run::lost(segment, &(0..floor.floor)).into()]);
-        self.segments.retain(|segment| segment.first >= floor.floor);
-        self.floor = floor.floor;
+        self.runs.splice(..covered, [Run::lost(segment, &(0..floor.first)).into()]);
+        self.segments.retain(|segment| segment.first >= floor.first);
+        self.floor = floor.first;
         self.below = floor.epoch.map(|epoch| epoch.tail).unwrap_or_default();
     }
 }
@@ -138,7 +138,7 @@ impl Ledger {
         self.commit()?;
         let storage = self.shared.storage.clone();
         let epoch = self.shared.read().crossing(floor).map_err(|error| self.io_error(INDEX, error))?;
-        let floor = Floor { node: self.shared.node, floor, epoch };
+        let floor = Floor { node: self.shared.node, first: floor, epoch };
         floor.store(&*storage).map_err(|error| self.io_error(FILE, error))?;
         self.shared.write().raise(floor);
         let mut freed = Freed::default();

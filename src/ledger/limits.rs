@@ -26,7 +26,7 @@ pub const ROOM_STEP: usize = 1024 * 1024;
 pub const LEAST_ROOM: u64 = 256 * 1024;
 /// A sync that writes no more than this takes most of its time for metadata; one that writes more takes it for the bytes, and room would only
 /// double them unless the disk is fast.
-pub const LITTLE: u64 = 64 * 1024;
+pub const LITTLE: u64 = 32 * 1024;
 /// A disk is fast that makes a step durable within this: 250 MB/s.
 pub const FAST_STEP: Duration = Duration::from_millis(4);
 /// Steps after which it is clear whether the disk is fast.

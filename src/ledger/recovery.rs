@@ -138,8 +138,8 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
 fn begin(storage: &dyn Storage, node: NodeId) -> io::Result<State> {
     let mut state = State::default();
     // Another node's is of no concern here; its segments say the same, and are refused.
-    if let Some(floor) = Floor::load(storage)?.filter(|floor| floor.node == node && floor.floor > 0) {
-        let first = floor.floor;
+    if let Some(floor) = Floor::load(storage)?.filter(|floor| floor.node == node && floor.first > 0) {
+        let first = floor.first;
         state.epochs.extend(floor.epoch.as_ref().map(|epoch| Epoch {
             id: epoch.id,
             start: epoch.start,

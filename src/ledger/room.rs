@@ -39,13 +39,18 @@ pub struct Room {
 }
 
 /// Room that was made, or the failure to make it.
-pub struct Made(pub(super) io::Result<Option<Arc<dyn StorageFile>>>);
+pub struct Made {
+    /// `None` if the disk is too slow for it.
+    pub(super) spare: io::Result<Option<Arc<dyn StorageFile>>>,
+    /// Whether it was only to be made on a fast disk.
+    pub(super) tried: bool,
+}
 
 impl Room {
     /// Makes it; takes as long as the disk takes. A failure costs speed and nothing else.
     #[must_use]
     pub fn make(self) -> Made {
-        Made(self.spare())
+        Made { spare: self.spare(), tried: self.only_if_fast }
     }
 
     #[expect(

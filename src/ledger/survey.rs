@@ -185,7 +185,7 @@ impl<'a> Survey<'a> {
         segments.sort_by_key(|segment| segment.first);
         let floor = Floor::load(storage).map_err(at(floor::FILE))?.filter(|floor| floor.node == node);
         // What a crash has left of segments that were being dropped.
-        segments.retain(|segment| floor.as_ref().is_none_or(|floor| segment.first >= floor.floor));
+        segments.retain(|segment| floor.as_ref().is_none_or(|floor| segment.first >= floor.first));
         Ok(Some(Self { storage, node, segments, misplaced, floor }))
     }
 
@@ -198,7 +198,7 @@ impl<'a> Survey<'a> {
     /// The first entry that was not dropped with its segment.
     #[must_use]
     pub fn floor(&self) -> u64 {
-        self.floor.as_ref().map_or(0, |floor| floor.floor)
+        self.floor.as_ref().map_or(0, |floor| floor.first)
     }
 
     /// The first sequence number of each segment.
@@ -302,7 +302,7 @@ impl<'a> Survey<'a> {
     pub fn verify(&self, verifier: &dyn Verifier, visit: &mut dyn FnMut(Sight<'_>)) -> Result<(), OpenError> {
         let epoch = self.floor.as_ref().and_then(|floor| {
             let Crossing { id, start, .. } = floor.epoch.as_ref()?;
-            let tree = floor.epoch.as_ref()?.tree(floor.floor);
+            let tree = floor.epoch.as_ref()?.tree(floor.first);
             Some(Chain { id: *id, start: *start, tree })
         });
         let mut check = Check { verifier, epoch, wanted: BTreeMap::new(), evicted: BTreeSet::new() };
@@ -326,8 +326,8 @@ impl<'a> Survey<'a> {
         let mut there = BTreeSet::new();
         for shard in self.list(blobs::DIR)?.into_iter().filter(|name| name.len() == 2) {
             let names = self.list(&format!("{}/{shard}", blobs::DIR))?;
-            let named = names.iter().filter_map(|name| blobs::named(name));
-            there.extend(named.filter_map(|(digest, is_outboard)| (!is_outboard).then_some(digest)));
+            let files = names.iter().filter_map(|name| blobs::digest_of(name));
+            there.extend(files.filter_map(|(digest, is_outboard)| (!is_outboard).then_some(digest)));
         }
         for (digest, (seq, blob)) in &check.wanted {
             if there.remove(digest) {

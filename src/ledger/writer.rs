@@ -69,6 +69,8 @@ pub struct Ledger {
     /// Whether something was written since the last sync.
     unsynced: bool,
     spare: Spare,
+    /// Whether the disk has bandwidth to spare, as far as it was tried.
+    fast: bool,
     poisoned: Option<String>,
 }
 
@@ -120,7 +122,7 @@ impl Active {
     }
 
     /// Writes a chunk; if it leaves the room that was made, makes more behind it, so that most syncs have no metadata to write.
-    fn write(&mut self, chunk: &Chunk, segment_bytes: u64, rewards_room: bool) -> io::Result<()> {
+    fn write(&mut self, chunk: &Chunk, segment_bytes: u64, rewards_room: bool, fast: bool) -> io::Result<()> {
         let end = chunk.offset + chunk.bytes.len() as u64;
         self.file.write_at(&chunk.bytes, chunk.offset)?;
         self.written += chunk.bytes.len() as u64;
@@ -128,7 +130,8 @@ impl Active {
             return Ok(());
         }
         self.room = end;
-        if rewards_room && self.wants_room() && self.writes_little() && end < segment_bytes {
+        let pays = self.wants_room() && (fast || self.writes_little());
+        if rewards_room && pays && end < segment_bytes {
             let step = (chunk.bytes.len() as u64 * ROOM_AHEAD).clamp(LEAST_ROOM, ROOM_STEP as u64);
             let room = usize::try_from((segment_bytes - end).min(step)).expect("at most a step");
             self.file.write_at(&ZEROS[..room], end)?;
@@ -203,6 +206,7 @@ impl Ledger {
             pending: Pending::default(),
             unsynced: true,
             spare: Spare::None,
+            fast: false,
             poisoned: None,
             shared: Arc::new(Shared::new(storage, opening.node, state)),
         };
@@ -314,9 +318,15 @@ impl Ledger {
 
     /// Takes what a helper thread made.
     pub fn accept(&mut self, made: Made) {
-        match made.0 {
-            Ok(Some(file)) => self.spare = Spare::Ready(file),
-            Ok(None) => self.spare = Spare::Declined,
+        match made.spare {
+            Ok(Some(file)) => {
+                self.fast |= made.tried;
+                self.spare = Spare::Ready(file);
+            }
+            Ok(None) => {
+                self.fast = false;
+                self.spare = Spare::Declined;
+            }
             Err(error) => tracing::warn!(%error, "no room could be made ahead; commits will be slower"),
         }
     }
@@ -413,7 +423,7 @@ impl Ledger {
             }
             let active = self.active.as_mut().expect("the first chunk of a ledger makes a segment");
             self.unsynced = true;
-            active.write(&chunk, self.segment_bytes, rewards_room).map_err(|source| (path, source))?;
+            active.write(&chunk, self.segment_bytes, rewards_room, self.fast).map_err(|source| (path, source))?;
             let mut spent = std::mem::take(&mut chunk.bytes);
             spent.clear();
             if spent.capacity() <= 2 * BUFFER_BYTES {

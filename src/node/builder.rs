@@ -20,6 +20,8 @@ use super::evaluators::Evaluators;
 use super::keyfile::{self, KeyError};
 use super::lanes::Lanes;
 use super::shared::Shared;
+#[cfg(feature = "wasm")]
+use super::slots::NodeSlots;
 use super::{Inner, Node, StopOnDrop};
 use crate::cassette::{CassetteOptions, CassetteWriter, Recorder};
 use crate::error::EvalError;
@@ -90,6 +92,8 @@ pub struct NodeBuilder {
     evaluators: Vec<Arc<dyn Evaluator>>,
     #[cfg(feature = "wasm")]
     compilation: Option<crate::evaluator::wasm::Compilation>,
+    #[cfg(feature = "wasm")]
+    remotes: Vec<crate::evaluator::wasm::RemoteConfig>,
     #[cfg(feature = "net")]
     network: Option<Network>,
 }
@@ -176,6 +180,14 @@ impl NodeBuilder {
         self
     }
 
+    /// Takes compiled code that a listed signer made from a remote, after its own disk and before compiling. May be called again for another one.
+    #[cfg(feature = "wasm")]
+    #[must_use]
+    pub fn artifacts(mut self, remote: crate::evaluator::wasm::RemoteConfig) -> Self {
+        self.remotes.push(remote);
+        self
+    }
+
     /// Starts the node. Returns when it answers; listening sockets are bound by then.
     pub fn start(self) -> Result<Node, StartError> {
         let system = |what| move |source| StartError::System { what, source };
@@ -192,7 +204,17 @@ impl NodeBuilder {
         let on_durable = move |length| drop(durable.blocking_send(Event::Fabric(Input::Durable(length))));
         let recorder = Recorder::start(writer, Some(Box::new(on_durable))).map_err(system("ledger thread"))?;
 
-        let evaluators = Arc::new(self.start_evaluators(&identity)?);
+        let mut evaluators = Evaluators::default();
+        #[cfg(feature = "wasm")]
+        let wasm = self.start_wasm(&identity)?;
+        #[cfg(feature = "wasm")]
+        evaluators.add(Arc::new(wasm.clone()));
+        for evaluator in &self.evaluators {
+            evaluators.add(Arc::clone(evaluator));
+        }
+        let evaluators = Arc::new(evaluators);
+        #[cfg(feature = "wasm")]
+        let slots = NodeSlots::open(wasm.clone(), self.data_dir.as_ref().map(|directory| directory.join("slots")));
         let usual = Config::new(signer.node(), cassette.ledger().lineage(), cassette.ledger().durable());
         let config = Config { patience: self.patience, ..usual };
         #[cfg(feature = "net")]
@@ -216,9 +238,14 @@ impl NodeBuilder {
             shared: Arc::clone(&shared),
             clock,
             next_job: AtomicU64::new(1),
+            #[cfg(feature = "wasm")]
+            wasm,
+            #[cfg(feature = "wasm")]
+            slots,
             thread: Mutex::new(None),
         });
         let own_handle = Node { inner: Arc::clone(&inner), _guard: None };
+        let asking_handle = own_handle.clone();
         let control = match &self.data_dir {
             Some(directory) if self.control => {
                 Some(ControlServer::start(own_handle, directory).map_err(system("control socket"))?)
@@ -238,6 +265,9 @@ impl NodeBuilder {
             events,
             waiting: std::collections::BTreeMap::new(),
             running: std::collections::BTreeMap::new(),
+            node: asking_handle,
+            waits: Arc::default(),
+            askers: std::collections::BTreeMap::new(),
             wake_at: None,
         };
         let driver = Driver { clock, fabric: Fabric::new(config), hands };
@@ -263,36 +293,25 @@ impl NodeBuilder {
         Ok(Node { _guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
     }
 
-    #[cfg_attr(
-        not(feature = "wasm"),
-        expect(clippy::unnecessary_wraps, reason = "only the wasm evaluator can fail to start")
-    )]
-    fn start_evaluators(&self, identity: &Identity) -> Result<Evaluators, StartError> {
-        let mut evaluators = Evaluators::default();
-        #[cfg(not(feature = "wasm"))]
-        let _ = identity;
-        #[cfg(feature = "wasm")]
-        {
-            use crate::evaluator::wasm::{AotConfig, Compilation, WasmEvaluator, WasmSetup};
+    #[cfg(feature = "wasm")]
+    fn start_wasm(&self, identity: &Identity) -> Result<crate::evaluator::wasm::WasmEvaluator, StartError> {
+        use crate::evaluator::wasm::{AotConfig, Compilation, WasmEvaluator, WasmSetup};
 
-            let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
-            let pool = Pool::start("evalmesh-wasm", threads)
-                .map_err(|source| StartError::System { what: "compute threads", source })?;
-            let mut setup =
-                WasmSetup { compilation: self.compilation.clone().unwrap_or_default(), ..WasmSetup::default() };
-            if let Some(directory) = &self.data_dir {
-                setup.aot = Some(AotConfig::new(directory.join("aot"), &identity.seed()));
-                if let Compilation::Worker(worker) = &mut setup.compilation {
-                    worker.folder.get_or_insert_with(|| directory.join("workers"));
-                }
+        let threads = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let pool = Pool::start("evalmesh-wasm", threads)
+            .map_err(|source| StartError::System { what: "compute threads", source })?;
+        let mut setup = WasmSetup {
+            compilation: self.compilation.clone().unwrap_or_default(),
+            remotes: self.remotes.clone(),
+            ..WasmSetup::default()
+        };
+        if let Some(directory) = &self.data_dir {
+            setup.aot = Some(AotConfig::new(directory.join("aot"), &identity.seed()));
+            if let Compilation::Worker(worker) = &mut setup.compilation {
+                worker.folder.get_or_insert_with(|| directory.join("workers"));
             }
-            let wasm = WasmEvaluator::with(pool, setup).map_err(StartError::Evaluator)?;
-            evaluators.add(Arc::new(wasm));
         }
-        for evaluator in &self.evaluators {
-            evaluators.add(Arc::clone(evaluator));
-        }
-        Ok(evaluators)
+        WasmEvaluator::with(pool, setup).map_err(StartError::Evaluator)
     }
 }
 

@@ -4,7 +4,7 @@
 //! on other threads and comes back as an event. Invariant: nothing is awaited here but the next event.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,7 +16,7 @@ use crate::bao::{ChunkClaim, ProvenChunk};
 use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
-use crate::evaluator::{Cancel, Job};
+use crate::evaluator::{Asker, Cancel, Job, NESTING};
 use crate::fabric::{
     Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform, segment,
 };
@@ -24,16 +24,19 @@ use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::limits::INLINE_REPLY;
 use crate::message::{Addresses, Announcement, AskId, Manifest, Message, SegmentName};
+use crate::node::Node;
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
+use crate::node::nested::{NodeAsker, Waits};
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
 use crate::node::status::HolderStatus;
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
+use crate::request::Request;
 use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// Events that may wait for the loop. Callers wait when it is full; completions come from a bounded number of threads.
@@ -80,6 +83,11 @@ pub(super) struct Hands {
     pub(super) events: mpsc::Sender<Event>,
     pub(super) waiting: BTreeMap<JobId, Waiting>,
     pub(super) running: BTreeMap<FlightId, Cancel>,
+    /// This node, for programs that ask it.
+    pub(super) node: Node,
+    pub(super) waits: Arc<Waits>,
+    /// Of evaluations that may ask, from their start to their record.
+    pub(super) askers: BTreeMap<FlightId, Arc<NodeAsker>>,
     pub(super) wake_at: Option<Time>,
 }
 
@@ -144,8 +152,11 @@ impl Driver {
     }
 
     fn apply(&mut self, input: Input, outputs: &mut Vec<Output>) {
-        if let Input::Computed(flight, _) = &input {
+        if let Input::Computed(flight, outcome) = &input {
             self.hands.running.remove(flight);
+            if outcome.is_err() {
+                self.hands.askers.remove(flight);
+            }
         }
         if let Input::Abandon(job) = &input {
             self.hands.waiting.remove(job);
@@ -222,6 +233,15 @@ impl Hands {
         self.off_loop(work, |_| Input::Message(from, Message::NotHeld { ask }));
     }
 
+    /// Who asks for a program that may.
+    fn asker(&mut self, flight: FlightId, id: ContentId, request: &Request) -> Option<Arc<dyn Asker>> {
+        request.capabilities.iter().find(|capability| capability.as_str() == NESTING)?;
+        let (node, waits) = (self.node.clone(), Arc::clone(&self.waits));
+        let asker = Arc::new(NodeAsker { node, waits, id, asked: Mutex::default() });
+        self.askers.insert(flight, Arc::clone(&asker));
+        Some(asker)
+    }
+
     /// Runs `work` on an I/O thread and hands its input to the loop; `instead` if the queue is full.
     fn off_loop(&self, work: impl FnOnce() -> Input + Send + 'static, instead: impl FnOnce(EvalError) -> Input) {
         let events = self.events.clone();
@@ -255,6 +275,7 @@ impl Effects for Hands {
     fn compute(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>) {
         let cancel = Cancel::default();
         self.running.insert(flight, cancel.clone());
+        let asker = self.asker(flight, id, &resolved.request);
         let (cassette, evaluators, events) = (self.cassette.clone(), Arc::clone(&self.evaluators), self.events.clone());
         let task = move || {
             let events_too = events.clone();
@@ -267,6 +288,7 @@ impl Effects for Hands {
                 inputs,
                 budget: None,
                 cancel,
+                asker,
             });
             match job {
                 Ok(job) => evaluators.start(job, done),
@@ -284,6 +306,7 @@ impl Effects for Hands {
         if let Some(cancel) = self.running.remove(&flight) {
             cancel.cancel();
         }
+        self.askers.remove(&flight);
     }
 
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
@@ -336,14 +359,17 @@ impl Effects for Hands {
 
     fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
         let (recorder, events, producer) = (self.recorder.clone(), self.events.clone(), self.signer.node());
+        let asker = self.askers.remove(&flight);
         let task = move || {
+            let mut upstream = resolved.upstream.clone();
+            upstream.extend(asker.iter().flat_map(|asker| asker.asked()));
             let about = Observation {
                 request: id,
                 kind: resolved.request.kind(),
                 class: resolved.request.class.clone(),
                 observed_at: unix_micros(),
                 trace: None,
-                upstream: resolved.upstream.clone(),
+                upstream,
             };
             let record = Record::observe(about, &reply, producer);
             let payloads = reply.payloads().filter_map(Payload::bytes).cloned().collect();

@@ -12,8 +12,14 @@ mod driver;
 mod evaluators;
 mod keyfile;
 mod lanes;
+mod nested;
+#[cfg(test)]
+#[cfg(feature = "wasm")]
+mod nested_tests;
 mod resolve;
 mod shared;
+#[cfg(feature = "wasm")]
+mod slots;
 pub mod status;
 
 use std::path::PathBuf;
@@ -29,6 +35,8 @@ pub use self::builder::Network;
 pub use self::builder::{NodeBuilder, StartError};
 use self::clock::Clock;
 pub use self::clock::{random, unix_micros};
+#[cfg(all(feature = "cli", feature = "wasm"))]
+pub(crate) use self::control::serve;
 use self::driver::Event;
 use self::evaluators::Evaluators;
 pub use self::keyfile::KeyError;
@@ -59,6 +67,10 @@ struct Inner {
     shared: Arc<Shared>,
     clock: Clock,
     next_job: AtomicU64,
+    #[cfg(feature = "wasm")]
+    wasm: crate::evaluator::wasm::WasmEvaluator,
+    #[cfg(feature = "wasm")]
+    slots: slots::NodeSlots,
     /// The loop thread, until somebody joins it.
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -171,6 +183,19 @@ impl Node {
                 answers: cassette.records,
                 damaged: cassette.damaged,
             },
+            #[cfg(feature = "wasm")]
+            wasm: Some(self.wasm_status()),
+        }
+    }
+
+    #[cfg(feature = "wasm")]
+    fn wasm_status(&self) -> status::WasmStatus {
+        let gauges = self.inner.wasm.gauges();
+        status::WasmStatus {
+            instances: gauges.instances,
+            memories: gauges.memories,
+            slots: self.inner.slots.list().len() as u64,
+            artifacts: self.inner.wasm.artifacts(),
         }
     }
 
@@ -252,6 +277,12 @@ impl Eval for Node {
     async fn eval(&self, request: Request) -> Result<Answer, EvalError> {
         self.eval_at(request, 0).await
     }
+}
+
+/// The identity of the node with this data directory; made if there is none yet.
+pub fn identity(data_dir: &std::path::Path) -> Result<crate::identity::Identity, StartError> {
+    std::fs::create_dir_all(data_dir).map_err(|source| StartError::System { what: "data directory", source })?;
+    Ok(keyfile::load_or_make(data_dir)?)
 }
 
 struct AbandonOnDrop<'a> {

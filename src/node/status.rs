@@ -7,8 +7,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "wasm")]
+use crate::evaluator::slots::{SlotKind, SlotLimits, Version};
+#[cfg(feature = "wasm")]
+use crate::evaluator::wasm::ArtifactReport;
 use crate::fabric::Liveness;
+#[cfg(feature = "wasm")]
+use crate::id::Digest;
 use crate::id::NodeId;
+#[cfg(feature = "wasm")]
+use crate::request::Name;
 
 /// How a node is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,6 +51,50 @@ pub struct Status {
     pub traffic: TrafficCounts,
     /// The ledger.
     pub ledger: LedgerStatus,
+    /// The wasm evaluator, where one runs.
+    #[cfg(feature = "wasm")]
+    pub wasm: Option<WasmStatus>,
+}
+
+/// The wasm evaluator in numbers.
+#[cfg(feature = "wasm")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct WasmStatus {
+    /// Instances that run, of those that there may be: from 0 to 1.
+    pub instances: f64,
+    /// Linear memories in use, of those that there may be: from 0 to 1.
+    pub memories: f64,
+    /// Programs under names.
+    pub slots: u64,
+    /// Where compiled code came from.
+    pub artifacts: ArtifactReport,
+}
+
+/// A program under a name.
+#[cfg(feature = "wasm")]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotStatus {
+    /// The name.
+    pub name: Name,
+    /// What it promises.
+    pub kind: SlotKind,
+    /// Its version.
+    pub number: u64,
+    /// The program.
+    pub digest: Digest,
+    /// How long the program is.
+    pub bytes: u64,
+    /// What a call may use.
+    pub limits: SlotLimits,
+}
+
+#[cfg(feature = "wasm")]
+impl From<&Version> for SlotStatus {
+    fn from(version: &Version) -> Self {
+        let Version { name, kind, number, digest, limits, .. } = version;
+        let bytes = version.len();
+        Self { name: name.clone(), kind: *kind, number: *number, digest: *digest, bytes, limits: limits.clone() }
+    }
 }
 
 /// The holder index in numbers.

@@ -62,7 +62,9 @@ fn large_replies_come_whole_from_many_holders_and_past_wrong_ones() {
             if chunk.holds {
                 brought.entry((chunk.node, chunk.blob)).or_default().insert(chunk.from);
             } else {
-                let ended = run.history.accused.iter().any(|accused| accused.node == chunk.node);
+                let of = |peer: usize| run.history.nodes[peer].name;
+                let by_it = |a: &history::Accused| a.node == chunk.node && of(a.peer) == chunk.from;
+                let ended = run.history.accused.iter().any(by_it);
                 assert!(ended || !run.history.is_honest(chunk.node), "bulk {seed}: a wrong chunk went unnoticed");
                 wrong += 1;
             }

@@ -279,3 +279,102 @@ fn the_demo_is_right() {
     assert!(output.status.success(), "{out}{err}");
     assert!(out.contains("8 computed, 10 fetched") && out.contains("8 replayed") && out.contains("0 wrong"), "{out}");
 }
+
+#[test]
+fn programs_have_names_that_outlive_the_node() {
+    let folder = Folder::new();
+    let data = folder.path("data");
+    let (rot13, wordfreq, licence) =
+        (guest("rot13"), guest("wordfreq"), concat!(env!("CARGO_MANIFEST_DIR"), "/LICENSE-MIT"));
+    let ran = |args: &[&str]| {
+        let output = evalmesh(&[args, &["--data", &data]].concat());
+        (text(&output.stdout), text(&output.stderr), output.status.code())
+    };
+    // Without a running node first.
+    let set = ran(&["slot", "set", "text/rot13", &rot13, "--kind", "shape", "--probe", licence]);
+    assert!(set.2 == Some(0) && set.1.contains("version 1 of text/rot13"), "{}", set.1);
+    assert!(ran(&["slot", "set", "text/rot13", &rot13, "--kind", "shape"]).1.contains("version 1"), "nothing changed");
+    let called = ran(&["call", "text/rot13", "--input", licence]);
+    assert!(called.0.contains("Crezvffvba") && called.1.starts_with("computed "), "{}", called.1);
+    // Then with one, which finds it.
+    let node = folder.up("data", "secret", &[]);
+    assert!(ran(&["call", "text/rot13", "--as", "shape", "--input", licence]).1.starts_with("disk "));
+    assert!(ran(&["slot", "set", "text/rot13", &rot13, "--kind", "shape", "--fuel", "10"]).1.contains("version 2"));
+    assert_eq!(ran(&["call", "text/rot13", "--input", &rot13]).2, Some(12), "ten units of fuel are too few");
+    assert_eq!(ran(&["slot", "set", "words", &wordfreq, "--kind", "command"]).2, Some(0));
+    assert!(node.line("wasm pool").contains("; 2 slots"), "{}", node.status());
+    let json = ran(&["slot", "list", "--format", "json"]).0;
+    assert!(json.contains("\"text/rot13\"") && json.contains("\"number\": 2"), "{json}");
+    for (args, why) in [
+        (&["call", "nothing"][..], "no slot `nothing` is registered"),
+        (&["call", "words", "--as", "filter"], "slot `words` is of kind command and was called as filter"),
+        (
+            &["slot", "set", "words", &wordfreq, "--kind", "shape"],
+            "slot `words` is of kind command and cannot become shape",
+        ),
+        (&["slot", "set", "new", &wordfreq, "--kind", "filter"], "slot `new` of kind filter: "),
+    ] {
+        let refused = ran(args);
+        assert!(refused.2 == Some(11) && refused.1.contains(why), "{args:?}: {}", refused.1);
+    }
+    assert!(ran(&["slot", "evict", "words"]).1.contains("is gone"));
+    assert!(ran(&["slot", "evict", "words"]).1.contains("was not there"));
+    assert_eq!(ran(&["slot", "list"]).0.lines().count(), 1);
+}
+
+#[test]
+fn published_code_is_run_by_those_who_list_its_signer() {
+    let folder = Folder::new();
+    let (maker, copies, queens) = (folder.path("maker"), folder.path("copies"), guest("queens"));
+    let published = evalmesh(&["publish", &queens, "--to", &copies, "--source", "examples", "--data", &maker]);
+    assert!(published.status.success(), "{}", text(&published.stderr));
+    let file = text(&published.stdout).trim().to_owned();
+    assert!(
+        file.starts_with(&copies)
+            && Path::new(&file).extension().is_some_and(|end| end == "bin")
+            && Path::new(&file).is_file(),
+        "{file}"
+    );
+    let said = text(&published.stderr);
+    let signer = said.split_whitespace().nth(2).expect("a name").trim_end_matches(':').to_owned();
+    let other = "ab".repeat(32);
+    for (name, signer, source, line) in [
+        ("lists", signer.as_str(), "examples", "hits: ram 0, disk 0, remote 1; compiled 0"),
+        ("lists-another", &other, "examples", "miss: remote: signer not listed: 1"),
+        ("wants-another", &signer, "elsewhere", "miss: remote: other provenance: 1"),
+    ] {
+        let node = folder.up(
+            name,
+            "secret",
+            &["--artifacts", &copies, "--artifact-signer", signer, "--artifact-source", source],
+        );
+        assert_eq!(eval(&node.data, &[]).0, "4\n");
+        assert!(node.status().contains(line), "{name}: {}", node.status());
+    }
+    let alone = evalmesh(&["up", "--artifacts", &copies, "--data", &folder.path("none")]);
+    assert_eq!(alone.status.code(), Some(2), "nobody's code is run without a listed signer");
+}
+
+#[test]
+fn a_program_asks_with_the_capability_and_limits_are_the_callers() {
+    let folder = Folder::new();
+    let lattice = guest("lattice");
+    let ask = |data: &str, more: &[&str]| {
+        let args = ["eval", &lattice, "--arg", "5", "--arg", "5", "--data", data];
+        let output = evalmesh(&[&args[..], more].concat());
+        (text(&output.stdout), text(&output.stderr), output.status.code())
+    };
+    let granting = folder.up("granting", "secret", &["--grant", "eval"]);
+    assert_eq!(ask(&granting.data, &["--capability", "eval"]).0, "252\n");
+    assert!(granting.line("answered").contains("35 computed"), "{}", granting.line("answered"));
+    assert_eq!(ask(&granting.data, &[]).2, Some(11), "it did not ask for it");
+    let strict = folder.up("strict", "secret", &[]);
+    let refused = ask(&strict.data, &["--capability", "eval"]);
+    assert!(refused.2 == Some(11) && refused.1.contains("capability `eval` is not granted here"), "{}", refused.1);
+    let alone = folder.path("alone");
+    assert_eq!(ask(&alone, &["--capability", "eval"]).0, "252\n", "one's own process grants what one asks for");
+    for limit in [["--fuel", "100"], ["--memory", "65536"], ["--output", "1"]] {
+        let limited = ask(&folder.path("limited"), &["--capability", "eval", limit[0], limit[1]]);
+        assert_eq!(limited.2, Some(12), "{limit:?}: {}", limited.1);
+    }
+}

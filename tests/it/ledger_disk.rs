@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::mpsc::channel;
+use std::sync::mpsc::sync_channel;
 
 use evalmesh::cassette::{CassetteOptions, CassetteWriter, Durability, Lookup, Recorder, RecorderHandle};
 use evalmesh::id::{ContentId, EpochId};
@@ -68,10 +68,10 @@ fn observe(recorder: &RecorderHandle, n: u64, reply: &Reply, class: Class) -> Re
         trace: None,
         upstream: Vec::new(),
     };
-    let (done, recorded) = channel();
+    let (done, outcomes) = sync_channel(2000);
     let producer = Identity::from_seed([7; 32]).node();
     recorder.observe(about, reply, producer, move |result| drop(done.send(result)));
-    recorded.recv().expect("it answers").map(|recorded| recorded.durable)
+    outcomes.recv().expect("it answers").map(|recorded| recorded.durable)
 }
 
 #[test]
@@ -90,12 +90,12 @@ fn a_full_disk_costs_nothing_that_was_acknowledged_and_is_left_behind_once_there
         let first = u64::from(round) * 1_000_000;
         let full = (first..first + 100_000)
             .find_map(|n| {
-                let recorded = observe(&recorder, n, &reply(n), Class::Observed);
-                acknowledged.extend(recorded.as_ref().ok().map(|durable| {
+                let outcome = observe(&recorder, n, &reply(n), Class::Observed);
+                acknowledged.extend(outcome.as_ref().ok().map(|durable| {
                     assert!(durable, "acknowledged means durable");
                     n
                 }));
-                recorded.err()
+                outcome.err()
             })
             .expect("the disk is full at last");
         assert!(
@@ -153,7 +153,7 @@ fn a_hundred_thousand_tiny_replies_take_little_memory_and_few_files() {
     let storage = || Arc::new(FileStorage::open(folder.path()).expect("opens"));
     let (writer, _) = CassetteWriter::open(storage(), &opening(1), options).expect("opens");
     let recorder = Recorder::start(writer, None).expect("a thread");
-    let (done, recorded) = channel();
+    let (done, outcomes) = sync_channel(2000);
     for n in 0..COUNT {
         let about = Observation {
             request: id(n),
@@ -169,7 +169,7 @@ fn a_hundred_thousand_tiny_replies_take_little_memory_and_few_files() {
             let _ = done.send(result.is_ok());
         });
         if n >= 1000 {
-            assert!(recorded.recv().expect("it answers"));
+            assert!(outcomes.recv().expect("it answers"));
         }
     }
     recorder.close().expect("closes");

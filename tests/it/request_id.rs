@@ -160,6 +160,8 @@ fn irrelevant_changes(request: &Request) -> Vec<(&'static str, Request)> {
         ("fuel", with(Options { fuel: Some(1), ..Options::default() })),
         ("memory", with(Options { memory: Some(1), ..Options::default() })),
         ("output bound", with(Options { output: Some(1), ..Options::default() })),
+        ("processor time", with(Options { cpu: Some(Duration::from_secs(1)), ..Options::default() })),
+        ("files", with(Options { files: Some(1), ..Options::default() })),
         ("held only", with(Options { answer_from: AnswerFrom::HeldOnly, ..Options::default() })),
         ("computed only", with(Options { answer_from: AnswerFrom::ComputedOnly, ..Options::default() })),
     ]

@@ -15,7 +15,7 @@ use std::path::Path;
 use evalmesh::cassette::Durability;
 #[cfg(feature = "rocksdb")]
 use peers::Rocks;
-use peers::{Batched, Fjall, Lmdb, Peer, Redb};
+use peers::{Batched, Fjall, Lmdb, Peer, Raw, Redb};
 use workload::*;
 
 const ROUNDS: usize = 3;
@@ -73,7 +73,10 @@ fn row(what: &str, figures: &[Vec<f64>], more_is_better: bool) {
 
 fn durable(callers: u64, count: u64) {
     let mut figures = vec![Vec::new(); NAMES.len()];
+    let mut limit = Vec::new();
     for _ in 0..ROUNDS {
+        let dir = directory();
+        limit.push(appends(&Batched::start(Box::new(Raw::open(dir.path(), true))), callers, 0, count));
         for (name, figures) in NAMES.iter().zip(&mut figures) {
             let dir = directory();
             figures.push(if *name == "evalmesh" {
@@ -86,7 +89,9 @@ fn durable(callers: u64, count: u64) {
             });
         }
     }
+    let limit = median(limit);
     row(&format!("durable appends a second, {callers} callers, {count} x 1 KiB"), &figures, true);
+    println!("  a plain file: {limit:.2}; ours is {:.2} x that limit", median(figures.swap_remove(0)) / limit);
 }
 
 fn bulk(count: u64) {

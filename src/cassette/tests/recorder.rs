@@ -190,9 +190,9 @@ fn a_slow_disk_holds_up_neither_callers_nor_readers_and_a_caller_that_left_chang
     let recorder = Recorder::start(writer, None).expect("a thread");
     let observe = |n: u64| {
         let (record, bytes) = observed(&identity(), n, Class::Observed, &Reply::ok("text"));
-        let (done, recorded) = std::sync::mpsc::channel();
+        let (done, outcome) = sync_channel(1);
         recorder.record(record, bytes, move |result| drop(done.send(result)));
-        recorded
+        outcome
     };
     assert!(observe(1).recv().expect("answers").is_ok());
     storage.slow(Op::Sync, std::time::Duration::from_millis(300));

@@ -10,10 +10,12 @@ mod table;
 mod tests;
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::{self, Arc};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use self::table::Table;
 use super::wasm::WasmEvaluator;
@@ -29,7 +31,7 @@ use crate::request::{Code, Name, Program, Request, Slot};
 pub const MAX_SLOTS: usize = 4_096;
 
 /// What a slot's program promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum SlotKind {
     /// `filter(ptr, len) -> i32`: bytes in, a verdict out.
     Filter,
@@ -53,6 +55,16 @@ impl SlotKind {
     }
 }
 
+impl FromStr for SlotKind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Filter, Self::Shape, Self::Observe, Self::Command];
+        let kind = all.into_iter().find(|kind| kind.to_string() == text);
+        kind.ok_or_else(|| format!("`{text}` is not filter, shape, observe or command"))
+    }
+}
+
 impl fmt::Display for SlotKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -65,7 +77,7 @@ impl fmt::Display for SlotKind {
 }
 
 /// What one call of a slot may use; absent leaves it to the evaluator.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlotLimits {
     /// Fuel.
     pub fuel: Option<u64>,
@@ -75,10 +87,12 @@ pub struct SlotLimits {
     pub output: Option<u64>,
     /// Wall time.
     pub time: Option<Duration>,
+    /// Processor time.
+    pub cpu: Option<Duration>,
 }
 
 /// A program under a name.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registration {
     /// The slot's name.
     pub name: Name,
@@ -88,6 +102,16 @@ pub struct Registration {
     pub code: Bytes,
     /// What a call may use.
     pub limits: SlotLimits,
+    /// An input that the program must take, within these limits and without a trap, before it is registered.
+    pub probe: Option<Bytes>,
+}
+
+impl Registration {
+    /// The version that this makes.
+    fn version(&self, digest: Digest, number: u64) -> Version {
+        let Self { name, kind, code, limits, .. } = self.clone();
+        Version { name, kind, number, digest, limits, code }
+    }
 }
 
 /// One version of a slot's program.
@@ -119,12 +143,27 @@ impl Version {
         request.options.memory = self.limits.memory;
         request.options.output = self.limits.output;
         request.options.timeout = self.limits.time;
+        request.options.cpu = self.limits.cpu;
         request
+    }
+
+    /// How long the program is, in bytes.
+    #[must_use]
+    #[expect(clippy::len_without_is_empty, reason = "a program is never empty")]
+    pub fn len(&self) -> u64 {
+        self.code.len() as u64
+    }
+
+    /// What registers this version again.
+    #[must_use]
+    pub fn registration(&self) -> Registration {
+        let Self { name, kind, limits, code, .. } = self;
+        Registration { name: name.clone(), kind: *kind, code: code.clone(), limits: limits.clone(), probe: None }
     }
 }
 
 /// What is wrong with a slot, always naming it.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum SlotError {
     /// There is no such slot.
@@ -185,6 +224,24 @@ pub enum SlotError {
         /// How.
         trap: TrapCode,
     },
+    /// The program did not pass its probe.
+    #[error("slot `{slot}` of kind {kind}, its probe trapped: {trap}")]
+    Probe {
+        /// The slot.
+        slot: Name,
+        /// The kind it was to have.
+        kind: SlotKind,
+        /// How.
+        trap: TrapCode,
+    },
+    /// The slot could not be kept on disk, so it was not changed.
+    #[error("slot `{slot}` cannot be kept: {why}")]
+    NotKept {
+        /// The slot.
+        slot: Name,
+        /// The system's words.
+        why: String,
+    },
     /// A pass names a slot twice.
     #[error("slot `{slot}` is named twice")]
     Twice {
@@ -231,6 +288,11 @@ impl Slots {
         self.table.register(wanted, self.prepare(wanted)?)
     }
 
+    /// Puts a version back that was registered in an earlier life of this process, under its number. It is compiled when it is first called.
+    pub fn restore(&self, earlier: &Registration, number: u64) -> Result<Arc<Version>, SlotError> {
+        self.table.restore(earlier.version(Digest::of(&earlier.code), number))
+    }
+
     /// Forgets a slot. Says whether it was there.
     pub fn evict(&self, name: &Name) -> bool {
         self.table.evict(name)
@@ -246,6 +308,12 @@ impl Slots {
     #[must_use]
     pub fn list(&self) -> Vec<Arc<Version>> {
         self.table.list()
+    }
+
+    /// The current version of a slot, whatever its kind.
+    #[must_use]
+    pub fn find(&self, name: &Name) -> Option<Arc<Version>> {
+        self.table.find(name)
     }
 
     /// The current version of a slot that is called as this kind.
@@ -288,8 +356,25 @@ impl Slots {
     /// Compiles a program and checks its contract, without holding anybody up. Of two that race with the same bytes one compiles.
     fn prepare(&self, wanted: &Registration) -> Result<Digest, SlotError> {
         self.table.accepts(wanted)?;
-        let prepared = self.evaluator.prepare(&wanted.code, wanted.kind.entry());
-        prepared.map_err(|source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source })
+        let refused = |source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source };
+        let digest = self.evaluator.prepare(&wanted.code, wanted.kind.entry()).map_err(refused)?;
+        self.probe(wanted, digest)?;
+        Ok(digest)
+    }
+
+    /// Runs the probe, if there is one. What is registered already with the same content and limits has passed.
+    fn probe(&self, wanted: &Registration, digest: Digest) -> Result<(), SlotError> {
+        let Some(input) = &wanted.probe else { return Ok(()) };
+        if self.table.find(&wanted.name).is_some_and(|version| version.is(wanted, digest)) {
+            return Ok(());
+        }
+        let refused = |source| SlotError::Refused { slot: wanted.name.clone(), kind: wanted.kind, source };
+        let version = wanted.version(digest, 0);
+        let reply = job(&version, input.clone()).and_then(|job| self.evaluator.evaluate(&job)).map_err(refused)?;
+        match reply.status {
+            Status::Trap(trap) => Err(SlotError::Probe { slot: wanted.name.clone(), kind: wanted.kind, trap }),
+            Status::Exit(_) => Ok(()),
+        }
     }
 }
 
@@ -305,6 +390,7 @@ fn job(version: &Version, input: Bytes) -> Result<Job, EvalError> {
         code: version.code.clone(),
         inputs: vec![(Slot::Stdin, input)],
         cancel: Cancel::default(),
+        asker: None,
     })
 }
 

@@ -32,6 +32,19 @@ impl Table {
         Ok(version)
     }
 
+    /// Makes a version current that was so in an earlier life of this process.
+    pub(super) fn restore(&self, version: Version) -> Result<Arc<Version>, SlotError> {
+        let _changing = self.change();
+        let mut view = View::clone(&self.view());
+        if view.len() >= MAX_SLOTS && !view.contains_key(&version.name) {
+            return Err(SlotError::Full { bound: MAX_SLOTS });
+        }
+        let version = Arc::new(version);
+        view.insert(version.name.clone(), Arc::clone(&version));
+        self.publish(view);
+        Ok(version)
+    }
+
     /// Forgets a name. Says whether it was there.
     pub(super) fn evict(&self, name: &Name) -> bool {
         let _changing = self.change();
@@ -74,6 +87,11 @@ impl Table {
         self.view().values().cloned().collect()
     }
 
+    /// The current version under a name, whatever its kind.
+    pub(super) fn find(&self, name: &Name) -> Option<Arc<Version>> {
+        self.view().get(name).cloned()
+    }
+
     /// The current version under a name that is called as this kind.
     pub(super) fn get(&self, name: &Name, wanted: SlotKind) -> Result<Arc<Version>, SlotError> {
         match self.view().get(name) {
@@ -113,9 +131,8 @@ fn put(view: &mut View, wanted: &Registration, digest: Digest) -> Result<Arc<Ver
         None if view.len() >= MAX_SLOTS => return Err(SlotError::Full { bound: MAX_SLOTS }),
         None => 1,
     };
-    let Registration { name, kind, code, limits } = wanted.clone();
-    let version = Arc::new(Version { name: name.clone(), kind, number, digest, limits, code });
-    view.insert(name, Arc::clone(&version));
+    let version = Arc::new(wanted.version(digest, number));
+    view.insert(version.name.clone(), Arc::clone(&version));
     Ok(version)
 }
 

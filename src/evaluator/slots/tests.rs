@@ -23,7 +23,7 @@ fn name(text: &str) -> Name {
 
 fn registration(slot: &str, kind: SlotKind, functions: &str) -> Registration {
     let code = wat::parse_str(format!("(module {ALLOC} {functions})")).unwrap().into();
-    Registration { name: name(slot), kind, code, limits: SlotLimits::default() }
+    Registration { name: name(slot), kind, code, limits: SlotLimits::default(), probe: None }
 }
 
 /// Lets inputs of this length pass.
@@ -57,6 +57,7 @@ fn each_kind_keeps_its_contract() {
         kind: SlotKind::Command,
         code: Bytes::from_static(include_bytes!("../../../examples/guests/wordfreq.wasm")),
         limits: SlotLimits::default(),
+        probe: None,
     };
     slots.register(&command).unwrap();
     assert_eq!(slots.filter(&name("f"), "abc"), Ok(true));
@@ -242,4 +243,32 @@ fn changes_to_many_slots_at_once_are_all_kept() {
         }
     });
     assert_eq!(slots.list().len(), 4 * 20);
+}
+
+#[test]
+fn a_program_that_fails_its_probe_is_not_registered() {
+    let slots = slots();
+    let probed = |one: Registration| Registration { probe: Some(Bytes::from_static(b"try")), ..one };
+    slots.register(&probed(observe("o", "nop"))).unwrap();
+    let trapping = slots.register(&probed(observe("o", "unreachable")));
+    let trapped = SlotError::Probe { slot: name("o"), kind: SlotKind::Observe, trap: TrapCode::Unreachable };
+    assert_eq!(trapping.map(drop), Err(trapped));
+    let mut endless = probed(observe("o", "(loop (br 0))"));
+    endless.limits.fuel = Some(1_000);
+    let source = EvalError::Limit(LimitHit::Fuel { bound: 1_000 });
+    let refused = SlotError::Refused { slot: name("o"), kind: SlotKind::Observe, source };
+    assert_eq!(slots.register(&endless).map(drop), Err(refused));
+    assert_eq!(slots.find(&name("o")).unwrap().number, 1, "the old version is still there");
+    slots.observe(&name("o"), "x").unwrap();
+}
+
+#[test]
+fn a_restored_version_keeps_its_number() {
+    let (first, second) = (slots(), slots());
+    first.register(&shape("s", 1)).unwrap();
+    let version = first.register(&shape("s", 2)).unwrap();
+    second.restore(&version.registration(), version.number).unwrap();
+    assert_eq!(second.shape(&name("s"), "abc").unwrap(), "ab");
+    assert_eq!(second.register(&shape("s", 2)).unwrap().number, 2, "the same content is no new version");
+    assert_eq!(second.register(&shape("s", 3)).unwrap().number, 3);
 }

@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use wasmtime::{Engine, Module};
+use wasmtime::Engine;
 
 use super::admit::Shape;
 use super::artifacts::{Artifact, Counters, Fingerprint, Miss};
+use super::code::{self, Compiled};
 use super::limits::{ARTIFACT_BYTES, READ_CHUNK};
 use crate::id::Digest;
 
 /// What a trailer begins with; the last byte is its version.
 const MAGIC: [u8; 8] = *b"EMAOT\0\0\x01";
-/// Magic, program, engine, policy, memory maximum, imports, length of the code.
+/// Magic, program, engine, policy, memory maximum, bits of the shape, length of the code.
 const FACTS: usize = 8 + 32 + 32 + 4 + 8 + 1 + 8;
 /// The facts and the keyed hash.
 const TRAILER: usize = FACTS + 32;
@@ -83,12 +84,12 @@ impl AotStore {
         engine: &Engine,
         wanted: &Fingerprint,
         counters: &Counters,
-    ) -> Result<(Module, Shape), Miss> {
+    ) -> Result<(Compiled, Shape), Miss> {
         let path = self.path(wanted);
-        let loaded = self.open_checked(&path, wanted).and_then(|(file, shape)| {
+        let loaded = self.open_checked(&path, wanted).and_then(|(file, shape, len)| {
             // For the least recently used files to be known; losing this loses nothing.
             drop(file.set_modified(now()));
-            map(engine, file).map(|module| (module, shape))
+            code::map(engine, file, len, shape.component).map(|compiled| (compiled, shape))
         });
         if let Err(why) = &loaded
             && !matches!(why, Miss::Absent | Miss::Unreadable)
@@ -124,7 +125,7 @@ impl AotStore {
         self.config.folder.join(format!("{}.{ENDING}", fingerprint.name()))
     }
 
-    fn open_checked(&self, path: &Path, wanted: &Fingerprint) -> Result<(File, Shape), Miss> {
+    fn open_checked(&self, path: &Path, wanted: &Fingerprint) -> Result<(File, Shape, u64), Miss> {
         let mut file = File::open(path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Miss::Absent,
             _ => Miss::Unreadable,
@@ -144,7 +145,7 @@ impl AotStore {
         if hasher.update(facts).finalize() != blake3::Hash::from_bytes(tag) {
             return Err(Miss::NotAuthentic);
         }
-        parse(facts, wanted, code_len).map(|shape| (file, shape))
+        parse(facts, wanted, code_len).map(|shape| (file, shape, code_len))
     }
 
     /// Removes the least recently used files until the budget holds.
@@ -177,27 +178,6 @@ impl AotStore {
     }
 }
 
-/// Loads a whole copy of code that this process, its worker or a listed signer has just vouched for.
-pub(super) fn load_bytes(engine: &Engine, code: &[u8]) -> Result<Module, Miss> {
-    #[expect(unsafe_code, reason = "native code can only be loaded by trusting whoever made it")]
-    // SAFETY: the bytes are what this node's own compiler returned through a private pipe, or what a signer whom the operator listed has signed.
-    let module = unsafe { Module::deserialize(engine, code) };
-    module.map_err(|error| not_loadable(&error))
-}
-
-fn map(engine: &Engine, file: File) -> Result<Module, Miss> {
-    #[expect(unsafe_code, reason = "native code can only be loaded by trusting whoever made it")]
-    // SAFETY: the keyed hash over the whole file held a moment ago, so this node wrote these bytes, which its own compiler made. Finished files
-    // are never written again, only replaced or unlinked, and the folder is this user's alone, so the mapping stays what was checked.
-    let module = unsafe { Module::deserialize_open_file(engine, file) };
-    module.map_err(|error| not_loadable(&error))
-}
-
-fn not_loadable(error: &wasmtime::Error) -> Miss {
-    tracing::warn!("the engine refuses compiled code: {error:#}");
-    Miss::NotLoadable
-}
-
 fn hash_exactly(file: &mut File, len: u64, hasher: &mut blake3::Hasher) -> Result<(), Miss> {
     let mut buffer = vec![0; READ_CHUNK];
     let mut left = len;
@@ -217,7 +197,7 @@ fn facts(made_for: &Fingerprint, shape: &Shape, code_len: u64) -> Vec<u8> {
     facts.extend(made_for.engine.as_bytes());
     facts.extend(made_for.policy.to_le_bytes());
     facts.extend(shape.memory_maximum.to_le_bytes());
-    facts.push(u8::from(shape.imports));
+    facts.push(shape.bits());
     facts.extend(code_len.to_le_bytes());
     facts
 }
@@ -237,12 +217,12 @@ fn parse(facts: &[u8], wanted: &Fingerprint, code_len: u64) -> Result<Shape, Mis
     let (program, engine) = (digest(take(32)?)?, digest(take(32)?)?);
     let policy = u32::from_le_bytes(take(4)?.try_into().map_err(|_| Miss::Truncated)?);
     let memory_maximum = u64::from_le_bytes(take(8)?.try_into().map_err(|_| Miss::Truncated)?);
-    let imports = take(1)? == [1];
+    let bits = take(1)?[0];
     let found_len = u64::from_le_bytes(take(8)?.try_into().map_err(|_| Miss::Truncated)?);
     if (Fingerprint { program, engine, policy }) != *wanted || found_len != code_len {
         return Err(Miss::OtherFingerprint);
     }
-    Ok(Shape { memory_maximum, imports })
+    Shape::of(memory_maximum, bits).ok_or(Miss::Truncated)
 }
 
 fn make_private_folder(folder: &Path) -> io::Result<()> {

@@ -7,6 +7,8 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::admit::Shape;
 use crate::id::Digest;
 
@@ -38,7 +40,7 @@ pub(super) struct Artifact {
 }
 
 /// Where code may be kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Layer {
     /// This process' memory.
     Ram,
@@ -59,7 +61,7 @@ impl fmt::Display for Layer {
 }
 
 /// Why a layer had no code to give.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, thiserror::Error)]
 #[non_exhaustive]
 pub enum Miss {
     /// Nothing is kept under this name.
@@ -131,7 +133,7 @@ impl Counters {
 }
 
 /// What the layers of compiled code did since the evaluator started.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ArtifactReport {
     /// Calls whose code was in RAM.
     pub ram_hits: u64,
@@ -150,7 +152,24 @@ pub struct ArtifactReport {
     /// Copies removed from disk: unusable, of another engine, or least recently used when the store was full.
     pub removed: u64,
     /// Why layers had no code, and how often.
+    #[serde(with = "rows")]
     pub misses: BTreeMap<(Layer, Miss), u64>,
+}
+
+/// A map whose keys are pairs, as rows: not every format has such keys.
+mod rows {
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use super::{BTreeMap, Layer, Miss};
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<(Layer, Miss), u64>, to: S) -> Result<S::Ok, S::Error> {
+        map.iter().map(|((layer, why), count)| (*layer, *why, *count)).collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'a, D: Deserializer<'a>>(from: D) -> Result<BTreeMap<(Layer, Miss), u64>, D::Error> {
+        let rows = Vec::<(Layer, Miss, u64)>::deserialize(from)?;
+        Ok(rows.into_iter().map(|(layer, why, count)| ((layer, why), count)).collect())
+    }
 }
 
 impl fmt::Display for ArtifactReport {

@@ -9,15 +9,18 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use wasmtime::{Engine, Linker, Module};
+use wasmtime::{Engine, Linker};
 
 use super::admit::{self, Shape};
-use super::aot::{self, AotConfig, AotStore};
+use super::aot::{AotConfig, AotStore};
 use super::artifacts::{Artifact, Counters, Fingerprint, Layer, Miss};
 use super::cache::{Key, Making};
+use super::code::{self, Compiled};
+#[cfg(feature = "component")]
+use super::component;
 use super::engine::{self, Flavour};
 use super::limits::{POLICY, WasmLimits};
-use super::program::Program;
+use super::program::{Program, Ready};
 use super::remote::{Publication, RemoteConfig};
 use super::store::State;
 use super::wasi;
@@ -65,6 +68,8 @@ pub(super) struct Kit {
     flavour: Flavour,
     compatibility: Digest,
     linker: Linker<State>,
+    #[cfg(feature = "component")]
+    components: wasmtime::component::Linker<State>,
 }
 
 impl Kit {
@@ -72,13 +77,27 @@ impl Kit {
         let broken = |error: wasmtime::Error| EvalError::Failed(format!("no wasm engine: {error:#}"));
         let engine = engine::start(flavour, limits).map_err(broken)?;
         let linker = wasi::linker(&engine).map_err(broken)?;
-        Ok(Self { flavour, compatibility: engine::compatibility(&engine), linker, engine })
+        Ok(Self {
+            flavour,
+            compatibility: engine::compatibility(&engine),
+            linker,
+            #[cfg(feature = "component")]
+            components: component::linker(&engine).map_err(broken)?,
+            engine,
+        })
     }
 
-    fn link(&self, module: &Module, shape: Shape) -> Result<Program, EvalError> {
-        // The scan passed, so what remains is a host function imported with another type.
-        let pre = self.linker.instantiate_pre(module).map_err(|error| Refusal::Malformed(format!("{error:#}")))?;
-        Ok(Program::new(pre, shape))
+    fn link(&self, compiled: &Compiled, shape: Shape) -> Result<Program, EvalError> {
+        let ready = match compiled {
+            // The scan passed, so what remains is a host function imported with another type.
+            Compiled::Module(module) => {
+                let pre = self.linker.instantiate_pre(module);
+                Ready::Module(pre.map_err(|error| Refusal::Malformed(format!("{error:#}")))?)
+            }
+            #[cfg(feature = "component")]
+            Compiled::Component(component) => Ready::Component(component::Ready::link(&self.components, component)?),
+        };
+        Ok(Program::new(ready, shape))
     }
 }
 
@@ -142,12 +161,13 @@ impl Compiler {
     }
 
     /// Takes code from a remote, which is asked only about programs that are admitted here, and promotes it to disk.
-    fn fetch(&self, kit: &Kit, made_for: &Fingerprint, shape: Shape, remote: &RemoteConfig) -> Option<Module> {
+    fn fetch(&self, kit: &Kit, made_for: &Fingerprint, shape: Shape, remote: &RemoteConfig) -> Option<Compiled> {
         let fetched = remote.load(made_for).and_then(|artifact| {
             // What its signer found out about the program must be what was found out here.
             if artifact.shape == shape { Ok(artifact) } else { Err(Miss::OtherFingerprint) }
         });
-        let loaded = fetched.and_then(|artifact| Ok((aot::load_bytes(&kit.engine, &artifact.code)?, artifact)));
+        let loaded = fetched
+            .and_then(|artifact| Ok((code::load_bytes(&kit.engine, &artifact.code, shape.component)?, artifact)));
         match loaded {
             Ok((module, artifact)) => {
                 let promoted = self.disk.as_ref().is_some_and(|disk| self.store(disk, made_for, &artifact));
@@ -183,13 +203,13 @@ impl Compiler {
     fn native(&self, kit: &Kit, code: &[u8]) -> Result<Vec<u8>, EvalError> {
         match &self.workers {
             Some(workers) => workers.compile(kit.flavour, kit.compatibility, code),
-            None => kit.engine.precompile_module(code).map_err(|error| malformed(&error)),
+            None => code::precompile(&kit.engine, code).map_err(|error| malformed(&error)),
         }
     }
 
-    fn compile(&self, kit: &Kit, made_for: &Fingerprint, shape: Shape, code: &[u8]) -> Result<Module, EvalError> {
+    fn compile(&self, kit: &Kit, made_for: &Fingerprint, shape: Shape, code: &[u8]) -> Result<Compiled, EvalError> {
         if self.workers.is_none() && self.disk.is_none() {
-            return Module::from_binary(&kit.engine, code).map_err(|error| malformed(&error));
+            return Compiled::here(&kit.engine, code).map_err(|error| malformed(&error));
         }
         let code = self.native(kit, code)?;
         let artifact = Artifact { shape, code };
@@ -198,7 +218,7 @@ impl Compiler {
         let mapped = stored.and_then(|disk| disk.load(&kit.engine, made_for, &self.counters).ok());
         match mapped {
             Some((module, _)) => Ok(module),
-            None => aot::load_bytes(&kit.engine, &artifact.code)
+            None => code::load_bytes(&kit.engine, &artifact.code, shape.component)
                 .map_err(|why| EvalError::Failed(format!("what was just compiled is {why}"))),
         }
     }

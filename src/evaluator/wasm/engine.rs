@@ -9,9 +9,13 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wasmtime::{Config, Engine, EngineWeak, Error, PoolingAllocationConfig, Result, WasmFeatures};
+use wasmtime::{Config, Enabled, Engine, EngineWeak, Error, PoolingAllocationConfig, Result, WasmFeatures};
 
-use super::limits::{INSTANCE_BYTES, KEPT_RESIDENT, MEMORY_BYTES, STACK, TABLE_ELEMENTS, TABLES, TICK, WasmLimits};
+#[cfg(feature = "component")]
+use super::limits::CORE_INSTANCES;
+use super::limits::{
+    INSTANCE_BYTES, KEPT_RESIDENT, KEPT_RESIDENT_PAGEMAP, MEMORY_BYTES, STACK, TABLE_ELEMENTS, TABLES, TICK, WasmLimits,
+};
 use crate::id::Digest;
 use crate::request::Class;
 
@@ -90,6 +94,8 @@ fn config(flavour: Flavour) -> Config {
         .epoch_interruption(true)
         .max_wasm_stack(STACK)
         .wasm_backtrace_max_frames(None);
+    #[cfg(feature = "component")]
+    config.wasm_component_model(true);
     config
 }
 
@@ -97,7 +103,20 @@ fn config(flavour: Flavour) -> Config {
 fn pool(limits: &WasmLimits) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     // A table's slot is one longer than any table may be, which tells the pool's bound from a module's own maximum.
-    pool.total_core_instances(limits.instances)
+    let (core_instances, resident, pagemap) = if PoolingAllocationConfig::is_pagemap_scan_available() {
+        (limits.instances, KEPT_RESIDENT_PAGEMAP, Enabled::Yes)
+    } else {
+        (limits.instances, KEPT_RESIDENT, Enabled::No)
+    };
+    #[cfg(feature = "component")]
+    let core_instances = core_instances.saturating_mul(CORE_INSTANCES);
+    #[cfg(feature = "component")]
+    pool.total_component_instances(limits.instances)
+        .max_component_instance_size(INSTANCE_BYTES)
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .max_memories_per_component(1)
+        .max_tables_per_component(TABLES);
+    pool.total_core_instances(core_instances)
         .total_memories(limits.instances)
         .total_tables(limits.instances.saturating_mul(TABLES))
         .max_core_instance_size(INSTANCE_BYTES)
@@ -105,8 +124,9 @@ fn pool(limits: &WasmLimits) -> PoolingAllocationConfig {
         .max_memories_per_module(1)
         .max_memory_size(usize::try_from(limits.memory).unwrap_or(usize::MAX).min(MEMORY_BYTES))
         .table_elements(usize::try_from(limits.table_elements).unwrap_or(usize::MAX).min(TABLE_ELEMENTS) + 1)
-        .linear_memory_keep_resident(KEPT_RESIDENT)
-        .table_keep_resident(KEPT_RESIDENT);
+        .linear_memory_keep_resident(resident)
+        .table_keep_resident(KEPT_RESIDENT)
+        .pagemap_scan(pagemap);
     pool
 }
 
@@ -157,4 +177,30 @@ impl Stopwatch {
     pub(super) fn elapsed(self) -> Duration {
         self.0.elapsed()
     }
+}
+
+/// Measures the processor time of this thread, where the system counts it; elsewhere time on the wall, which is no less.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CpuWatch(Duration);
+
+impl CpuWatch {
+    pub(super) fn start() -> Self {
+        Self(cpu_time())
+    }
+
+    pub(super) fn elapsed(self) -> Duration {
+        cpu_time().saturating_sub(self.0)
+    }
+}
+
+#[cfg(unix)]
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(u64::try_from(time.tv_sec).unwrap_or(0), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+#[cfg(not(unix))]
+fn cpu_time() -> Duration {
+    static START: std::sync::OnceLock<Stopwatch> = std::sync::OnceLock::new();
+    START.get_or_init(Stopwatch::start).elapsed()
 }

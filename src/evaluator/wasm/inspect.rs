@@ -7,8 +7,8 @@ use std::fmt;
 
 use serde::Serialize;
 use wasmparser::{
-    BinaryReaderError, CompositeInnerType, Encoding, ExternalKind, FuncType, KnownCustom, Name, Parser, Payload,
-    TypeRef, ValType,
+    BinaryReaderError, ComponentTypeRef, CompositeInnerType, Encoding, ExternalKind, FuncType, KnownCustom, Name,
+    Parser, Payload, TypeRef, ValType,
 };
 
 use super::admit;
@@ -120,6 +120,8 @@ pub fn inspect(bytes: &[u8], limits: &WasmLimits) -> Inspection {
 #[derive(Default)]
 struct Gathered {
     component: bool,
+    /// How many modules and components are open.
+    depth: usize,
     types: Vec<Option<FuncType>>,
     /// The types of all functions, imported ones first.
     functions: Vec<u32>,
@@ -134,9 +136,26 @@ struct Gathered {
 impl Gathered {
     fn module(&mut self, bytes: &[u8]) -> Result<(), BinaryReaderError> {
         for payload in Parser::new(0).parse_all(bytes) {
-            self.payload(&payload?)?;
-            if self.component {
-                break;
+            let payload = payload?;
+            match &payload {
+                Payload::Version { encoding, .. } => {
+                    self.component |= *encoding == Encoding::Component;
+                    self.depth += 1;
+                }
+                Payload::End(_) => {
+                    self.depth -= 1;
+                    // What follows, if anything, is a part of the component around it.
+                    self.types.clear();
+                    self.functions.clear();
+                }
+                _ => {}
+            }
+            if !self.component {
+                self.payload(&payload)?;
+            } else if self.depth == 1 {
+                self.of_component(&payload)?;
+            } else {
+                self.needs(&payload)?;
             }
         }
         Ok(())
@@ -144,7 +163,6 @@ impl Gathered {
 
     fn payload(&mut self, payload: &Payload<'_>) -> Result<(), BinaryReaderError> {
         match payload {
-            Payload::Version { encoding, .. } => self.component = *encoding == Encoding::Component,
             Payload::TypeSection(types) => {
                 for group in types.clone() {
                     for ty in group?.types() {
@@ -169,21 +187,8 @@ impl Gathered {
                 }
             }
             Payload::FunctionSection(functions) => {
-                self.needs.functions = functions.count().into();
                 for ty in functions.clone() {
                     self.functions.push(ty?);
-                }
-            }
-            Payload::TableSection(tables) => {
-                for table in tables.clone() {
-                    self.needs.table_elements = self.needs.table_elements.saturating_add(table?.ty.initial);
-                }
-            }
-            Payload::MemorySection(memories) => {
-                for memory in memories.clone() {
-                    let memory = memory?;
-                    self.needs.memory = memory.initial.saturating_mul(admit::PAGE);
-                    self.needs.memory_maximum = memory.maximum.map(|pages| pages.saturating_mul(admit::PAGE));
                 }
             }
             Payload::ExportSection(exports) => {
@@ -196,9 +201,52 @@ impl Gathered {
                     push(&mut self.exports, export.name.to_owned(), what);
                 }
             }
-            Payload::CodeSectionStart { size, .. } => self.needs.code = (*size).into(),
-            Payload::DataSection(data) => self.needs.data = data.range().len() as u64,
             Payload::CustomSection(section) => self.custom(section.as_known())?,
+            _ => {}
+        }
+        self.needs(payload)
+    }
+
+    /// What the host of a component sees of it.
+    fn of_component(&mut self, payload: &Payload<'_>) -> Result<(), BinaryReaderError> {
+        match payload {
+            Payload::ComponentImportSection(imports) => {
+                for import in imports.clone() {
+                    let import = import?;
+                    push(&mut self.imports, import.name.name.to_owned(), kind_of(&import.ty).to_owned());
+                }
+            }
+            Payload::ComponentExportSection(exports) => {
+                for export in exports.clone() {
+                    let export = export?;
+                    push(&mut self.exports, export.name.name.to_owned(), format!("{:?}", export.kind).to_lowercase());
+                }
+            }
+            Payload::CustomSection(section) => self.custom(section.as_known())?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Adds up what running it needs; a component needs what its modules need together.
+    fn needs(&mut self, payload: &Payload<'_>) -> Result<(), BinaryReaderError> {
+        match payload {
+            Payload::FunctionSection(functions) => self.needs.functions += u64::from(functions.count()),
+            Payload::TableSection(tables) => {
+                for table in tables.clone() {
+                    self.needs.table_elements = self.needs.table_elements.saturating_add(table?.ty.initial);
+                }
+            }
+            Payload::MemorySection(memories) => {
+                for memory in memories.clone() {
+                    let memory = memory?;
+                    let initial = memory.initial.saturating_mul(admit::PAGE);
+                    self.needs.memory = self.needs.memory.saturating_add(initial);
+                    self.needs.memory_maximum = memory.maximum.map(|pages| pages.saturating_mul(admit::PAGE));
+                }
+            }
+            Payload::CodeSectionStart { size, .. } => self.needs.code += u64::from(*size),
+            Payload::DataSection(data) => self.needs.data += data.range().len() as u64,
             _ => {}
         }
         Ok(())
@@ -268,6 +316,18 @@ impl Gathered {
         } else {
             GuestKind::PlainExports
         }
+    }
+}
+
+/// What a component wants under a name.
+fn kind_of(ty: &ComponentTypeRef) -> &'static str {
+    match ty {
+        ComponentTypeRef::Module(_) => "module",
+        ComponentTypeRef::Func(_) => "func",
+        ComponentTypeRef::Value(_) => "value",
+        ComponentTypeRef::Type(_) => "type",
+        ComponentTypeRef::Instance(_) => "interface",
+        ComponentTypeRef::Component(_) => "component",
     }
 }
 

@@ -18,6 +18,8 @@ pub struct WasmLimits {
     pub output: u64,
     /// Wall time of a job without a budget of its own.
     pub time: Duration,
+    /// Processor time of one evaluation; absent leaves it to `time`. A request may only lower it.
+    pub cpu: Option<Duration>,
     /// Machine code that the cache of compiled modules keeps.
     pub compiled_bytes: u64,
     /// Instances that may exist at one time. Each reserves 4 GiB of address space and no memory.
@@ -32,6 +34,7 @@ impl Default for WasmLimits {
             table_elements: 1 << 20,
             output: 256 << 20,
             time: Duration::from_mins(5),
+            cpu: None,
             compiled_bytes: 256 << 20,
             instances: 64,
         }
@@ -56,6 +59,8 @@ pub(super) const MEMORY_BYTES: usize = 1 << 32;
 pub(super) const TABLE_ELEMENTS: usize = 16 << 20;
 /// Bytes of a used slot that are wiped by hand instead of given back to the system: wiping 64 KiB is cheaper than a page fault each.
 pub(super) const KEPT_RESIDENT: usize = 64 << 10;
+/// The same where the system tells which pages were written: only those are wiped, so more of them may stay.
+pub(super) const KEPT_RESIDENT_PAGEMAP: usize = 1 << 20;
 /// Compiled modules that the cache keeps, however small; finding the least recently used one is a scan.
 pub(super) const CACHED_MODULES: usize = 256;
 
@@ -91,13 +96,23 @@ pub(super) const EXPORTS: u64 = 20_000;
 pub(super) const GLOBALS: u64 = 10_000;
 /// Tables of a module.
 pub(super) const TABLES: u32 = 16;
+/// Core modules of a component: bindings add two or three to a program's own.
+pub(super) const CORE_MODULES: u64 = 16;
+/// Core instances of a running component.
+pub(super) const CORE_INSTANCES: u32 = 16;
+/// Components inside a component: bindings add one for each exported interface.
+pub(super) const INNER_COMPONENTS: u64 = 4;
+/// Types of a component; our own world has some twenty.
+pub(super) const COMPONENT_TYPES: u64 = 1_000;
+/// Imports, exports, types, instances, aliases and lifted or lowered functions of a component together.
+pub(super) const COMPONENT_ITEMS: u64 = 10_000;
 /// Data segments, and element segments, of a module.
 pub(super) const SEGMENTS: u64 = 100_000;
 /// Exports that a refusal names, so that its text stays a line or two.
 pub(super) const NAMED_EXPORTS: usize = 12;
 
 /// The rules of admission; raised with every change of what the scan or the compiler admits. Keys stored code and never an id.
-pub(super) const POLICY: u32 = 1;
+pub(super) const POLICY: u32 = 2;
 /// Native code of one program: the largest admitted modules stay below.
 pub(super) const ARTIFACT_BYTES: u64 = 1 << 30;
 /// Bytes of what a published copy says about itself: seven short lines.
@@ -111,6 +126,9 @@ pub(super) const WORKER_START: Duration = Duration::from_secs(20);
 
 /// Imports, exports and notes that an inspection shows, and bytes of each: a report is for reading.
 pub(super) const SHOWN: usize = 1_000;
+
+/// Questions that one evaluation may ask: a build with a thousand steps, and one record still names all of them.
+pub(super) const ASKS: usize = 1_024;
 
 /// Descriptors that a guest may have open: `EMFILE` beyond, on every node.
 pub(super) const OPEN_FILES: usize = 1_024;

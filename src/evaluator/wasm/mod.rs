@@ -1,15 +1,19 @@
 //! The wasm evaluator: WebAssembly modules on wasmtime, with a deterministic WASI preview 1 of our own.
 //!
 //! A module is scanned (`admit`), compiled once (`compile`, `cache`), and given a fresh instance per evaluation (`store`, `instances`), which
-//! is entered as a command (`wasi`) or as a plain module (`plain`). Invariant: a reply depends on the request alone. Time and randomness
+//! is entered as a command (`wasi`), as a plain module (`plain`) or as a component (`component`), by `run`. Invariant: a reply depends on the request alone. Time and randomness
 //! are virtual, and every limit of this node ends the evaluation as an error that the guest cannot observe. `docs/wasm.md` is the contract
 //! in full. Knows nothing of ledgers, peers or the fabric.
 
 mod admit;
 mod aot;
 mod artifacts;
+mod asking;
 mod cache;
+mod code;
 mod compile;
+#[cfg(feature = "component")]
+mod component;
 mod engine;
 #[cfg(feature = "artifacts-http")]
 mod http;
@@ -19,6 +23,7 @@ mod limits;
 pub(super) mod plain;
 pub(super) mod program;
 mod remote;
+mod run;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -26,36 +31,34 @@ mod wasi;
 mod weigh;
 pub mod worker;
 
-use std::env::consts::{ARCH, OS};
 use std::fmt;
 use std::sync::{self, Arc, OnceLock};
 
 use bytes::Bytes;
-use wasmtime::PoolConcurrencyLimitError;
 
 pub use self::aot::AotConfig;
 pub use self::artifacts::{ArtifactReport, Layer, Miss};
 use self::cache::{Key, Programs};
 pub use self::compile::{Compilation, WasmSetup};
 use self::compile::{Compiler, Kit};
-use self::engine::{Flavour, Stopwatch, VERSION};
+use self::engine::{Flavour, VERSION};
 #[cfg(feature = "artifacts-http")]
 pub use self::http::{AddressError, Https};
 pub use self::inspect::{GuestKind, Inspection, Item, Needs, inspect};
 pub use self::instances::PoolGauges;
 use self::instances::Seats;
 pub use self::limits::WasmLimits;
-use self::program::{Entry, Program};
+use self::program::Program;
 pub use self::remote::{Fetch, Folder, Publication, RemoteConfig};
-use self::store::{Bounds, State};
-use self::wasi::Wasi;
+use self::store::{Bounds, Watch};
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::pool::{Pool, QUEUE};
-use crate::evaluator::{Done, Evaluator, Job};
+use crate::evaluator::{Done, Evaluator, Job, NESTING};
 use crate::id::Digest;
 use crate::identity::Signer;
-use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
-use crate::request::{Class, Code, Engine, Request, Slot};
+use crate::limits::MAX_OUTPUT_FILES;
+use crate::reply::{Payload, Reply};
+use crate::request::{Class, Code, Engine, Request};
 
 /// The contract between guests and this evaluator; part of every request's id.
 const ABI: u32 = 1;
@@ -68,6 +71,7 @@ pub struct WasmEvaluator {
 }
 
 struct Shared {
+    pool: Pool,
     portable: Arc<Kit>,
     /// Made when it is first asked for.
     native: OnceLock<Result<Arc<Kit>, EvalError>>,
@@ -87,6 +91,7 @@ impl WasmEvaluator {
     pub fn with(pool: Pool, setup: WasmSetup) -> Result<Self, EvalError> {
         let limits = setup.limits.clone();
         let shared = Shared {
+            pool: pool.clone(),
             portable: Arc::new(Kit::new(Flavour::Portable, &limits)?),
             native: OnceLock::new(),
             programs: Programs::new(limits.compiled_bytes),
@@ -172,7 +177,7 @@ impl Evaluator for WasmEvaluator {
             let why = format!("wasm here is portable or device:{native}, the request says {}", request.class);
             return Err(Refusal::ClassNotProven(why).into());
         }
-        match request.capabilities.first() {
+        match request.capabilities.iter().find(|capability| capability.as_str() != NESTING) {
             Some(capability) => Err(Refusal::Capability(capability.to_string()).into()),
             None => Ok(()),
         }
@@ -183,15 +188,15 @@ impl Evaluator for WasmEvaluator {
             return done(Err(error));
         }
         let shared = Arc::clone(&self.shared);
-        self.pool.run(move || shared.evaluate(&job), done);
+        self.pool.run(job.depth(), move || shared.evaluate(&job), done);
     }
 }
 
 impl Shared {
     fn evaluate(&self, job: &Job) -> Result<Reply, EvalError> {
-        let watch = Stopwatch::start();
         let bounds = self.bounds(job);
-        let go_on = || Ok(store::go_on(bounds.time, watch, &job.cancel)?);
+        let watch = Watch::start(&bounds, &job.cancel);
+        let go_on = || Ok(watch.go_on()?);
         go_on()?;
         let digest = match &job.request.program.code {
             Code::Bytes(Payload::Stored(blob)) => blob.digest,
@@ -203,7 +208,7 @@ impl Shared {
         let program = self.program(kit, key, &job.code, go_on)?;
         let entry = program.entry(&job.request.program.entry)?;
         let _seat = self.seats.take(go_on)?;
-        self.run(job, kit, &program, &entry, &bounds, watch)
+        self.run(job, kit, &program, &entry, &bounds, &watch)
     }
 
     fn program(
@@ -235,92 +240,9 @@ impl Shared {
             memory: lowered(options.memory, limits.memory),
             table_elements: limits.table_elements,
             output: lowered(options.output, limits.output),
+            files: lowered(options.files, MAX_OUTPUT_FILES as u64),
             time: job.budget.unwrap_or(limits.time),
+            cpu: [options.cpu, limits.cpu].into_iter().flatten().min(),
         }
     }
-
-    fn run(
-        &self,
-        job: &Job,
-        kit: &Kit,
-        program: &Program,
-        entry: &Entry,
-        bounds: &Bounds,
-        watch: Stopwatch,
-    ) -> Result<Reply, EvalError> {
-        let failed = |error: wasmtime::Error| EvalError::Failed(format!("{error:#}"));
-        let arguments = match entry {
-            Entry::Command => Vec::new(),
-            Entry::Bytes(_) => only_takes(&job.request, &[Slot::Stdin], true).map(|()| Vec::new())?,
-            Entry::Call(_, ty) => {
-                only_takes(&job.request, &[], false)?;
-                plain::arguments(ty, &job.request.args)?
-            }
-        };
-        let wasi = match entry {
-            Entry::Command => Some(Box::new(Wasi::new(job, bounds.output)?)),
-            Entry::Bytes(_) | Entry::Call(..) => None,
-        };
-        let running = Stopwatch::start();
-        let state = State::new(wasi, bounds, program.shape.memory_maximum);
-        let mut store = store::store(&kit.engine, state, bounds, watch, job.cancel.clone()).map_err(failed)?;
-        let outcome = program.pre.instantiate(&mut store).and_then(|instance| match entry {
-            Entry::Command => {
-                let start = instance.get_typed_func::<(), ()>(&mut store, wasi::START)?;
-                start.call(&mut store, ()).map(|()| Bytes::new())
-            }
-            Entry::Bytes(entry) => {
-                let input = job.stdin().map_or(&[][..], |stdin| stdin);
-                plain::bytes(&mut store, instance, *entry, input, bounds.output)
-            }
-            Entry::Call(name, ty) => plain::call(&mut store, instance, name, ty, &arguments),
-        });
-        let (status, plain_stdout, trap) = match outcome {
-            Ok(stdout) => (Status::Exit(0), stdout, None),
-            Err(error) => {
-                if error.is::<PoolConcurrencyLimitError>() {
-                    return Err(self.seats.full());
-                }
-                let (status, trap) = store::ending(&error, bounds)?;
-                (status, Bytes::new(), trap)
-            }
-        };
-        let fuel = bounds.fuel.saturating_sub(store.get_fuel().map_err(failed)?);
-        let duration = running.elapsed();
-        let facts = Facts { duration, fuel: Some(fuel), host: format!("{ARCH}-{OS}"), evaluator: VERSION.to_owned() };
-        Ok(reply(status, plain_stdout, trap, store.into_data().wasi, facts))
-    }
-}
-
-/// Refuses what a plain module could only ignore: an ignored input would still be part of the id.
-fn only_takes(request: &Request, slots: &[Slot], no_args: bool) -> Result<(), Refusal> {
-    if !request.env.is_empty() {
-        return Err(Refusal::Arguments("a plain module has no environment".to_owned()));
-    }
-    if no_args && !request.args.is_empty() {
-        return Err(Refusal::Arguments("the alloc/run ABI takes standard input and no arguments".to_owned()));
-    }
-    match request.inputs.keys().find(|slot| !slots.contains(slot)) {
-        Some(Slot::Stdin) => Err(Refusal::Arguments("a call has no standard input".to_owned())),
-        Some(Slot::File(path)) => Err(Refusal::Arguments(format!("a plain module sees no files such as `{path}`"))),
-        None => Ok(()),
-    }
-}
-
-fn reply(status: Status, plain_stdout: Bytes, trap: Option<String>, wasi: Option<Box<Wasi>>, facts: Facts) -> Reply {
-    let outcome = wasi.map(|wasi| wasi.finish());
-    let trap = trap.map(|text| text + "\n");
-    let (stdout, stderr, files) = match outcome {
-        Some(outcome) => {
-            let mut stderr = outcome.stderr;
-            stderr.extend_from_slice(trap.unwrap_or_default().as_bytes());
-            (outcome.stdout.into(), Some(Bytes::from(stderr)), outcome.files)
-        }
-        None => (plain_stdout, trap.map(Bytes::from), Vec::new()),
-    };
-    let files = files
-        .into_iter()
-        .map(|(path, bytes)| OutputFile { path, executable: false, data: Payload::Inline(bytes) })
-        .collect();
-    Reply { status, stdout: Some(Payload::Inline(stdout)), stderr: stderr.map(Payload::Inline), files, facts }
 }

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use bytes::Bytes;
 use wasmtime::{Error, FuncType, Instance, Result, Store, Val, ValType};
 
-use super::program::BytesEntry;
+use super::program::{BytesCall, BytesEntry};
 use super::store::{State, Stop};
 use crate::error::{LimitHit, Refusal};
 use crate::reply::TrapCode;
@@ -23,24 +23,24 @@ pub(in crate::evaluator) const REJECTED: &[u8] = b"0\n";
 pub(super) fn bytes(
     store: &mut Store<State>,
     instance: Instance,
-    entry: BytesEntry,
+    call: &BytesCall,
     input: &[u8],
     bound: u64,
 ) -> Result<Bytes> {
     let broken = |why| Error::new(Stop::Trap(TrapCode::Contract, why));
-    let (name, _) = entry.export();
-    let alloc = instance.get_typed_func::<u32, u32>(&mut *store, "alloc")?;
-    let memory = instance.get_memory(&mut *store, "memory").ok_or_else(|| broken("its memory is gone"))?;
+    let gone = || broken("an export is gone");
+    let export = |store: &mut Store<State>, export| instance.get_module_export(store, export).ok_or_else(gone);
+    let alloc = export(store, &call.alloc)?.into_func().ok_or_else(gone)?.typed::<u32, u32>(&*store)?;
+    let memory = export(store, &call.memory)?.into_memory().ok_or_else(gone)?;
+    let function = export(store, &call.function)?.into_func().ok_or_else(gone)?;
     let len = u32::try_from(input.len()).map_err(|_| broken("the input is larger than any memory"))?;
     let at = alloc.call(&mut *store, len)?;
     let place = place(at, len, memory.data_size(&*store)).ok_or_else(|| broken("alloc: outside its memory"))?;
     memory.data_mut(&mut *store)[place].copy_from_slice(input);
-    let result = match entry {
-        BytesEntry::Run => {
-            instance.get_typed_func::<(u32, u32), u64>(&mut *store, name)?.call(&mut *store, (at, len))?
-        }
+    let result = match call.entry {
+        BytesEntry::Run => function.typed::<(u32, u32), u64>(&*store)?.call(&mut *store, (at, len))?,
         BytesEntry::Filter => {
-            let filter = instance.get_typed_func::<(u32, u32), u32>(&mut *store, name)?;
+            let filter = function.typed::<(u32, u32), u32>(&*store)?;
             return match filter.call(&mut *store, (at, len))? {
                 0 => Ok(Bytes::from_static(REJECTED)),
                 1 => Ok(Bytes::from_static(ACCEPTED)),
@@ -48,7 +48,7 @@ pub(super) fn bytes(
             };
         }
         BytesEntry::Observe => {
-            instance.get_typed_func::<(u32, u32), ()>(&mut *store, name)?.call(&mut *store, (at, len))?;
+            function.typed::<(u32, u32), ()>(&*store)?.call(&mut *store, (at, len))?;
             return Ok(Bytes::new());
         }
     };

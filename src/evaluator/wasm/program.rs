@@ -6,9 +6,11 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use wasmtime::{FuncType, InstancePre, ValType};
+use wasmtime::{FuncType, InstancePre, Module, ModuleExport, ValType};
 
 use super::admit::Shape;
+#[cfg(feature = "component")]
+use super::component;
 use super::limits::NAMED_EXPORTS;
 use super::store::State;
 use super::wasi;
@@ -16,21 +18,40 @@ use crate::error::Refusal;
 
 /// A program that is ready to be instantiated.
 pub(super) struct Program {
-    pub(super) pre: InstancePre<State>,
+    pub(super) pre: Ready,
     pub(super) shape: Shape,
     /// Entries that were found to be right: looking at types costs as much as making an instance. At most one for each export.
     entries: RwLock<BTreeMap<String, Arc<Entry>>>,
 }
 
+/// What was linked.
+pub(super) enum Ready {
+    /// A core module.
+    Module(InstancePre<State>),
+    /// A component.
+    #[cfg(feature = "component")]
+    Component(component::Ready),
+}
+
 /// Where a program is entered.
-#[derive(Debug)]
 pub(super) enum Entry {
+    /// The one export of our world.
+    #[cfg(feature = "component")]
+    Component,
     /// `_start` of a WASI preview 1 command.
     Command,
     /// A function of the alloc/run ABI.
-    Bytes(BytesEntry),
+    Bytes(BytesCall),
     /// One call of an export with these numbers.
     Call(String, FuncType),
+}
+
+/// A function that is given bytes, with the exports that a call of it takes: found once, since looking for them by name is a part of what a call costs.
+pub(super) struct BytesCall {
+    pub(super) entry: BytesEntry,
+    pub(super) memory: ModuleExport,
+    pub(super) alloc: ModuleExport,
+    pub(super) function: ModuleExport,
 }
 
 /// A function that is given bytes. Which one a request means is part of its entry, and so of its id.
@@ -73,14 +94,20 @@ pub(in crate::evaluator) const FILTER: &str = "slot:filter";
 pub(in crate::evaluator) const OBSERVE: &str = "slot:observe";
 
 impl Program {
-    pub(super) fn new(pre: InstancePre<State>, shape: Shape) -> Self {
+    pub(super) fn new(pre: Ready, shape: Shape) -> Self {
         Self { pre, shape, entries: RwLock::default() }
     }
 
     /// How much machine code it holds on to.
     pub(super) fn compiled_bytes(&self) -> u64 {
-        let image = self.pre.module().image_range();
-        (image.end as usize).saturating_sub(image.start as usize) as u64
+        match &self.pre {
+            Ready::Module(pre) => {
+                let image = pre.module().image_range();
+                (image.end as usize).saturating_sub(image.start as usize) as u64
+            }
+            #[cfg(feature = "component")]
+            Ready::Component(ready) => ready.compiled_bytes(),
+        }
     }
 
     /// The entry that a request names; an empty name means the program's own.
@@ -94,18 +121,27 @@ impl Program {
     }
 
     fn find(&self, name: &str) -> Result<Entry, Refusal> {
-        let module = self.pre.module();
         let refuse = |why: String| Refusal::Entry { entry: name.to_owned(), why };
+        let module = match &self.pre {
+            Ready::Module(pre) => pre.module(),
+            #[cfg(feature = "component")]
+            Ready::Component(_) if name.is_empty() || name == component::EVALUATE => return Ok(Entry::Component),
+            #[cfg(feature = "component")]
+            Ready::Component(_) => return Err(refuse(format!("a component is entered at `{}`", component::EVALUATE))),
+        };
         let function = |name: &str| module.get_export(name).and_then(|export| export.func().cloned());
         if let Some(entry) = BytesEntry::named(name) {
-            return self.takes_bytes(entry).map(|()| Entry::Bytes(entry)).map_err(refuse);
+            return self.takes_bytes(module, entry).map(Entry::Bytes).map_err(refuse);
         }
-        let is_command = self.pre.module().get_export(wasi::START).is_some();
-        if name.is_empty() && !is_command && self.takes_bytes(BytesEntry::Run).is_ok() {
-            return Ok(Entry::Bytes(BytesEntry::Run));
+        let is_command = module.get_export(wasi::START).is_some();
+        if name.is_empty()
+            && !is_command
+            && let Ok(call) = self.takes_bytes(module, BytesEntry::Run)
+        {
+            return Ok(Entry::Bytes(call));
         }
         let name = if name.is_empty() { wasi::START } else { name };
-        let Some(ty) = function(name) else { return Err(refuse(self.exported())) };
+        let Some(ty) = function(name) else { return Err(refuse(exported(module))) };
         if name == wasi::START {
             let nothing = ty.params().len() == 0 && ty.results().len() == 0;
             return if nothing { Ok(Entry::Command) } else { Err(refuse(format!("it is {ty}, not (func)"))) };
@@ -120,8 +156,7 @@ impl Program {
     }
 
     /// Whether it has what a function of bytes needs, and if not, what is missing.
-    fn takes_bytes(&self, entry: BytesEntry) -> Result<(), String> {
-        let module = self.pre.module();
+    fn takes_bytes(&self, module: &Module, entry: BytesEntry) -> Result<BytesCall, String> {
         let is = |name: &str, parameters: usize, result: Option<&ValType>| {
             let ty = module.get_export(name).and_then(|export| export.func().cloned());
             ty.is_some_and(|ty| {
@@ -145,19 +180,21 @@ impl Program {
             let result = result.map_or_else(String::new, |ty| format!(" -> {ty}"));
             return Err(format!("it exports no `{name}: func (i32 i32){result}`"));
         }
-        Ok(())
+        let export = |name: &str| module.get_export_index(name).ok_or_else(|| format!("it exports no `{name}`"));
+        Ok(BytesCall { entry, memory: export("memory")?, alloc: export("alloc")?, function: export(name)? })
     }
+}
 
-    fn exported(&self) -> String {
-        let functions = self.pre.module().exports().filter(|export| export.ty().func().is_some());
-        let mut names: Vec<_> = functions.map(|export| format!("`{}`", clip(export.name()))).collect();
-        let more = names.len().saturating_sub(NAMED_EXPORTS);
-        names.truncate(NAMED_EXPORTS);
-        match (names.is_empty(), more) {
-            (true, _) => "the module exports no function".to_owned(),
-            (false, 0) => format!("the module exports {}", names.join(", ")),
-            (false, more) => format!("the module exports {} and {more} more", names.join(", ")),
-        }
+/// Names what a module exports.
+fn exported(module: &Module) -> String {
+    let functions = module.exports().filter(|export| export.ty().func().is_some());
+    let mut names: Vec<_> = functions.map(|export| format!("`{}`", clip(export.name()))).collect();
+    let more = names.len().saturating_sub(NAMED_EXPORTS);
+    names.truncate(NAMED_EXPORTS);
+    match (names.is_empty(), more) {
+        (true, _) => "the module exports no function".to_owned(),
+        (false, 0) => format!("the module exports {}", names.join(", ")),
+        (false, more) => format!("the module exports {} and {more} more", names.join(", ")),
     }
 }
 

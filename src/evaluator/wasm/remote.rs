@@ -34,7 +34,7 @@ const SOURCE: &str = "source";
 const DEVICE: &str = "device";
 const ENGINE: &str = "engine";
 const MEMORY: &str = "memory-maximum";
-const IMPORTS: &str = "imports";
+const SHAPE: &str = "shape";
 
 /// Gets copies by name.
 pub trait Fetch: fmt::Debug + Send + Sync {
@@ -71,7 +71,7 @@ impl RemoteConfig {
     fn check(&self, metadata: &BTreeMap<String, String>, wanted: &Fingerprint) -> Result<Shape, Miss> {
         let get = |key: &str| metadata.get(key).filter(|value| !value.trim().is_empty()).ok_or(Miss::MetadataMissing);
         let (fingerprint, signer, source) = (get(FINGERPRINT)?, get(SIGNER)?, get(SOURCE)?);
-        let (device, engine, memory, imports) = (get(DEVICE)?, get(ENGINE)?, get(MEMORY)?, get(IMPORTS)?);
+        let (device, engine, memory, bits) = (get(DEVICE)?, get(ENGINE)?, get(MEMORY)?, get(SHAPE)?);
         if *fingerprint != wanted.name().to_string() {
             return Err(Miss::OtherFingerprint);
         }
@@ -85,7 +85,7 @@ impl RemoteConfig {
             return Err(Miss::OtherMachine);
         }
         let memory_maximum = memory.parse().map_err(|_| Miss::Truncated)?;
-        Ok(Shape { memory_maximum, imports: imports == "true" })
+        bits.parse().ok().and_then(|bits| Shape::of(memory_maximum, bits)).ok_or(Miss::Truncated)
     }
 }
 
@@ -108,7 +108,7 @@ impl Publication {
             (DEVICE, own_device()),
             (ENGINE, own_engine(made_for)),
             (MEMORY, artifact.shape.memory_maximum.to_string()),
-            (IMPORTS, artifact.shape.imports.to_string()),
+            (SHAPE, artifact.shape.bits().to_string()),
         ];
         Self::of(made_for.name(), &metadata, &artifact.code, signer)
     }
@@ -227,7 +227,7 @@ mod tests {
             (DEVICE, own_device()),
             (ENGINE, own_engine(&wanted())),
             (MEMORY, "65536".to_owned()),
-            (IMPORTS, "true".to_owned()),
+            (SHAPE, "1".to_owned()),
         ]
     }
 
@@ -247,7 +247,10 @@ mod tests {
             assert_eq!((&artifact.code[..], artifact.shape.memory_maximum), (&b"native code"[..], 65_536));
             assert!(artifact.shape.imports);
         }
-        let artifact = Artifact { shape: Shape { memory_maximum: 1, imports: false }, code: b"native code".to_vec() };
+        let artifact = Artifact {
+            shape: Shape { memory_maximum: 1, imports: false, asks: false, component: false },
+            code: b"native code".to_vec(),
+        };
         let published = Publication::sign(&wanted(), &artifact, "a\nb", &signer());
         assert_eq!(load(published.bytes, Some("a b")).unwrap().shape, artifact.shape);
     }

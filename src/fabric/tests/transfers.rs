@@ -79,7 +79,9 @@ impl Fetch {
                 return brought;
             }
             brought += wanted.len();
-            wanted.into_iter().for_each(|wanted| self.bring(from, wanted));
+            for wanted in wanted {
+                self.bring(from, wanted);
+            }
         }
     }
 
@@ -115,7 +117,9 @@ fn large_replies_come_in_chunks_with_a_bounded_window() {
             break;
         }
         count += wanted.len();
-        wanted.into_iter().for_each(|wanted| fetch.bring(&holder, wanted));
+        for wanted in wanted {
+            fetch.bring(&holder, wanted);
+        }
     }
     assert_eq!((count, largest), (11, CHUNKS_IN_FLIGHT));
     assert_eq!(fetch.script.fabric.counters().chunks, 11);
@@ -269,7 +273,9 @@ fn a_holder_of_another_answer_is_done_without_and_keeps_its_name() {
         let (first, refused) = (fetch.wanted(&near), fetch.wanted(&far));
         let ask = refused[0].0;
         fetch.script.say(&far, if n == 0 { Message::NotHeld { ask } } else { Message::Busy { ask } });
-        first.into_iter().for_each(|wanted| fetch.bring(&near, wanted));
+        for wanted in first {
+            fetch.bring(&near, wanted);
+        }
         fetch.bring_all(&near);
         assert!(fetch.wanted(&far).is_empty(), "{refusal}");
         fetch.assert_delivered();
@@ -312,9 +318,13 @@ fn a_newcomer_joins_in() {
     fetch.script.join(&late, ms(4));
     let second = fetch.wanted(&late);
     assert_eq!((first.len(), second.len()), (CHUNKS_IN_FLIGHT, CHUNKS_IN_FLIGHT));
-    second.into_iter().for_each(|wanted| fetch.bring(&late, wanted));
+    for wanted in second {
+        fetch.bring(&late, wanted);
+    }
     assert!(fetch.bring_all(&late) > 0);
-    first.into_iter().for_each(|wanted| fetch.bring(&near, wanted));
+    for wanted in first {
+        fetch.bring(&near, wanted);
+    }
     fetch.bring_all(&near);
     fetch.assert_delivered();
 }
@@ -334,7 +344,9 @@ fn a_chunk_that_cannot_be_checked_now_is_asked_for_again_but_not_for_ever() {
             _ => None,
         });
         assert_eq!(unchecked.len(), 3);
-        unchecked.into_iter().for_each(|input| fetch.script.give(input));
+        for input in unchecked {
+            fetch.script.give(input);
+        }
         fetch.script.pass(ms(100));
         fetch.script.answer_heartbeats(&holder);
         assert!(fetch.script.now - start < TRANSFER_STALL * 2);
@@ -353,7 +365,9 @@ fn whoever_goes_away_leaves_no_chunk_behind() {
     assert!(fetch.script.fabric.asks.is_empty() && fetch.script.fabric.in_flight() == 0);
     fetch.script.check_all();
     let late = fetch.wanted(&far);
-    late.into_iter().for_each(|wanted| fetch.bring(&far, wanted));
+    for wanted in late {
+        fetch.bring(&far, wanted);
+    }
     assert!(fetch.script.disconnects().is_empty() && fetch.script.deliveries().is_empty());
     let gone: Vec<_> = fetch.script.deliveries();
     assert!(!gone.iter().any(|(_, end)| matches!(end, Err(EvalError::Limit(LimitHit::Deadline { .. })))));
@@ -402,7 +416,9 @@ fn any_mix_of_holders_ends_with_the_whole_reply_or_with_computing() {
                 }
                 3 => {
                     fetch.script.pass(ms(random(300)));
-                    remotes.iter().for_each(|remote| fetch.script.answer_heartbeats(remote));
+                    for remote in &remotes {
+                        fetch.script.answer_heartbeats(remote);
+                    }
                 }
                 _ if !queues[n].is_empty() => {
                     let first = queues[n].remove(0);

@@ -75,7 +75,7 @@ fn what_is_above_the_floor_stays_provable_through_every_opening() {
     let freed = ledger.drop_below(below, Some(&identity()), 9).expect("drops");
     let floor = ledger.reader().floor();
     assert!(floor < below && freed.dropped > 5 && freed.bytes > 8_000 * freed.dropped, "{freed:?} {floor}");
-    assert!(floor % 256 != 102 % 256, "the floor cuts through a page of the tree");
+    assert!(floor % 256 != 102, "the floor cuts through a page of the tree");
     check(&ledger, floor, "at once");
     assert_eq!(ledger.drop_below(floor, None, 9).expect("nothing to do"), Freed::default());
     let checkpoint = ledger.reader().read(ledger.next_seq() - 1).expect("reads").expect("there");
@@ -149,7 +149,7 @@ fn without_its_floor_file_what_is_missing_is_lost_and_said() {
     ledger.drop_below(below, None, 9).expect("drops");
     ledger.close().expect("closes");
     let harms: [&dyn Fn(&MemoryStorage); 2] = [&|disk| disk.remove("floor").expect("removes"), &|disk| {
-        disk.open("floor").expect("there").write_at(&[0xff; 3], 20).expect("writes")
+        disk.open("floor").expect("there").write_at(&[0xff; 3], 20).expect("writes");
     }];
     for harm in harms {
         let disk = storage.fork();

@@ -95,7 +95,7 @@ impl Client {
         }
     }
 
-    async fn ask(&self, command: &Command) -> Result<Reaction, ClientError> {
+    pub(crate) async fn ask(&self, command: &Command) -> Result<Reaction, ClientError> {
         let broken = |source| ClientError::Broken { path: self.data_dir.clone(), source };
         let mut stream = self.stream.lock().await;
         write_frame(&mut *stream, command).await.map_err(broken)?;

@@ -10,17 +10,27 @@ mod server;
 
 use std::io;
 
+#[cfg(feature = "wasm")]
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 pub use self::client::{Client, ClientError};
 pub(crate) use self::server::ControlServer;
+#[cfg(all(feature = "cli", feature = "wasm"))]
+pub(crate) use self::server::serve;
 use crate::error::EvalError;
 use crate::eval::Answer;
+#[cfg(feature = "wasm")]
+use crate::evaluator::slots::{Registration, SlotError, SlotKind};
 use crate::id::ContentId;
 use crate::limits::MAX_PAYLOAD;
+#[cfg(feature = "wasm")]
+use crate::node::status::SlotStatus;
 use crate::node::status::{HolderStatus, Status};
+#[cfg(feature = "wasm")]
+use crate::request::Name;
 use crate::request::Request;
 
 /// The first byte of every frame.
@@ -45,6 +55,18 @@ pub(crate) enum Command {
     Status,
     /// Who is said to hold an answer?
     Holders(ContentId),
+    /// Register a program under a name.
+    #[cfg(feature = "wasm")]
+    SlotSet(Box<Registration>),
+    /// Forget a slot.
+    #[cfg(feature = "wasm")]
+    SlotEvict(Name),
+    /// List the slots.
+    #[cfg(feature = "wasm")]
+    Slots,
+    /// Call a slot, as this kind if one is given, with this input.
+    #[cfg(feature = "wasm")]
+    SlotCall(Name, Option<SlotKind>, Bytes),
 }
 
 /// What a node answers. Append-only.
@@ -54,6 +76,14 @@ pub(crate) enum Reaction {
     Admit(Result<(), EvalError>),
     Status(Box<Status>),
     Holders(Result<Vec<HolderStatus>, EvalError>),
+    #[cfg(feature = "wasm")]
+    SlotSet(Result<Box<SlotStatus>, SlotError>),
+    #[cfg(feature = "wasm")]
+    SlotEvict(Result<bool, SlotError>),
+    #[cfg(feature = "wasm")]
+    Slots(Vec<SlotStatus>),
+    #[cfg(feature = "wasm")]
+    SlotCall(Result<Box<Answer>, SlotError>),
 }
 
 async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {

@@ -11,7 +11,11 @@ use tracing::{debug, warn};
 use super::endpoint::{Listener, Stream};
 use super::{Command, Reaction, read_frame, write_frame};
 use crate::eval::Eval;
+#[cfg(feature = "wasm")]
+use crate::evaluator::slots::{Registration, SlotError};
 use crate::node::Node;
+#[cfg(feature = "wasm")]
+use crate::node::status::SlotStatus;
 
 /// Clients at a time; further ones wait to be accepted.
 const MAX_CLIENTS: usize = 256;
@@ -30,7 +34,7 @@ impl ControlServer {
             Listener::bind(data_dir)?
         };
         let (stop, stopped) = oneshot::channel();
-        let serve = move || runtime.block_on(serve(node, listener, stopped));
+        let serve = move || runtime.block_on(listen(node, listener, stopped));
         let thread = thread::Builder::new().name("evalmesh-control".to_owned()).spawn(serve)?;
         Ok(Self { stop: Some(stop), thread: Some(thread) })
     }
@@ -48,7 +52,7 @@ impl Drop for ControlServer {
     }
 }
 
-async fn serve(node: Node, listener: Listener, mut stopped: oneshot::Receiver<()>) {
+async fn listen(node: Node, listener: Listener, mut stopped: oneshot::Receiver<()>) {
     let mut clients = JoinSet::new();
     loop {
         tokio::select! {
@@ -81,21 +85,42 @@ async fn converse(node: &Node, stream: &mut Box<dyn Stream>, secret: Option<[u8;
                 continue;
             }
             _ if !trusted => return Err(io::ErrorKind::PermissionDenied.into()),
-            Command::Eval(request) => {
-                let result = unless_closed(stream, node.eval(*request)).await?;
-                Reaction::Eval(result.map(Box::new))
-            }
-            Command::Get(id) => {
-                let result = unless_closed(stream, node.get(id)).await?;
-                Reaction::Eval(result.map(Box::new))
-            }
-            Command::Admit(request) => Reaction::Admit(node.admit(&request)),
-            Command::Holders(id) => Reaction::Holders(node.holders(id).await),
-            Command::Status => Reaction::Status(Box::new(node.status())),
+            command => unless_closed(stream, serve(node, command)).await?,
         };
         write_frame(stream, &reaction).await?;
     }
     Ok(())
+}
+
+/// Carries out one command.
+pub(crate) async fn serve(node: &Node, command: Command) -> Reaction {
+    match command {
+        // Proven or not needed, by whoever serves.
+        Command::Prove(_) => Reaction::Admit(Ok(())),
+        Command::Eval(request) => Reaction::Eval(node.eval(*request).await.map(Box::new)),
+        Command::Get(id) => Reaction::Eval(node.get(id).await.map(Box::new)),
+        Command::Admit(request) => Reaction::Admit(node.admit(&request)),
+        Command::Holders(id) => Reaction::Holders(node.holders(id).await),
+        Command::Status => Reaction::Status(Box::new(node.status())),
+        #[cfg(feature = "wasm")]
+        Command::SlotSet(wanted) => Reaction::SlotSet(slot_set(node, *wanted).await.map(Box::new)),
+        #[cfg(feature = "wasm")]
+        Command::SlotEvict(name) => Reaction::SlotEvict(node.evict_slot(&name)),
+        #[cfg(feature = "wasm")]
+        Command::Slots => Reaction::Slots(node.slots()),
+        #[cfg(feature = "wasm")]
+        Command::SlotCall(name, kind, input) => {
+            Reaction::SlotCall(node.call_slot(&name, kind, input).await.map(Box::new))
+        }
+    }
+}
+
+/// Registers a slot on a thread of its own: compiling takes a while, and others use this runtime.
+#[cfg(feature = "wasm")]
+async fn slot_set(node: &Node, wanted: Registration) -> Result<SlotStatus, SlotError> {
+    let (node, name) = (node.clone(), wanted.name.clone());
+    let registered = tokio::task::spawn_blocking(move || Ok((&*node.register_slot(&wanted)?).into()));
+    registered.await.unwrap_or_else(|error| Err(SlotError::NotKept { slot: name, why: error.to_string() }))
 }
 
 /// Waits for `work` unless the client goes away first; dropping the work abandons it.

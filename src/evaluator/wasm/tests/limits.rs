@@ -133,6 +133,41 @@ fn files_count_as_output() {
 }
 
 #[test]
+fn processor_time() {
+    let mut request = command(FOREVER);
+    request.options.cpu = Some(Duration::from_millis(30));
+    let watch = Stopwatch::start();
+    assert_eq!(limit(request.clone()), LimitHit::CpuTime { ms: 30 });
+    assert!(watch.elapsed() >= Duration::from_millis(30), "a thread gets no more than the time that goes by");
+    request.options.timeout = Some(Duration::from_millis(10));
+    assert_eq!(limit(request), LimitHit::Deadline { ms: 10 });
+    let lower = super::WasmLimits { cpu: Some(Duration::from_millis(20)), ..super::limits() };
+    let strict = super::WasmEvaluator::new(crate::evaluator::pool::Pool::start("test", 1).unwrap(), lower).unwrap();
+    let mut generous = command(FOREVER);
+    generous.options.cpu = Some(Duration::from_secs(9));
+    assert_eq!(
+        run_on(&strict, generous),
+        Err(EvalError::Limit(LimitHit::CpuTime { ms: 20 })),
+        "a request only lowers it"
+    );
+}
+
+#[test]
+fn files_that_are_made() {
+    // Makes and closes `a`, `b`, ...: as many as there are, each counted once.
+    let make = |files: u32| {
+        let open = "(drop (call $path_open (i32.const 3) (i32.const 0) (i32.const 1024) (i32.const 1) (i32.const 1)
+            (i64.const -1) (i64.const 0) (i32.const 0) (i32.const 0))) (drop (call $close (i32.load (i32.const 0))))";
+        let each = (0..files).map(|n| format!("(i32.store8 (i32.const 1024) (i32.const {})) {open} {open}", 97 + n));
+        let mut request = command(&each.collect::<String>());
+        request.options.files = Some(3);
+        request
+    };
+    assert_eq!(run(make(3)).unwrap().files.len(), 3);
+    assert_eq!(limit(make(4)), LimitHit::Files { bound: 3 });
+}
+
+#[test]
 fn cancelling_is_heard_within_a_moment() {
     let warm = command(FOREVER).timeout(Duration::from_millis(1));
     let _ = run(warm);

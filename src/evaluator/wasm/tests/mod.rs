@@ -2,6 +2,8 @@
 
 mod artifacts;
 mod bombs;
+#[cfg(feature = "component")]
+mod components;
 mod guests;
 mod hostile;
 mod interleavings;
@@ -33,6 +35,7 @@ fn limits() -> WasmLimits {
         table_elements: 1_000,
         output: 1 << 20,
         time: std::time::Duration::from_secs(20),
+        cpu: None,
         compiled_bytes: 64 << 20,
         instances: 8,
     }

@@ -11,7 +11,7 @@ use crate::reply::TrapCode;
 /// The error numbers that this host returns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u16)]
-pub(super) enum Errno {
+pub(in super::super) enum Errno {
     Badf = 8,
     Exist = 20,
     Ilseq = 25,
@@ -31,7 +31,7 @@ pub(super) enum Errno {
 
 /// Why a host function did not succeed.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Fault {
+pub(in super::super) enum Fault {
     /// The guest is told.
     Errno(Errno),
     /// The evaluation ends.
@@ -51,17 +51,17 @@ impl From<Stop> for Fault {
 }
 
 /// What a host function returns: the guest's errno is 0, or the fault.
-pub(super) type Outcome = Result<(), Fault>;
+pub(in super::super) type Outcome = Result<(), Fault>;
 
 /// File types.
-pub(super) mod filetype {
+pub(in super::super) mod filetype {
     pub(in super::super) const UNKNOWN: u8 = 0;
     pub(in super::super) const DIRECTORY: u8 = 3;
     pub(in super::super) const REGULAR_FILE: u8 = 4;
 }
 
 /// Rights that matter here.
-pub(super) mod rights {
+pub(in super::super) mod rights {
     pub(in super::super) const FD_READ: u64 = 1 << 1;
     pub(in super::super) const FD_WRITE: u64 = 1 << 6;
     pub(in super::super) const POLL: u64 = 1 << 27;
@@ -85,10 +85,10 @@ pub(super) mod rights {
 }
 
 /// Descriptor flags.
-pub(super) const APPEND: u16 = 1;
+pub(in super::super) const APPEND: u16 = 1;
 
 /// Flags of `path_open`.
-pub(super) mod oflags {
+pub(in super::super) mod oflags {
     pub(in super::super) const CREAT: u16 = 1;
     pub(in super::super) const DIRECTORY: u16 = 2;
     pub(in super::super) const EXCL: u16 = 4;
@@ -96,15 +96,15 @@ pub(super) mod oflags {
 }
 
 /// A guest's memory.
-pub(super) struct Memory<'a>(pub(super) &'a mut [u8]);
+pub(in super::super) struct Memory<'a>(pub(in super::super) &'a mut [u8]);
 
 impl Memory<'_> {
-    pub(super) fn bytes(&self, at: u32, len: u32) -> Result<&[u8], Fault> {
+    pub(in super::super) fn bytes(&self, at: u32, len: u32) -> Result<&[u8], Fault> {
         let start = at as usize;
         start.checked_add(len as usize).and_then(|end| self.0.get(start..end)).ok_or_else(outside)
     }
 
-    pub(super) fn bytes_mut(&mut self, at: u32, len: u32) -> Result<&mut [u8], Fault> {
+    pub(in super::super) fn bytes_mut(&mut self, at: u32, len: u32) -> Result<&mut [u8], Fault> {
         let start = at as usize;
         start.checked_add(len as usize).and_then(|end| self.0.get_mut(start..end)).ok_or_else(outside)
     }
@@ -115,43 +115,48 @@ impl Memory<'_> {
         bytes.copied().ok_or_else(outside)
     }
 
-    pub(super) fn u8(&self, at: u32) -> Result<u8, Fault> {
+    pub(in super::super) fn u8(&self, at: u32) -> Result<u8, Fault> {
         self.array(at).map(u8::from_le_bytes)
     }
 
-    pub(super) fn u16(&self, at: u32) -> Result<u16, Fault> {
+    pub(in super::super) fn u16(&self, at: u32) -> Result<u16, Fault> {
         self.array(at).map(u16::from_le_bytes)
     }
 
-    pub(super) fn u32(&self, at: u32) -> Result<u32, Fault> {
+    pub(in super::super) fn u32(&self, at: u32) -> Result<u32, Fault> {
         self.array(at).map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&self, at: u32) -> Result<u64, Fault> {
+    pub(in super::super) fn u64(&self, at: u32) -> Result<u64, Fault> {
         self.array(at).map(u64::from_le_bytes)
     }
 
-    pub(super) fn put(&mut self, at: u32, bytes: &[u8]) -> Outcome {
+    pub(in super::super) fn put(&mut self, at: u32, bytes: &[u8]) -> Outcome {
         let len = u32::try_from(bytes.len()).map_err(|_| outside())?;
         self.bytes_mut(at, len)?.copy_from_slice(bytes);
         Ok(())
     }
 
-    pub(super) fn put_u32(&mut self, at: u32, value: u32) -> Outcome {
+    pub(in super::super) fn put_u32(&mut self, at: u32, value: u32) -> Outcome {
         self.put(at, &value.to_le_bytes())
     }
 
-    pub(super) fn put_u64(&mut self, at: u32, value: u64) -> Outcome {
+    pub(in super::super) fn put_u64(&mut self, at: u32, value: u64) -> Outcome {
         self.put(at, &value.to_le_bytes())
     }
 
     /// A count or length that the guest's 32 bits hold.
-    pub(super) fn put_len(&mut self, at: u32, len: usize) -> Outcome {
+    pub(in super::super) fn put_len(&mut self, at: u32, len: usize) -> Outcome {
         self.put_u32(at, u32::try_from(len).map_err(|_| Errno::Inval)?)
     }
 
+    /// A text; UTF-8 by the contract.
+    pub(in super::super) fn text(&self, at: u32, len: u32) -> Result<&str, Fault> {
+        str::from_utf8(self.bytes(at, len)?).map_err(|_| Errno::Ilseq.into())
+    }
+
     /// A path; UTF-8 by the contract.
-    pub(super) fn path(&self, at: u32, len: u32) -> Result<&str, Fault> {
+    pub(in super::super) fn path(&self, at: u32, len: u32) -> Result<&str, Fault> {
         let bytes = self.bytes(at, len)?;
         if bytes.len() > MAX_PATH {
             return Err(Errno::Nametoolong.into());
@@ -160,7 +165,7 @@ impl Memory<'_> {
     }
 
     /// The buffers of a read or write, all of them inside the memory.
-    pub(super) fn vectors(&self, at: u32, count: u32) -> Result<Vec<(u32, u32)>, Fault> {
+    pub(in super::super) fn vectors(&self, at: u32, count: u32) -> Result<Vec<(u32, u32)>, Fault> {
         if count > IO_VECTORS {
             return Err(Errno::Inval.into());
         }
@@ -177,7 +182,7 @@ impl Memory<'_> {
     }
 
     /// Fills the buffers in turn from `source`, which says how many bytes it wrote, until it writes fewer than were wanted.
-    pub(super) fn scatter(
+    pub(in super::super) fn scatter(
         &mut self,
         vectors: &[(u32, u32)],
         mut source: impl FnMut(&mut [u8]) -> usize,
@@ -195,7 +200,7 @@ impl Memory<'_> {
     }
 
     /// How many bytes the buffers hold together.
-    pub(super) fn gathered(vectors: &[(u32, u32)]) -> u64 {
+    pub(in super::super) fn gathered(vectors: &[(u32, u32)]) -> u64 {
         vectors.iter().map(|(_, len)| u64::from(*len)).sum()
     }
 }

@@ -20,7 +20,7 @@ const REALTIME: u32 = 0;
 const LAST_CLOCK: u32 = 3;
 
 /// The random stream of a question.
-pub(super) fn random(id: &ContentId) -> blake3::OutputReader {
+fn random(id: &ContentId) -> blake3::OutputReader {
     blake3::Hasher::new_derive_key(RANDOM_CONTEXT).update(id.as_bytes()).finalize_xof()
 }
 
@@ -41,6 +41,19 @@ enum Wait {
 }
 
 impl Wasi {
+    /// One look at the clock, for components: nanoseconds since 1970.
+    #[cfg(feature = "component")]
+    pub(in super::super) fn look(&mut self) -> u64 {
+        self.now = self.now.saturating_add(STEP);
+        START.saturating_add(self.now)
+    }
+
+    /// Random bytes, for components.
+    #[cfg(feature = "component")]
+    pub(in super::super) fn fill(&mut self, bytes: &mut [u8]) {
+        self.randomness().fill(bytes);
+    }
+
     #[expect(clippy::unused_self, reason = "one signature for all host functions")]
     pub(super) fn clock_res_get(&mut self, memory: &mut Memory<'_>, clock: u32, result: u32) -> Outcome {
         if clock > LAST_CLOCK {
@@ -68,8 +81,13 @@ impl Wasi {
         if len > RANDOM_BYTES {
             return Err(Errno::Inval.into());
         }
-        self.random.fill(memory.bytes_mut(buffer, len)?);
+        let buffer = memory.bytes_mut(buffer, len)?;
+        self.randomness().fill(buffer);
         Ok(())
+    }
+
+    fn randomness(&mut self) -> &mut blake3::OutputReader {
+        self.random.get_or_insert_with(|| random(&self.id))
     }
 
     #[expect(clippy::unnecessary_wraps, reason = "one signature for all host functions")]

@@ -17,18 +17,18 @@ use crate::request::RelPath;
 
 /// Bytes that the guest may still produce: stdout, stderr and its own file contents share them.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(in super::super) struct Budget {
     bound: u64,
     used: u64,
 }
 
 impl Budget {
-    pub(super) fn new(bound: u64) -> Self {
+    pub(in super::super) fn new(bound: u64) -> Self {
         Self { bound, used: 0 }
     }
 
     /// Ends the evaluation where the budget does not suffice: an output is never cut.
-    pub(super) fn take(&mut self, bytes: u64) -> Result<(), Fault> {
+    pub(in super::super) fn take(&mut self, bytes: u64) -> Result<(), Fault> {
         self.used = self.used.saturating_add(bytes);
         if self.used > self.bound {
             return Err(Stop::from(LimitHit::Output { bound: self.bound }).into());
@@ -36,8 +36,14 @@ impl Budget {
         Ok(())
     }
 
-    fn give_back(&mut self, bytes: usize) {
-        self.used = self.used.saturating_sub(bytes as u64);
+    /// Nothing is held any more.
+    #[cfg(feature = "component")]
+    pub(in super::super) fn reset(&mut self) {
+        self.used = 0;
+    }
+
+    pub(in super::super) fn give_back(&mut self, bytes: u64) {
+        self.used = self.used.saturating_sub(bytes);
     }
 }
 
@@ -81,10 +87,12 @@ pub(super) struct Files {
     /// How many directories, and how many own files, the guest may still make.
     directories_left: usize,
     own_left: usize,
+    /// How many own files this evaluation may have, where that is fewer than any may.
+    bound: u64,
 }
 
 impl Files {
-    pub(super) fn new<'a>(inputs: impl Iterator<Item = (&'a RelPath, &'a Bytes)>) -> Result<Self, Refusal> {
+    pub(super) fn new<'a>(inputs: impl Iterator<Item = (&'a RelPath, &'a Bytes)>, bound: u64) -> Result<Self, Refusal> {
         let mut this = Self {
             entries: BTreeMap::from([(String::new(), Entry::Directory(1))]),
             slots: Vec::new(),
@@ -93,6 +101,7 @@ impl Files {
             last_inode: 1,
             directories_left: DIRECTORIES,
             own_left: MAX_OUTPUT_FILES,
+            bound,
         };
         for (path, bytes) in inputs {
             let path = path.as_str();
@@ -175,23 +184,27 @@ impl Files {
     }
 
     /// Makes an empty file where nothing is yet.
-    pub(super) fn create(&mut self, path: &str) -> Result<FileId, Errno> {
+    pub(super) fn create(&mut self, path: &str) -> Result<FileId, Fault> {
         let id = self.free.pop().unwrap_or(self.slots.len());
         let file = File { data: Data::Own(Vec::new()), holders: 1, own: false };
         match self.slots.get_mut(id) {
             Some(place) => *place = file,
             None => self.slots.push(file),
         }
-        if let Err(errno) = self.count_own(id) {
+        if let Err(fault) = self.count_own(id) {
             self.free.push(id);
-            return Err(errno);
+            return Err(fault);
         }
         self.entries.insert(path.to_owned(), Entry::File(id));
         Ok(id)
     }
 
-    fn count_own(&mut self, id: FileId) -> Result<(), Errno> {
+    fn count_own(&mut self, id: FileId) -> Result<(), Fault> {
         if !self.slots[id].own {
+            let own = MAX_OUTPUT_FILES - self.own_left;
+            if own as u64 >= self.bound && own < MAX_OUTPUT_FILES {
+                return Err(Stop::from(LimitHit::Files { bound: self.bound }).into());
+            }
             self.own_left = self.own_left.checked_sub(1).ok_or(Errno::Nospc)?;
             self.slots[id].own = true;
         }
@@ -234,23 +247,23 @@ impl Files {
         }
     }
 
-    pub(super) fn rename(&mut self, from: &str, to: &str, budget: &mut Budget) -> Result<(), Errno> {
+    pub(super) fn rename(&mut self, from: &str, to: &str, budget: &mut Budget) -> Result<(), Fault> {
         let moved = self.get(from).ok_or(Errno::Noent)?;
         if from == to {
             return Ok(());
         }
         if from.is_empty() || to.is_empty() {
-            return Err(Errno::Perm);
+            return Err(Errno::Perm.into());
         }
         if matches!(moved, Entry::Directory(_)) && child(from, to).is_some() {
-            return Err(Errno::Inval);
+            return Err(Errno::Inval.into());
         }
         let mut all: Vec<(String, Entry)> = vec![(from.to_owned(), moved)];
         if matches!(moved, Entry::Directory(_)) {
             all.extend(self.subtree(from).map(|(path, entry)| (path.clone(), *entry)));
         }
         if all.iter().any(|(path, _)| path.len() - from.len() + to.len() > MAX_PATH) {
-            return Err(Errno::Nametoolong);
+            return Err(Errno::Nametoolong.into());
         }
         // A moved input is an output under its new path.
         for (_, entry) in &all {
@@ -259,8 +272,8 @@ impl Files {
             }
         }
         match (moved, self.get(to)) {
-            (Entry::Directory(_), Some(Entry::File(_))) => return Err(Errno::Notdir),
-            (Entry::File(_), Some(Entry::Directory(_))) => return Err(Errno::Isdir),
+            (Entry::Directory(_), Some(Entry::File(_))) => return Err(Errno::Notdir.into()),
+            (Entry::File(_), Some(Entry::Directory(_))) => return Err(Errno::Isdir.into()),
             (Entry::Directory(_), Some(Entry::Directory(_))) => self.remove_directory(to)?,
             (Entry::File(_), Some(Entry::File(_))) => self.unlink(to, budget)?,
             (_, None) => {}
@@ -286,7 +299,7 @@ impl Files {
         }
         self.own_left += usize::from(std::mem::take(&mut file.own));
         if let Data::Own(bytes) = std::mem::replace(&mut file.data, Data::Input(Bytes::new())) {
-            budget.give_back(bytes.len());
+            budget.give_back(bytes.len() as u64);
         }
         self.free.push(id);
     }
@@ -311,7 +324,7 @@ impl Files {
         // The budget was taken, so the length is one that this machine holds.
         let len = usize::try_from(len).map_err(|_| Errno::Nospc)?;
         own.resize(len, 0);
-        budget.give_back(kept.saturating_sub(len));
+        budget.give_back(kept.saturating_sub(len) as u64);
         Ok(())
     }
 

@@ -4,10 +4,10 @@
 //! a fixed instant, and randomness seeded by the request's id. Invariant: two evaluations of one request make the same calls and get the same
 //! answers, on any node. Limits of a node end the evaluation and are no errno.
 
-mod abi;
+pub(super) mod abi;
 mod clock;
 mod fds;
-mod fs;
+pub(super) mod fs;
 mod paths;
 
 use bytes::Bytes;
@@ -16,9 +16,11 @@ use wasmtime::{Caller, Engine, Error, Extern, Linker, Result};
 use self::abi::{Errno, Fault, Memory, Outcome};
 use self::fds::Fd;
 use self::fs::{Budget, Files};
-use super::store::{State, Stop};
+use super::asking;
+use super::store::{Bounds, State, Stop};
 use crate::error::Refusal;
 use crate::evaluator::Job;
+use crate::id::ContentId;
 use crate::reply::TrapCode;
 use crate::request::{RelPath, Slot};
 
@@ -44,7 +46,9 @@ pub(super) struct Wasi {
     budget: Budget,
     /// Virtual nanoseconds since the start.
     now: u64,
-    random: blake3::OutputReader,
+    /// Made when it is first drawn from: most programs never do.
+    random: Option<blake3::OutputReader>,
+    id: ContentId,
 }
 
 /// What a command leaves behind.
@@ -56,7 +60,7 @@ pub(super) struct Finished {
 }
 
 impl Wasi {
-    pub(super) fn new(job: &Job, output: u64) -> Result<Self, Refusal> {
+    pub(super) fn new(job: &Job, bounds: &Bounds) -> Result<Self, Refusal> {
         let request = &job.request;
         let ended = |text: &str| [text.as_bytes(), b"\0"].concat();
         let inputs = job.inputs.iter().filter_map(|(slot, bytes)| match slot {
@@ -70,12 +74,27 @@ impl Wasi {
             stdin_at: 0,
             stdout: Vec::new(),
             stderr: Vec::new(),
-            files: Files::new(inputs)?,
+            files: Files::new(inputs, bounds.files)?,
             fds: fds::initial(),
-            budget: Budget::new(output),
+            budget: Budget::new(bounds.output),
             now: 0,
-            random: clock::random(&job.id),
+            random: None,
+            id: job.id,
         })
+    }
+
+    /// Appends to the log, within the output's budget.
+    #[cfg(feature = "component")]
+    pub(super) fn log(&mut self, text: &[u8]) -> Outcome {
+        self.budget.take(text.len() as u64)?;
+        self.stderr.extend_from_slice(text);
+        Ok(())
+    }
+
+    /// Charges bytes to the output's budget.
+    #[cfg(feature = "component")]
+    pub(super) fn charge(&mut self, bytes: u64) -> Outcome {
+        self.budget.take(bytes)
     }
 
     pub(super) fn finish(self) -> Finished {
@@ -204,13 +223,24 @@ pub(super) fn is_offered(name: &str) -> bool {
 pub(super) fn linker(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     define(&mut linker)?;
+    asking::define(&mut linker)?;
     linker.func_wrap(MODULE, "proc_exit", |code: i32| -> Result<()> { Err(Error::new(Stop::Exit(code))) })?;
     Ok(linker)
 }
 
+/// Runs one function of preview 1.
+fn call(caller: Caller<'_, State>, function: impl FnOnce(&mut Wasi, &mut Memory<'_>) -> Outcome) -> Result<i32> {
+    with_memory(caller, |state, memory| match &mut state.wasi {
+        Some(wasi) => function(wasi, memory),
+        None => Err(broken("a plain module has no host")),
+    })
+}
+
 /// Runs one host function on the guest's memory and turns its outcome into an errno, or into the end of the evaluation.
-fn call(mut caller: Caller<'_, State>, function: impl FnOnce(&mut Wasi, &mut Memory<'_>) -> Outcome) -> Result<i32> {
-    let broken = |why| Error::new(Stop::Trap(TrapCode::Contract, why));
+pub(super) fn with_memory(
+    mut caller: Caller<'_, State>,
+    function: impl FnOnce(&mut State, &mut Memory<'_>) -> Outcome,
+) -> Result<i32> {
     let memory = match caller.data().memory {
         Some(memory) => memory,
         None => match caller.get_export("memory") {
@@ -218,14 +248,21 @@ fn call(mut caller: Caller<'_, State>, function: impl FnOnce(&mut Wasi, &mut Mem
                 caller.data_mut().memory = Some(memory);
                 memory
             }
-            _ => return Err(broken("a command must export its memory as `memory`")),
+            _ => return outcome(Err(broken("a command must export its memory as `memory`"))),
         },
     };
     let (bytes, state) = memory.data_and_store_mut(&mut caller);
-    let wasi = state.wasi.as_mut().ok_or_else(|| broken("a plain module has no host"))?;
-    match function(wasi, &mut Memory(bytes)) {
+    outcome(function(state, &mut Memory(bytes)))
+}
+
+fn outcome(outcome: Outcome) -> Result<i32> {
+    match outcome {
         Ok(()) => Ok(0),
         Err(Fault::Errno(errno)) => Ok(errno as i32),
         Err(Fault::Stop(stop)) => Err(Error::new(stop)),
     }
+}
+
+fn broken(why: &'static str) -> Fault {
+    Stop::Trap(TrapCode::Contract, why).into()
 }

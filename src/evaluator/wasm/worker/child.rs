@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::process::exit;
 use std::thread;
 
+use super::super::code;
 use super::super::engine::{self, Flavour};
 use super::super::limits::MODULE_BYTES;
 use crate::id::Digest;
@@ -89,7 +90,7 @@ fn work(flavour: Flavour, seconds: u64, memory: u64) -> io::Result<()> {
         drop(stdin.read(&mut [0]));
         exit(FAILED);
     })?;
-    say(&match engine.precompile_module(&program) {
+    say(&match code::precompile(&engine, &program) {
         Ok(code) => Answer::Code(code),
         Err(error) => Answer::Refused(format!("{error:#}")),
     })

@@ -1,0 +1,3 @@
+;; entry: f
+;; error: malformed module
+(module (tag $t) (func (export "f") (throw $t)))

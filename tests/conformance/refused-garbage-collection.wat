@@ -1,0 +1,3 @@
+;; entry: f
+;; error: malformed module
+(module (type (struct)) (func (export "f")))

@@ -1,0 +1,4 @@
+;; entry: f
+;; arg: x
+;; error: arguments: `x` is not i32
+(module (func (export "f") (param i32)))

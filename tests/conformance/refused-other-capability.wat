@@ -1,0 +1,3 @@
+;; capability: network
+;; error: capability `network` is not granted here
+(module (func (export "_start")))
