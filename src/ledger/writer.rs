@@ -210,20 +210,35 @@ impl Ledger {
             poisoned: None,
             shared: Arc::new(Shared::new(storage, opening.node, state)),
         };
-        if !ledger.shared.read().open.rows.is_empty() {
-            // What was recovered is sealed by itself: it may be damaged, and what follows is not.
-            let sealed = ledger.sync().and_then(|()| ledger.seal());
-            sealed.map_err(|(path, source)| OpenError::io(ledger.shared.storage.locate(&path), source))?;
-            ledger.unsynced = true;
+        match ledger.begin(opening) {
+            Ok(()) => Ok((ledger, report)),
+            Err(error) => {
+                if !report.is_clean() {
+                    tracing::warn!(
+                        ?report,
+                        "the ledger was mended before opening it failed: the next opening will not say so again"
+                    );
+                }
+                Err(error)
+            }
         }
-        let parent = ledger.parent().map_err(|error| OpenError::io(".".into(), io::Error::other(error)))?;
+    }
+
+    /// Starts the epoch of this opening.
+    fn begin(&mut self, opening: &Opening) -> Result<(), OpenError> {
+        let shared = self.shared.clone();
+        let failed = |(path, source): Failure| OpenError::io(shared.storage.locate(&path), source);
+        if !shared.read().open.rows.is_empty() {
+            // What was recovered is sealed by itself: it may be damaged, and what follows is not.
+            self.sync().and_then(|()| self.seal()).map_err(failed)?;
+            self.unsynced = true;
+        }
+        let parent = self.parent().map_err(|error| OpenError::io(".".into(), io::Error::other(error)))?;
         let Opening { node, epoch, now: opened_at, .. } = *opening;
-        let entry = Entry::Epoch { epoch, start: ledger.next, parent, node, opened_at };
+        let entry = Entry::Epoch { epoch, start: self.next, parent, node, opened_at };
         let draft = Draft::new(entry).expect("an epoch entry is short");
-        ledger.push(&draft, &[], false);
-        let opened = ledger.try_commit().and_then(|()| ledger.seal());
-        opened.map_err(|(path, source)| OpenError::io(ledger.shared.storage.locate(&path), source))?;
-        Ok((ledger, report))
+        self.push(&draft, &[], false);
+        self.try_commit().and_then(|()| self.seal()).map_err(failed)
     }
 
     /// What the epoch before this opening's was.

@@ -144,9 +144,9 @@ fn code_under_another_programs_name_is_refused() {
 #[test]
 fn left_overs_are_removed_and_the_budget_holds() {
     let folder = kept();
+    let size = fs::metadata(&files(folder.path())[0]).unwrap().len();
     fs::write(folder.path().join("aot/123-0.unfinished"), "half").unwrap();
     fs::write(folder.path().join("aot/README"), "a person's").unwrap();
-    let size = fs::metadata(&files(folder.path())[1]).unwrap().len();
     let evaluator = evaluator(folder.path(), b"secret", 2 * size + 100);
     assert_eq!(evaluator.artifacts().removed, 1, "the unfinished one");
     for result in 0..4 {
