@@ -18,7 +18,7 @@ fn list_names_scenarios_checks_and_planted_bugs() {
         assert!(listed.contains(named), "{named}: {listed}");
     }
     let json: serde_json::Value = serde_json::from_slice(&sim(&["list", "--format", "json"]).stdout).expect("JSON");
-    assert_eq!(json[0]["name"], "calm");
+    assert_eq!(json[0]["name"], "bulk");
 }
 
 #[test]
