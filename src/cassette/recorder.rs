@@ -2,7 +2,7 @@
 //!
 //! It takes whatever waits in its queue, appends all of it, and pays one write and, if anything in it demands so, one sync. While a sync
 //! runs the next group gathers. A caller that goes away changes nothing: its operation is done all the same. Clock, channels and threads come
-//! from the module above, so that `tests/interleavings` runs this very file under many orders of its threads.
+//! from the module above, so that `cassette/tests/interleavings` runs this very file under many orders of its threads.
 
 use std::fmt;
 use std::io;

@@ -59,18 +59,15 @@ fn reply(n: u64) -> Reply {
     Reply::ok(n.to_le_bytes().repeat(repeat))
 }
 
+fn about(n: u64, class: Class) -> Observation {
+    let kind = "test".parse().expect("a name");
+    Observation { request: id(n), kind, class, observed_at: n, trace: None, upstream: Vec::new() }
+}
+
 fn observe(recorder: &RecorderHandle, n: u64, reply: &Reply, class: Class) -> Result<bool, LedgerError> {
-    let about = Observation {
-        request: id(n),
-        kind: "test".parse().expect("a name"),
-        class,
-        observed_at: n,
-        trace: None,
-        upstream: Vec::new(),
-    };
     let (done, outcomes) = sync_channel(2000);
     let producer = Identity::from_seed([7; 32]).node();
-    recorder.observe(about, reply, producer, move |result| drop(done.send(result)));
+    recorder.observe(about(n, class), reply, producer, move |result| drop(done.send(result)));
     outcomes.recv().expect("it answers").map(|recorded| recorded.durable)
 }
 
@@ -155,17 +152,9 @@ fn a_hundred_thousand_tiny_replies_take_little_memory_and_few_files() {
     let recorder = Recorder::start(writer, None).expect("a thread");
     let (done, outcomes) = sync_channel(2000);
     for n in 0..COUNT {
-        let about = Observation {
-            request: id(n),
-            kind: "test".parse().expect("a name"),
-            class: Class::Portable,
-            observed_at: n,
-            trace: None,
-            upstream: Vec::new(),
-        };
         let done = done.clone();
         let producer = Identity::from_seed([7; 32]).node();
-        recorder.observe(about, &tiny(n), producer, move |result| {
+        recorder.observe(about(n, Class::Portable), &tiny(n), producer, move |result| {
             let _ = done.send(result.is_ok());
         });
         if n >= 1000 {
