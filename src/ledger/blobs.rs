@@ -17,7 +17,7 @@ use crate::reply::BlobRef;
 
 use super::limits::{OUTBOARD_FROM, STREAM_PIECE};
 use super::outboard::{Check, Verdict};
-use super::storage::{Storage, StorageFile, read_all, read_exact, remove_if_there};
+use super::storage::{Storage, StorageFile, read_all, remove_if_there};
 
 /// The folder of all blobs.
 pub(super) const DIR: &str = "blobs";
@@ -246,7 +246,7 @@ pub(super) fn load_leaves(storage: &dyn Storage, blob: BlobRef, place: &Range<u6
     if file.len()? != blob.len {
         return Ok((Found::Damaged, Vec::new()));
     }
-    let bytes = Bytes::from(read_exact(&*file, place.start, index(place.end - place.start)?)?);
+    let bytes = Bytes::from(file.read_exact(place.start, index(place.end - place.start)?)?);
     let siblings = if blob.len < OUTBOARD_FROM {
         (Digest::of(&bytes) == blob.digest).then(Vec::new)
     } else {

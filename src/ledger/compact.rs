@@ -229,6 +229,7 @@ impl Ledger {
     fn swap(&self, range: &Range<u64>, bytes: &[u8], moved: &[Moved]) -> io::Result<()> {
         let storage = &self.shared.storage;
         let file = storage.open_lasting(&segment_path(range.start))?;
+        file.settle();
         let segment = Segment::new(self.shared.node, range.start, Some(file));
         storage.create_new(&index_path(range.start))?;
         let index: Arc<dyn StorageFile> = storage.open_lasting(&index_path(range.start))?;

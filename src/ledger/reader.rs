@@ -25,7 +25,6 @@ use super::intake::{Intake, PayloadReader};
 use super::limits::OUTBOARD_FROM;
 use super::run::{Place, Segment};
 use super::state::{Located, Shared, State, Sums, push_item, segment_path};
-use super::storage::read_exact;
 
 /// A handle for reading a ledger. Cheap to clone.
 #[derive(Clone)]
@@ -184,7 +183,7 @@ impl LedgerReader {
     fn read_at(&self, seq: u64, segment: &Segment, place: Place) -> Result<Stored, ReadError> {
         let offset = u64::from(place.offset);
         let failed = |error| self.shared.read_error(&segment_path(segment.first), error);
-        let bytes = match read_exact(&**segment.file().map_err(failed)?, offset, place.len as usize) {
+        let bytes = match segment.file().map_err(failed)?.read_exact(offset, place.len as usize) {
             Ok(bytes) => Bytes::from(bytes),
             Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Err(ReadError::Damaged { seq }),
             Err(error) => return Err(failed(error)),

@@ -27,7 +27,7 @@ use super::run::{Run, Segment};
 use super::scan::{self, Found, scan};
 use super::seal::IndexFile;
 use super::state::{Epoch, INDEX, QUARANTINE, SEGMENTS, State, index_path, leaves, segment_path};
-use super::storage::{Storage, StorageFile, read_exact};
+use super::storage::{Storage, StorageFile};
 use super::tree::{PAGE, PagedTree};
 
 /// What recovery found.
@@ -177,7 +177,7 @@ impl Replay<'_> {
             let io = |source| OpenError::io(place.clone(), source);
             let file = self.storage.open_lasting(&path).map_err(io)?;
             let len = file.len().map_err(io)?;
-            let head = read_exact(&*file, 0, len.min(HEADER as u64).try_into().unwrap_or(0)).map_err(io)?;
+            let head = file.read_exact(0, len.min(HEADER as u64).try_into().unwrap_or(0)).map_err(io)?;
             let header = Header::decode(&head);
             if let Some(Header { format, .. }) = header
                 && format > FORMAT
@@ -214,7 +214,7 @@ impl Replay<'_> {
         }
         if header.is_none() {
             // The header is durable before the first frame is written: without one, only frames can say that this is a segment.
-            let bytes = read_exact(&*file, 0, usize::try_from(len).map_err(io::Error::other)?)?;
+            let bytes = file.read_exact(0, usize::try_from(len).map_err(io::Error::other)?)?;
             if resync(&bytes, salt, 0, HEADER, |seq| seq >= first).is_none() {
                 self.misplaced(&name, first, len, Cause::Misplaced);
                 return Ok(());
@@ -227,7 +227,7 @@ impl Replay<'_> {
         self.state.segments.push(segment.clone());
         let indexed = self.indexed(&segment, len)?;
         let data = data_end(&*file, indexed, len)?;
-        let rest = read_exact(&*file, indexed, usize::try_from(data - indexed).map_err(io::Error::other)?)?;
+        let rest = file.read_exact(indexed, usize::try_from(data - indexed).map_err(io::Error::other)?)?;
         let rest = Bytes::from(rest);
         let place = scan::Place { salt, base: indexed, next: self.state.length(), owner: self.node, torn: last };
         let end = scan(&rest, place, &mut |found| self.found(found));
@@ -249,6 +249,7 @@ impl Replay<'_> {
         };
         if let Some(segment) = self.state.segments.last().cloned() {
             std::mem::take(&mut self.index).seal(self.storage, &mut self.state, &segment)?;
+            segment.file()?.settle();
         }
         let Some((place, cause)) = lost else { return Ok(()) };
         if next < first {
@@ -314,7 +315,7 @@ impl Replay<'_> {
         let (mut at, mut next, mut start) = (0, self.state.length(), HEADER as u64);
         let mut blocks = Vec::new();
         while at + block::HEADER as u64 <= all {
-            let bytes = read_exact(&**file, at, block::HEADER)?;
+            let bytes = file.read_exact(at, block::HEADER)?;
             let Some(header) = block::Header::decode(&bytes, segment.salt) else { break };
             let fits = header.first == next && u64::from(header.start) == start && u64::from(header.end) <= len;
             if !fits || at + u64::from(header.len) > all {
@@ -355,7 +356,7 @@ impl Replay<'_> {
 
     fn epoch_entry(&self, run: &Run, seq: u64) -> io::Result<Option<Entry>> {
         let Some(place) = run.place(seq)? else { return Ok(None) };
-        let bytes = Bytes::from(read_exact(&**run.segment.file()?, u64::from(place.offset), place.len as usize)?);
+        let bytes = Bytes::from(run.segment.file()?.read_exact(u64::from(place.offset), place.len as usize)?);
         let Some(frame) = Frame::parse(&bytes, run.segment.salt, u64::from(place.offset)) else { return Ok(None) };
         let entry = Entry::read(frame.kind, &frame.body(&bytes));
         let opens = matches!(&entry, Entry::Epoch { start, node, .. } if *start == seq && *node == self.node);

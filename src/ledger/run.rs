@@ -13,7 +13,7 @@ use super::block::{self, Header, MAX_ENTRIES, Sealing, Table};
 use super::frame::Salt;
 use super::row::{Fact, Mark, Row};
 use super::scan;
-use super::storage::{StorageFile, read_exact};
+use super::storage::StorageFile;
 
 /// A segment file.
 pub(super) struct Segment {
@@ -263,7 +263,7 @@ impl Run {
 
     fn frames(&self) -> io::Result<Held> {
         let start = self.header().map_or(0, |header| header.start);
-        let bytes = read_exact(&**self.segment.file()?, u64::from(start), (self.end - start) as usize)?;
+        let bytes = self.segment.file()?.read_exact(u64::from(start), (self.end - start) as usize)?;
         let mut held = Held { rows: Vec::new(), names: Vec::new() };
         let Segment { salt, owner, .. } = *self.segment;
         let place = scan::Place { salt, base: u64::from(start), next: self.first, owner, torn: false };

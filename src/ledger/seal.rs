@@ -14,7 +14,7 @@ use super::frame::{FIXED, u32_at};
 use super::limits::SMALL_RUN;
 use super::run::{Held, Run, Segment};
 use super::state::{State, index_path};
-use super::storage::{Storage, StorageFile, read_exact};
+use super::storage::{Storage, StorageFile};
 
 /// The index file of the newest segment.
 #[derive(Default)]
@@ -89,7 +89,7 @@ impl IndexFile {
         let rows = &open.rows[..count];
         let end = open.rows.get(count).map_or(open.end, |next| next.offset);
         let last = rows[count - 1].offset;
-        let fixed = read_exact(&**segment.file()?, u64::from(last), FIXED)?;
+        let fixed = segment.file()?.read_exact(u64::from(last), FIXED)?;
         let checksum = u32_at(&fixed, 4).unwrap_or(0);
         let covered = open.first + count as u64;
         let local = |(name, seq): &(u64, u64)| Some((*name, u16::try_from(seq.checked_sub(open.first)?).ok()?));

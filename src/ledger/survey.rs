@@ -27,7 +27,7 @@ use super::outboard::Verdict;
 use super::reader::Stored;
 use super::scan::{self, scan};
 use super::state::{SEGMENTS, segment_path};
-use super::storage::{Storage, StorageFile, read_exact};
+use super::storage::{Storage, StorageFile};
 use super::tree::PagedTree;
 
 /// Something that is not as it should be.
@@ -162,7 +162,7 @@ impl<'a> Survey<'a> {
             };
             let file = storage.open_lasting(&path).map_err(at(&path))?;
             let len = file.len().map_err(at(&path))?;
-            let head = read_exact(&*file, 0, usize::try_from(len).unwrap_or(HEADER).min(HEADER)).map_err(at(&path))?;
+            let head = file.read_exact(0, usize::try_from(len).unwrap_or(HEADER).min(HEADER)).map_err(at(&path))?;
             let header = Header::decode(&head);
             if let Some(Header { format, .. }) = header
                 && format > FORMAT
@@ -254,7 +254,7 @@ impl<'a> Survey<'a> {
     ) -> io::Result<u64> {
         let first = segment.first;
         let bytes =
-            Bytes::from(read_exact(&*segment.file, 0, usize::try_from(segment.len).map_err(io::Error::other)?)?);
+            Bytes::from(segment.file.read_exact(0, usize::try_from(segment.len).map_err(io::Error::other)?)?);
         let damage = |place: Range<u64>, lost, cause| {
             let (offset, bytes) = (place.start, place.end - place.start);
             Sight::Finding(Finding::Damage(Damage { segment: first, offset, bytes, lost, cause }))

@@ -432,6 +432,9 @@ impl Ledger {
             let path = segment_path(chunk.first);
             if chunk.fresh {
                 self.finish()?;
+                if let Some(full) = &self.active {
+                    full.file.settle();
+                }
                 let active = self.roll(chunk.first, &path).map_err(|source| (path.clone(), source))?;
                 self.shared.write().segments.push(active.segment.clone());
                 self.active = Some(active);

@@ -6,6 +6,11 @@
 mod faulty;
 mod file;
 mod look;
+#[cfg(all(unix, target_pointer_width = "64"))]
+mod map;
+#[cfg(not(all(unix, target_pointer_width = "64")))]
+#[path = "no_map.rs"]
+mod map;
 mod memory;
 mod pool;
 
@@ -53,6 +58,16 @@ pub trait Storage: Send + Sync + fmt::Debug {
 pub trait StorageFile: Send + Sync {
     /// Reads up to `buffer.len()` bytes; fewer only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Reads exactly so many bytes; [`io::ErrorKind::UnexpectedEof`] if the file ends before.
+    fn read_exact(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; len];
+        if self.read_at(&mut bytes, offset)? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(bytes)
+    }
+    /// Nothing is written to the file from now on: how it is read may change.
+    fn settle(&self) {}
     /// Writes all bytes, past the end of the file if need be.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// How long the file is.
@@ -65,15 +80,6 @@ pub trait StorageFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Makes everything written to this file durable.
     fn sync(&self) -> io::Result<()>;
-}
-
-/// Reads exactly `len` bytes.
-pub(super) fn read_exact(file: &dyn StorageFile, offset: u64, len: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; len];
-    if file.read_at(&mut bytes, offset)? < len {
-        return Err(io::ErrorKind::UnexpectedEof.into());
-    }
-    Ok(bytes)
 }
 
 /// Removes a file, if there is one.

@@ -2,16 +2,17 @@
 //!
 //! Invariants: at most [`OPEN`] files are open at a time, beside those in use right now; no file is closed with bytes that are not synced, and a
 //! failure of that sync is told at the next one. A file that was replaced or removed since it was last open is read as what is there now:
-//! whoever asks knows its bytes by their checksums.
+//! whoever asks knows its bytes by their checksums. A file that is settled is read through a [`Map`] where that is safe.
 
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, RwLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, RwLock, Weak};
 
 use super::StorageFile;
+use super::map::Map;
 
 /// Files that are open at a time: well below the 1024 that a process may have unless it asks for more.
 const OPEN: usize = 256;
@@ -34,6 +35,9 @@ pub(super) struct PooledFile {
     /// Whether a sync before closing failed.
     failed: AtomicBool,
     writable: bool,
+    /// Whether nothing is written to it any more, so that it may be mapped.
+    settled: AtomicBool,
+    map: OnceLock<Option<Map>>,
 }
 
 fn open(path: &PathBuf, writable: bool) -> io::Result<File> {
@@ -54,6 +58,8 @@ impl Pool {
             used: flag(true),
             dirty: flag(false),
             failed: flag(false),
+            settled: flag(false),
+            map: OnceLock::new(),
         });
         self.opened(&pooled.this);
         Ok(pooled)
@@ -102,6 +108,18 @@ impl PooledFile {
         Ok(opened)
     }
 
+    /// The map of a file that is settled, made at the first use.
+    fn map(&self) -> Option<&Map> {
+        if !self.settled.load(Ordering::Acquire) {
+            return None;
+        }
+        let make = || {
+            let file = self.get().ok()?;
+            Map::new(&file, StorageFile::len(&*file).ok()?)
+        };
+        self.map.get_or_init(make).as_ref()
+    }
+
     fn close(&self) {
         let mut place = self.file.write().expect("no code panics while it holds a file");
         if let Some(file) = place.take()
@@ -129,7 +147,19 @@ impl StorageFile for PooledFile {
         self.get()?.read_at(buffer, offset)
     }
 
+    fn read_exact(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+        if let Some(bytes) = self.map().and_then(|map| map.read(offset, len)) {
+            return Ok(bytes);
+        }
+        self.get()?.read_exact(offset, len)
+    }
+
+    fn settle(&self) {
+        self.settled.store(true, Ordering::Release);
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        debug_assert!(!self.settled.load(Ordering::Acquire), "a settled file is not written");
         self.change(|file| file.write_at(bytes, offset))
     }
 

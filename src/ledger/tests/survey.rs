@@ -3,7 +3,7 @@
 use super::*;
 use crate::identity::Ed25519;
 use crate::ledger::state::segment_path;
-use crate::ledger::storage::{read_all, read_exact};
+use crate::ledger::storage::read_all;
 
 /// A ledger of some small segments and a blob file.
 fn build() -> MemoryStorage {
@@ -40,7 +40,7 @@ fn verify(storage: &MemoryStorage) -> (Vec<u64>, u64, Vec<Finding>) {
 
 fn flip(storage: &MemoryStorage, path: &str, at: u64) {
     let file = storage.open(path).expect("there");
-    let byte = read_exact(&*file, at, 1).expect("reads")[0];
+    let byte = file.read_exact(at, 1).expect("reads")[0];
     file.write_at(&[byte ^ 0x10], at).expect("writes");
 }
 
