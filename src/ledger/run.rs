@@ -140,28 +140,39 @@ impl Run {
         }
     }
 
-    /// Where the frame of an entry of this run lies; `None` if it is lost.
+    /// Where the frame of an entry of this run lies, `None` if it is lost; reads the index file if it has to.
     pub(super) fn place(&self, seq: u64) -> io::Result<Option<Place>> {
-        let local = usize::try_from(seq - self.first).expect("inside the run");
-        let Index::Filed { file, at, header, offsets } = &self.index else {
-            let rows = self.rows().unwrap_or_default();
-            let Some(row) = rows.get(local).filter(|row| !row.is_lost()) else { return Ok(None) };
-            let next = rows[local + 1..].iter().find(|row| !row.is_lost()).map_or(self.end, |next| next.offset);
-            return Ok(Some(Place { offset: row.offset, len: next.saturating_sub(row.offset) }));
-        };
-        let offsets = if let Some(offsets) = offsets.get() {
-            offsets
-        } else {
+        if let Index::Filed { file, at, header, offsets } = &self.index
+            && offsets.get().is_none()
+        {
             let loaded = self.load_offsets(&**file, *at, header)?;
-            offsets.get_or_init(|| loaded)
-        };
+            offsets.get_or_init(|| loaded);
+        }
+        Ok(self.known_place(seq).flatten())
+    }
+
+    /// As [`Self::place`]; `None` if the index file has to be read first.
+    pub(super) fn known_place(&self, seq: u64) -> Option<Option<Place>> {
+        let local = usize::try_from(seq - self.first).expect("inside the run");
+        match &self.index {
+            Index::Filed { offsets, .. } => Some(self.filed_place(offsets.get()?, local)),
+            Index::Held(Held { rows, .. }) => {
+                let row = rows.get(local).filter(|row| !row.is_lost());
+                let after = || rows[local + 1..].iter().find(|row| !row.is_lost()).map_or(self.end, |next| next.offset);
+                Some(row.map(|row| Place { offset: row.offset, len: after().saturating_sub(row.offset) }))
+            }
+            Index::Lost => Some(None),
+        }
+    }
+
+    fn filed_place(&self, offsets: &[u8], local: usize) -> Option<Place> {
         let place = |local: usize| {
             let bytes = offsets.get(local * 4..local * 4 + 4)?;
             Some(block::unpacked(u32::from_le_bytes(bytes.try_into().ok()?)).0)
         };
-        let Some(offset) = place(local).filter(|offset| *offset != 0) else { return Ok(None) };
+        let offset = place(local).filter(|offset| *offset != 0)?;
         let next = (local + 1..offsets.len() / 4).filter_map(place).find(|next| *next != 0).unwrap_or(self.end);
-        Ok(Some(Place { offset, len: next.saturating_sub(offset) }))
+        Some(Place { offset, len: next.saturating_sub(offset) })
     }
 
     fn load_offsets(&self, file: &dyn StorageFile, at: u64, header: &Header) -> io::Result<Box<[u8]>> {

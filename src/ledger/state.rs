@@ -248,8 +248,12 @@ impl Shared {
                 return Ok(Located::Dropped);
             }
             let Some(run) = state.run_of(seq) else { return Ok(Located::Beyond) };
+            if let Some(place) = run.known_place(seq) {
+                return Ok(place.map_or(Located::Lost, |place| Located::At(run.segment.clone(), place)));
+            }
             run.clone()
         };
+        // Not under the lock: it reads the disk.
         let place = run.place(seq).map_err(|error| self.read_error(&index_path(run.segment.first), error))?;
         Ok(place.map_or(Located::Lost, |place| Located::At(run.segment.clone(), place)))
     }

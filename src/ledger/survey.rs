@@ -225,6 +225,7 @@ impl<'a> Survey<'a> {
         }
         let start = self.start(from);
         let mut next = if start == 0 { self.floor() } else { self.segments[start].first };
+        let mut buffer = Bytes::new();
         for (position, segment) in self.segments.iter().enumerate().skip(start) {
             let io = |source| OpenError::io(self.storage.locate(&segment_path(segment.first)), source);
             if segment.first < next {
@@ -238,28 +239,27 @@ impl<'a> Survey<'a> {
                 let damage = Damage { segment: segment.first, offset: 0, bytes: 0, lost: next..segment.first, cause };
                 visit(Sight::Finding(Finding::Damage(damage)));
             }
-            let last = position + 1 == self.segments.len();
-            next = self.segment(segment, last, self.segments.get(position + 1), visit).map_err(io)?;
+            let bytes = reread(&*segment.file, segment.len, buffer).map_err(io)?;
+            next = self.segment(segment, &bytes, self.segments.get(position + 1), visit);
+            buffer = bytes;
         }
         Ok(())
     }
 
-    /// Reads one segment; returns the sequence number after its last entry.
+    /// Looks at the bytes of one segment; returns the sequence number after its last entry.
     fn segment(
         &self,
         segment: &SegmentFile,
-        last: bool,
+        bytes: &Bytes,
         following: Option<&SegmentFile>,
         visit: &mut dyn FnMut(Sight<'_>),
-    ) -> io::Result<u64> {
-        let first = segment.first;
-        let bytes =
-            Bytes::from(segment.file.read_exact(0, usize::try_from(segment.len).map_err(io::Error::other)?)?);
+    ) -> u64 {
+        let (first, last) = (segment.first, following.is_none());
         let damage = |place: Range<u64>, lost, cause| {
             let (offset, bytes) = (place.start, place.end - place.start);
             Sight::Finding(Finding::Damage(Damage { segment: first, offset, bytes, lost, cause }))
         };
-        if Header::decode(&bytes).is_none() && !(last && bytes.len() <= HEADER) {
+        if Header::decode(bytes).is_none() && !(last && bytes.len() <= HEADER) {
             visit(damage(0..HEADER as u64, 0..0, Cause::Header));
         }
         let base = bytes.len().min(HEADER);
@@ -295,7 +295,7 @@ impl<'a> Survey<'a> {
             }
         }
         visit(Sight::Progress(segment.len));
-        Ok(next)
+        next
     }
 
     /// Verifies everything: frames, payloads, the root of every epoch that a later one names, adopted proofs and signatures, blob files.
@@ -377,6 +377,17 @@ impl<'a> Survey<'a> {
             names => names,
         }
     }
+}
+
+/// A whole file, in the memory of the one before it unless somebody kept a part of that: fresh memory costs as much as reading.
+fn reread(file: &dyn StorageFile, len: u64, before: Bytes) -> io::Result<Bytes> {
+    let len = usize::try_from(len).map_err(io::Error::other)?;
+    let mut bytes = before.try_into_mut().unwrap_or_default();
+    bytes.resize(len, 0);
+    if file.read_at(&mut bytes, 0)? < len {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(bytes.freeze())
 }
 
 /// The epoch under way.
