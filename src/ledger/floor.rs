@@ -15,7 +15,7 @@ use crate::proof::Hash;
 use super::blobs;
 use super::compact::Freed;
 use super::entry::Entry;
-use super::error::LedgerError;
+use super::error::{LedgerError, OpenError};
 use super::run::{Run, Segment};
 use super::state::{INDEX, SEGMENTS, State, index_path, leaves, segment_path};
 use super::storage::{Storage, read_all, remove_if_there};
@@ -54,23 +54,27 @@ impl Floor {
         [bytes, checksum.to_le_bytes().to_vec()].concat()
     }
 
-    /// `None` if these bytes are no whole floor of a version that is known here.
-    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+    /// The version of a whole file and what follows it; version and checksum keep their places in every version.
+    fn whole(bytes: &[u8]) -> Option<(u8, &[u8])> {
         let (body, checksum) = bytes.split_last_chunk::<4>()?;
         let (version, rest) = body.split_first()?;
-        if u32::from_le_bytes(*checksum) != crc32c::crc32c(body) || *version != VERSION {
-            return None;
-        }
-        let (floor, left): (Self, _) = postcard::take_from_bytes(rest).ok()?;
-        left.is_empty().then_some(floor)
+        (u32::from_le_bytes(*checksum) == crc32c::crc32c(body)).then_some((*version, rest))
     }
 
     /// The floor of a ledger; `None` if nothing was ever dropped, or if the file is damaged: then what is missing is lost.
-    pub(super) fn load(storage: &dyn Storage) -> io::Result<Option<Self>> {
-        match storage.open(FILE) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            file => Ok(Self::decode(&read_all(&*file?)?)),
+    pub(super) fn load(storage: &dyn Storage) -> Result<Option<Self>, OpenError> {
+        let io = |source| OpenError::io(storage.locate(FILE), source);
+        let bytes = match storage.open(FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            file => file.and_then(|file| read_all(&*file)).map_err(io)?,
+        };
+        let Some((version, rest)) = Self::whole(&bytes) else { return Ok(None) };
+        if version > VERSION {
+            let path = storage.locate(FILE);
+            return Err(OpenError::Newer { path, found: version.into(), known: VERSION.into() });
         }
+        let floor = postcard::take_from_bytes(rest).ok().filter(|(_, left)| version == VERSION && left.is_empty());
+        Ok(floor.map(|(floor, _)| floor))
     }
 
     fn store(&self, storage: &dyn Storage) -> io::Result<()> {

@@ -76,7 +76,7 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
     let mut replay = Replay {
         storage,
         node,
-        state: begin(storage, node).map_err(at(floor::FILE))?,
+        state: begin(storage, node)?,
         report: Recovery::default(),
         index: IndexFile::default(),
         tail: None,
@@ -135,7 +135,7 @@ pub(super) fn recover(storage: &dyn Storage, node: NodeId) -> Result<Recovered, 
 }
 
 /// What is known before the first segment is read: where the ledger begins.
-fn begin(storage: &dyn Storage, node: NodeId) -> io::Result<State> {
+fn begin(storage: &dyn Storage, node: NodeId) -> Result<State, OpenError> {
     let mut state = State::default();
     // Another node's is of no concern here; its segments say the same, and are refused.
     if let Some(floor) = Floor::load(storage)?.filter(|floor| floor.node == node && floor.first > 0) {

@@ -20,7 +20,7 @@ use crate::reply::BlobRef;
 use super::blobs;
 use super::entry::{Entry, Parent};
 use super::error::{Cause, Damage, OpenError};
-use super::floor::{self, Crossing, Floor};
+use super::floor::{Crossing, Floor};
 use super::frame::{FORMAT, HEADER, Header, Salt};
 use super::limits::OUTBOARD_FROM;
 use super::outboard::Verdict;
@@ -183,7 +183,7 @@ impl<'a> Survey<'a> {
             }
         }
         segments.sort_by_key(|segment| segment.first);
-        let floor = Floor::load(storage).map_err(at(floor::FILE))?.filter(|floor| floor.node == node);
+        let floor = Floor::load(storage)?.filter(|floor| floor.node == node);
         // What a crash has left of segments that were being dropped.
         segments.retain(|segment| floor.as_ref().is_none_or(|floor| segment.first >= floor.first));
         Ok(Some(Self { storage, node, segments, misplaced, floor }))

@@ -3,6 +3,7 @@
 use super::*;
 use crate::identity::Ed25519;
 use crate::ledger::state::SEGMENTS;
+use crate::ledger::storage::read_all;
 
 const RECORDS: u64 = 700;
 
@@ -160,4 +161,22 @@ fn without_its_floor_file_what_is_missing_is_lost_and_said() {
         assert!(matches!(ledger.reader().read(1), Err(ReadError::Quarantined { seq: 1 })));
         assert!(is_record(&ledger.reader(), below + 40, below + 40 - if below > 101 { 2 } else { 1 }, 40));
     }
+}
+
+#[test]
+fn a_floor_of_a_newer_version_is_refused_and_left_alone() {
+    let storage = MemoryStorage::new();
+    let mut ledger = build(&storage);
+    ledger.drop_below(ledger.full_segments()[3].end, None, 9).expect("drops");
+    ledger.close().expect("closes");
+    let mut bytes = read_all(&*storage.open("floor").expect("there")).expect("reads");
+    bytes[0] = 2;
+    let checked = bytes.len() - 4;
+    let checksum = crc32c::crc32c(&bytes[..checked]).to_le_bytes();
+    bytes[checked..].copy_from_slice(&checksum);
+    storage.open("floor").expect("there").write_at(&bytes, 0).expect("writes");
+    let newer = |error: &OpenError| matches!(error, OpenError::Newer { found: 2, known: 1, .. });
+    assert!(Survey::open(&storage).is_err_and(|error| newer(&error)));
+    assert!(Ledger::open(Arc::new(storage.clone()), &opening(77)).is_err_and(|error| newer(&error)));
+    assert_eq!(read_all(&*storage.open("floor").expect("there")).expect("reads"), bytes);
 }
