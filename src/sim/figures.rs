@@ -4,6 +4,10 @@
 
 use super::*;
 
+/// The allocator of the `evalmesh` program.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn scenario(name: &str) -> Scenario {
     library::scenario(name).expect("known").expect("valid")
 }
