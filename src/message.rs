@@ -16,6 +16,8 @@ use crate::proof::{Evidence, Hash, SignedHead};
 pub const PROTOCOL: u16 = 2;
 /// The oldest protocol version still spoken here. Version 1 had chunks without proof, which cannot be believed one by one.
 pub const OLDEST_PROTOCOL: u16 = 2;
+/// The nonce of a heartbeat that wants no pong. No other one has it.
+pub const NO_PONG: u64 = 0;
 
 /// Domain of an announcement's signature.
 const ANNOUNCE_CONTEXT: &[u8] = b"evalmesh 2026-11-21 announcement v1\0";
@@ -277,7 +279,7 @@ pub enum Message {
         floor: u64,
         /// Logs of others that grew since the last heartbeat that came back; empty where every node has a lane to every other.
         rows: Vec<Row>,
-        /// Comes back in `Pong`.
+        /// Comes back in `Pong`, unless it is [`NO_PONG`].
         nonce: u64,
     },
     /// The answer to `Heads`.

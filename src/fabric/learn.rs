@@ -36,8 +36,10 @@ pub(super) struct Learning {
     /// By author.
     fetches: BTreeMap<NodeId, Fetch>,
     asks: BTreeMap<AskId, NodeId>,
-    /// Announcements being checked: author and first position.
-    checking: BTreeMap<(NodeId, u64), NodeId>,
+    /// Announcements being checked, by author and first position: who sent each, and where it ends.
+    checking: BTreeMap<(NodeId, u64), (NodeId, u64)>,
+    /// Announcements that hold, while what comes before them is being checked; who sent each. They still count as being checked for that peer.
+    ready: BTreeMap<(NodeId, u64), (NodeId, Announcement)>,
 }
 
 impl Learning {
@@ -53,6 +55,29 @@ impl Learning {
             self.fetches.get(author).is_some_and(|fetch| fetch.in_flight.contains_key(ask))
         };
         waited == self.asks.len() && self.asks.iter().all(known)
+    }
+
+    /// Whether nothing waits for a check or its turn.
+    #[cfg(test)]
+    pub(super) fn is_idle(&self) -> bool {
+        self.checking.is_empty() && self.ready.is_empty()
+    }
+
+    /// Whether something of this author is being checked.
+    fn is_checking(&self, author: NodeId) -> bool {
+        self.checking.range((author, 0)..=(author, u64::MAX)).next().is_some()
+    }
+
+    /// Whether an announcement was taken already and waits for its check or its turn.
+    fn has_taken(&self, author: NodeId, first: u64) -> bool {
+        self.checking.contains_key(&(author, first)) || self.ready.contains_key(&(author, first))
+    }
+
+    /// Whether what waits for its check or its turn leads up to this position.
+    fn leads_to(&self, author: NodeId, first: u64) -> bool {
+        let before = (author, 0)..(author, first);
+        self.checking.range(before.clone()).any(|(_, (_, end))| *end == first)
+            || self.ready.range(before).any(|(_, (_, announcement))| announcement.batch.end() == first)
     }
 
     pub(super) fn heard_of(&self, node: NodeId) -> u64 {
@@ -103,7 +128,10 @@ impl Fabric {
     }
 
     pub(super) fn pull(&mut self, step: &mut Step<'_>, author: NodeId, via: NodeId) {
-        let busy = self.learning.pulls.contains_key(&author) || self.learning.fetches.contains_key(&author);
+        // What is being checked may be all that is missing; once it is merged, what is still missing is pulled.
+        let busy = self.learning.pulls.contains_key(&author)
+            || self.learning.fetches.contains_key(&author)
+            || self.learning.is_checking(author);
         if !busy && self.learning.pulls.len() < MAX_PULLS && self.is_live(via) {
             self.learning.pulls.insert(author, via);
             step.out.push(Output::Send(via, Message::Pull { node: author, from: self.holders.known(author) }));
@@ -135,7 +163,7 @@ impl Fabric {
     /// Forgets what a peer that is gone was asked for.
     pub(super) fn forget_source(&mut self, peer: NodeId) {
         self.learning.pulls.retain(|_, via| *via != peer);
-        self.learning.checking.retain(|_, via| *via != peer);
+        self.learning.checking.retain(|_, (via, _)| *via != peer);
         let fetches = self.learning.fetches.iter();
         let lost: Vec<_> = fetches.filter(|(_, fetch)| fetch.from == peer).map(|(author, _)| *author).collect();
         for author in lost {
@@ -156,10 +184,16 @@ impl Fabric {
         if author == self.config.me {
             return;
         }
-        let in_check = self.learning.checking.contains_key(&(author, first));
+        let taken = self.learning.has_taken(author, first);
         match self.holders.foresee(&announcement) {
-            Merge::Merged if !in_check => {}
-            Merge::Merged | Merge::Known => {
+            Merge::Merged | Merge::Gap if taken => {
+                self.counters.duplicates += 1;
+                return self.on_duplicate(step, from);
+            }
+            Merge::Merged => {}
+            // What comes before it is being checked: announcements are sent faster than signatures are verified.
+            Merge::Gap if self.learning.leads_to(author, first) => {}
+            Merge::Known => {
                 self.counters.duplicates += 1;
                 return self.on_duplicate(step, from);
             }
@@ -172,7 +206,7 @@ impl Fabric {
             }
         }
         if self.may_check(from) {
-            self.learning.checking.insert((author, first), from);
+            self.learning.checking.insert((author, first), (from, announcement.batch.end()));
             step.out.push(Output::CheckAnnouncement(from, announcement));
         }
     }
@@ -200,23 +234,48 @@ impl Fabric {
         announcement: Announcement,
         holds: Option<bool>,
     ) {
-        self.checked(from);
-        let (author, end) = (announcement.author(), announcement.batch.end());
-        self.learning.checking.remove(&(author, announcement.batch.first));
-        match holds {
-            Some(true) => {}
-            Some(false) => {
-                return self.disbelieve(step, from, "an announcement that its author did not sign".to_owned());
-            }
-            None => return,
+        let (author, first) = (announcement.author(), announcement.batch.first);
+        self.learning.checking.remove(&(author, first));
+        if holds == Some(true) && first > self.holders.known(author) && self.learning.leads_to(author, first) {
+            self.learning.ready.insert((author, first), (from, announcement));
+            return;
         }
+        self.checked(from);
+        match holds {
+            Some(true) => self.merge_announcement(step, from, announcement),
+            Some(false) => self.disbelieve(step, from, "an announcement that its author did not sign".to_owned()),
+            None => {}
+        }
+        self.take_turns(step, author);
+        self.pull_if_behind(step, author, from);
+    }
+
+    /// Merges what waited for its turn, and lets go of what will have none because something before it did not hold.
+    fn take_turns(&mut self, step: &mut Step<'_>, author: NodeId) {
+        while let Some((from, next)) = self.learning.ready.remove(&(author, self.holders.known(author))) {
+            self.checked(from);
+            self.merge_announcement(step, from, next);
+        }
+        let waiting: Vec<_> = self.learning.ready.range((author, 0)..=(author, u64::MAX)).map(|(key, _)| *key).collect();
+        for key in waiting {
+            if !self.learning.leads_to(author, key.1)
+                && let Some((from, stranded)) = self.learning.ready.remove(&key)
+            {
+                self.checked(from);
+                self.hear_of(author, stranded.batch.end());
+            }
+        }
+    }
+
+    /// An announcement that its author did sign.
+    fn merge_announcement(&mut self, step: &mut Step<'_>, from: NodeId, announcement: Announcement) {
+        let (author, end) = (announcement.author(), announcement.batch.end());
         match self.holders.merge(&announcement) {
             Merge::Merged => {
                 self.hear_of(author, end);
                 self.learning.pulls.remove(&author);
                 let row = Row { node: author, epoch: announcement.batch.head.epoch, length: end };
                 self.spread(step, Some(from), row, announcement);
-                self.pull_if_behind(step, author, from);
             }
             Merge::Known => {}
             Merge::Gap => self.pull(step, author, from),

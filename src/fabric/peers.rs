@@ -1,7 +1,7 @@
 //! Lanes to peers: hello, heartbeat, liveness and round trips.
 //!
-//! A hello is sent again with every heartbeat until something shows that it came. The heartbeat says how long the log is and brings the pong
-//! that measures the round trip; a peer that is not heard of is suspect, then dead, and back with its first word. Liveness is not in any log:
+//! A hello is sent again with every heartbeat until something shows that it came. The heartbeat says how long the log is and, now and then, brings
+//! the pong that measures the round trip; a peer that is not heard of is suspect, then dead, and back with its first word. Liveness is not in any log:
 //! the dead are masked here, and what they announced stays in the index. Invariant: nothing but a hello is taken from whoever did not say it.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,8 @@ use super::overlay::Link;
 use super::standing::smooth;
 use super::{Disconnect, Fabric, Output, Step, Time, Timer};
 use crate::id::NodeId;
-use crate::limits::{ASK_GRACE, DEAD_AFTER, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, SUSPECT_AFTER, SWEEP_PAGES};
-use crate::message::{AskId, EpochStart, Message, OLDEST_PROTOCOL, PROTOCOL, Row};
+use crate::limits::{ASK_GRACE, DEAD_AFTER, FIRST_PONGS, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, MEASURE_EVERY, SUSPECT_AFTER, SWEEP_PAGES};
+use crate::message::{AskId, EpochStart, Message, NO_PONG, OLDEST_PROTOCOL, PROTOCOL, Row};
 
 /// How long a peer that sent something unbelievable is not spoken to.
 const SHUN: Duration = Duration::from_mins(1);
@@ -45,8 +45,11 @@ pub(super) struct Peer {
     pub(super) serving: BTreeMap<AskId, u64>,
     /// What it announced and is being checked.
     pub(super) checking: usize,
-    /// The last heartbeat: nonce, when, and the version of rows that it brought.
+    /// The last heartbeat that wants a pong: nonce, when, and the version of rows that it brought.
     heartbeat: Option<(u64, Time, u64)>,
+    /// How many pongs came, and when the last one did.
+    pongs: u32,
+    measured: Time,
     /// Smoothed round trip and its mean deviation.
     rtt: Option<(Duration, Duration)>,
     pub(super) link: Link,
@@ -61,6 +64,8 @@ impl Peer {
             serving: BTreeMap::new(),
             checking: 0,
             heartbeat: None,
+            pongs: 0,
+            measured: now,
             rtt: None,
             link: Link::default(),
         }
@@ -206,11 +211,15 @@ impl Fabric {
     }
 
     fn send_heartbeat(&mut self, step: &mut Step<'_>, to: NodeId) {
-        let nonce = self.fresh_id();
+        let fresh = self.fresh_id();
         let (rows, version) = self.rows_for(to);
         let (epoch, length, floor) = (self.own_log.epoch, self.own_log.announced, self.own_log.floor);
         if let Some(peer) = self.peers.get_mut(&to) {
-            peer.heartbeat = Some((nonce, step.now, version));
+            let wants_pong = !rows.is_empty() || peer.pongs < FIRST_PONGS || step.now - peer.measured >= MEASURE_EVERY;
+            let nonce = if wants_pong { fresh } else { NO_PONG };
+            if wants_pong {
+                peer.heartbeat = Some((nonce, step.now, version));
+            }
             step.out.push(Output::Send(to, Message::Heads { epoch, length, floor, rows, nonce }));
         }
     }
@@ -224,7 +233,9 @@ impl Fabric {
         rows: &[Row],
         nonce: u64,
     ) {
-        step.out.push(Output::Send(from, Message::Pong { nonce }));
+        if nonce != NO_PONG {
+            step.out.push(Output::Send(from, Message::Pong { nonce }));
+        }
         self.hear_of(from, own.length);
         self.holders.raise_floor(from, floor);
         self.pull_if_behind(step, from, from);
@@ -239,6 +250,8 @@ impl Fabric {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         if let Some((_, at, version)) = peer.heartbeat.take_if(|(sent, ..)| *sent == nonce) {
             peer.rtt = Some(smooth(peer.rtt, step.now - at));
+            peer.pongs = peer.pongs.saturating_add(1);
+            peer.measured = step.now;
             self.rows_confirmed(from, version);
         }
     }

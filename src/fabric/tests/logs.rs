@@ -1,7 +1,7 @@
 //! Announcing, pulling, catching up: nothing that is lost stays lost.
 
 use super::*;
-use crate::limits::{BATCH_DELAY, PULL_WINDOW, RECENT_BATCHES, SEGMENT};
+use crate::limits::{BATCH_DELAY, MAX_CHECKS_PER_PEER, PULL_WINDOW, RECENT_BATCHES, SEGMENT};
 
 /// The fabric's own log, read as its driver would.
 struct Own(Remote);
@@ -236,4 +236,101 @@ fn dropped_segments_are_told_of_and_masked() {
         _ => None,
     });
     assert_eq!(floors, [70]);
+}
+
+/// The checks that were asked for, not carried out yet.
+fn checks(script: &mut Script) -> Vec<(NodeId, Announcement)> {
+    script.take(|output| match output {
+        Output::CheckAnnouncement(from, announcement) => Some((*from, announcement.clone())),
+        _ => None,
+    })
+}
+
+fn pulls(script: &mut Script, of: &Remote) -> usize {
+    script.sent(of).iter().filter(|message| matches!(message, Message::Pull { .. })).count()
+}
+
+#[test]
+fn announcements_back_to_back_are_checked_side_by_side_and_merged_in_order() {
+    for order in [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1]] {
+        let (mut script, mut peer) = (Script::new(), Remote::new(1));
+        script.join(&peer, ms(1));
+        script.sent(&peer);
+        for n in 0..4 {
+            let announcement = peer.announce(&[request(n).0]);
+            script.say(&peer, Message::Announce(announcement.clone()));
+            script.say(&peer, Message::Announce(announcement));
+        }
+        let waiting = checks(&mut script);
+        assert_eq!(waiting.len(), 4, "each once, none waits for the one before");
+        for at in order {
+            let (from, announcement) = waiting[at].clone();
+            script.give(Input::AnnouncementChecked(from, announcement, Some(true)));
+        }
+        assert_eq!(script.fabric.holders().known(peer.node()), 4, "{order:?}");
+        assert_eq!(pulls(&mut script, &peer), 0, "{order:?}");
+        assert!(script.fabric.learning.is_consistent() && script.fabric.learning.is_idle());
+    }
+}
+
+#[test]
+fn what_follows_on_something_that_did_not_hold_is_let_go_and_pulled() {
+    let (mut script, mut author, other) = (Script::new(), Remote::new(1), Remote::new(2));
+    script.join(&author, ms(1));
+    script.join(&other, ms(1));
+    let told: Vec<_> = (0..4).map(|n| author.announce(&[request(n).0])).collect();
+    for announcement in &told {
+        script.say(&author, Message::Announce(announcement.clone()));
+    }
+    script.sent(&author);
+    let waiting = checks(&mut script);
+    for (at, holds) in [(3, Some(true)), (1, Some(true)), (0, Some(true)), (2, None)] {
+        let (from, announcement) = waiting[at].clone();
+        script.give(Input::AnnouncementChecked(from, announcement, holds));
+    }
+    assert_eq!(script.fabric.holders().known(author.node()), 2, "the third could not be checked");
+    assert!(script.fabric.learning.is_idle());
+    assert_eq!(pulls(&mut script, &author), 1, "what is missing is asked for again");
+    for announcement in &told[2..] {
+        script.say(&author, Message::Announce(announcement.clone()));
+    }
+    script.check_all();
+    assert_eq!(script.fabric.holders().known(author.node()), 4);
+}
+
+#[test]
+fn one_peer_has_only_so_many_announcements_checked_or_waiting() {
+    let (mut script, mut peer) = (Script::new(), Remote::new(1));
+    script.join(&peer, ms(1));
+    for n in 0..40 {
+        let announcement = peer.announce(&[request(n).0]);
+        script.say(&peer, Message::Announce(announcement));
+    }
+    let mut waiting = checks(&mut script);
+    assert_eq!(waiting.len(), MAX_CHECKS_PER_PEER);
+    // All but the first are checked: they still count.
+    let first = waiting.remove(0);
+    for (from, announcement) in waiting {
+        script.give(Input::AnnouncementChecked(from, announcement, Some(true)));
+    }
+    let next = peer.announce(&[request(77).0]);
+    script.say(&peer, Message::Announce(next));
+    assert!(checks(&mut script).is_empty());
+    script.give(Input::AnnouncementChecked(first.0, first.1, Some(true)));
+    assert_eq!(script.fabric.holders().known(peer.node()), MAX_CHECKS_PER_PEER as u64);
+    assert!(script.fabric.learning.is_idle());
+}
+
+#[test]
+fn a_known_round_trip_is_measured_now_and_then() {
+    let (mut script, peer) = (Script::new(), Remote::new(1));
+    script.join(&peer, ms(3));
+    let mut wanted = 0;
+    for _ in 0..100 {
+        script.pass(HEARTBEAT);
+        let (pongs, heartbeats) = script.answer_heartbeats(&peer);
+        assert_eq!(heartbeats, 1);
+        wanted += pongs;
+    }
+    assert!((25..=40).contains(&wanted), "{wanted} pongs for 100 heartbeats");
 }

@@ -22,7 +22,7 @@ use crate::error::EvalError;
 use crate::id::EpochId;
 use crate::identity::{Ed25519, Identity, Signature, Signer};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Batch, LogItem, OLDEST_PROTOCOL, PROTOCOL, chain_start};
+use crate::message::{Batch, LogItem, NO_PONG, OLDEST_PROTOCOL, PROTOCOL, chain_start};
 use crate::proof::{Hash, OBSERVED, SignedHead, leaf_hash};
 use crate::record::{Observation, Record};
 use crate::reply::Payload;
@@ -172,15 +172,17 @@ impl Script {
         self.answer_heartbeats(peer);
     }
 
-    /// What a living peer does: a pong for every heartbeat since the last look.
-    fn answer_heartbeats(&mut self, peer: &Remote) {
+    /// What a living peer does: a pong for every heartbeat since the last look that wants one. How many there were, of how many heartbeats.
+    fn answer_heartbeats(&mut self, peer: &Remote) -> (usize, usize) {
         let heads = self.take(|output| match output {
             Output::Send(to, Message::Heads { nonce, .. }) if *to == peer.node() => Some(*nonce),
             _ => None,
         });
-        for nonce in heads {
-            self.say(peer, Message::Pong { nonce });
+        let wanted: Vec<_> = heads.iter().filter(|nonce| **nonce != NO_PONG).collect();
+        for nonce in &wanted {
+            self.say(peer, Message::Pong { nonce: **nonce });
         }
+        (wanted.len(), heads.len())
     }
 
     /// Waits for the next heartbeat and answers it after a round trip.
