@@ -403,6 +403,27 @@ pub enum Message {
     },
 }
 
+/// What a segment is taken for before it came, in bytes: a full one has about as many.
+const USUAL_SEGMENT: usize = 48 * 1024;
+
+impl Message {
+    /// Whether this is a part of something large. Such messages need no order with others, and must hold up nobody else's.
+    #[must_use]
+    pub fn is_bulk(&self) -> bool {
+        matches!(self, Self::Chunk { .. } | Self::ProvenChunk { .. } | Self::Segment { .. })
+    }
+
+    /// About how many bytes of that kind this asks for.
+    #[must_use]
+    pub fn bulk_wanted(&self) -> usize {
+        match self {
+            Self::GetChunk { len, .. } => *len as usize,
+            Self::GetSegment { .. } => USUAL_SEGMENT,
+            _ => 0,
+        }
+    }
+}
+
 /// Addresses to dial.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Addresses {

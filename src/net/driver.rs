@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -22,34 +23,104 @@ use super::addr::{multiaddr, node_id, peer_id, socket_addr};
 use super::arbiter::Verdict;
 use super::behaviour::{Behaviour, Heard, OtherKey, Superfluous};
 use super::book::{Book, Dial, TargetId};
+use super::bulk::Seconds;
 use super::error::{DownReason, NetError, Refusal, SendError};
 use super::lane::Lane;
-use super::limits::{COMPLAINT_EVERY, LISTEN_WAIT, MAX_STREAMS, Timings};
+use super::limits::{BULK_FROM, COMPLAINT_EVERY, LISTEN_WAIT, MAX_STREAMS, Timings};
 use super::outbox::Outbox;
 use super::transport::{self, HandshakeError};
 use super::{NetConfig, NetEvent};
 use crate::id::NodeId;
 use crate::identity::Signer;
 
+/// The way to a peer.
+#[derive(Debug)]
+struct Route {
+    lane: Arc<Lane>,
+    /// The second connection, while there is one.
+    bulk: Option<Arc<Lane>>,
+    /// Whether this node dialed, so that the second connection is its affair.
+    outbound: bool,
+    /// Large bytes that were sent or are expected while there was no second connection.
+    heavy: AtomicUsize,
+}
+
 /// The lanes that are up, for senders on any thread.
 #[derive(Debug, Default)]
-pub(super) struct Routes(RwLock<BTreeMap<NodeId, Arc<Lane>>>);
+pub(super) struct Routes(RwLock<BTreeMap<NodeId, Route>>);
 
 impl Routes {
     pub(super) fn send(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
-        let lanes = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        lanes.get(&to).ok_or(SendError::NotConnected)?.push(frame)
+        self.with(to, |route| route.lane.push(frame)).unwrap_or(Err(SendError::NotConnected))
+    }
+
+    /// Sends over the second connection if there is one, else over the lane.
+    pub(super) fn send_bulk(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
+        let push = |route: &Route| match &route.bulk {
+            Some(bulk) if !bulk.is_closed() => bulk.push(frame),
+            _ => route.lane.push(frame),
+        };
+        self.with(to, push).unwrap_or(Err(SendError::NotConnected))
+    }
+
+    /// So many large bytes are on their way to or from a peer. Whether it is time to dial it a second time; one that is there is kept.
+    pub(super) fn expect_bulk(&self, peer: NodeId, bytes: usize) -> bool {
+        let expect = |route: &Route| match &route.bulk {
+            Some(bulk) => {
+                bulk.keep();
+                false
+            }
+            None => {
+                let heavy = route.heavy.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+                route.outbound && heavy >= BULK_FROM
+            }
+        };
+        self.with(peer, expect).unwrap_or(false)
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_bulk(&self, peer: NodeId) -> bool {
+        self.with(peer, |route| route.bulk.is_some()).unwrap_or(false)
     }
 
     pub(super) fn hang_up(&self, peer: NodeId, reason: DownReason) {
-        if let Some(lane) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&peer) {
-            lane.hang_up(reason);
-        }
+        self.with(peer, |route| route.lane.hang_up(reason));
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<NodeId, Arc<Lane>>)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    fn with<T>(&self, peer: NodeId, what: impl FnOnce(&Route) -> T) -> Option<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&peer).map(what)
     }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<NodeId, Route>) -> T) -> T {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn bulk_up(&self, bulk: &Arc<Lane>) {
+        self.change(|routes| {
+            if let Some(route) = routes.get_mut(&bulk.peer()) {
+                route.bulk = Some(Arc::clone(bulk));
+            }
+        });
+    }
+
+    fn bulk_down(&self, bulk: &Arc<Lane>) {
+        self.change(|routes| {
+            let route = routes.get_mut(&bulk.peer());
+            if let Some(route) = route.filter(|route| route.bulk.as_ref().is_some_and(|b| Arc::ptr_eq(b, bulk))) {
+                route.bulk = None;
+                route.heavy.store(0, Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+/// What the driver is asked from other threads.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A node is said to listen there.
+    Heard(NodeId, SocketAddr),
+    /// Something large is on its way to or from a peer.
+    Bulk(NodeId),
 }
 
 /// What the loop has to do next.
@@ -57,8 +128,7 @@ enum Action {
     Swarm(Box<SwarmEvent<Heard>>),
     /// A target of the book is due.
     Due,
-    /// A node is said to listen there.
-    Heard(NodeId, SocketAddr),
+    Command(Command),
     /// Shut down: asked to, or nobody listens to the events.
     Stop,
 }
@@ -72,6 +142,7 @@ pub(super) struct Driver {
     events: Sender<NetEvent>,
     /// Dials of the book that are under way or connected without a lane.
     dials: BTreeMap<ConnectionId, Dial>,
+    seconds: Seconds,
     timings: Timings,
     /// When the last warning about an inbound connection was given, and how many were swallowed since.
     complaint: (Option<Instant>, u64),
@@ -103,6 +174,7 @@ impl Driver {
             outbox: Outbox::default(),
             events,
             dials: BTreeMap::new(),
+            seconds: Seconds::new(timings),
             timings,
             complaint: (None, 0),
         };
@@ -141,19 +213,20 @@ impl Driver {
     }
 
     /// Runs until `stop` is sent or dropped, or nobody listens to the events; then closes every connection in order.
-    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>, mut heard: Receiver<(NodeId, SocketAddr)>) {
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>, mut commands: Receiver<Command>) {
         loop {
-            match self.next(&mut stop, &mut heard).await {
+            match self.next(&mut stop, &mut commands).await {
                 Action::Stop => break,
                 Action::Due => self.dial_due(),
-                Action::Heard(node, addr) => self.book.heard(node, addr, Instant::now()),
+                Action::Command(Command::Heard(node, addr)) => self.book.heard(node, addr, Instant::now()),
+                Action::Command(Command::Bulk(node)) => self.dial_for_bulk(node),
                 Action::Swarm(event) => self.on_swarm(*event),
             }
         }
         self.close().await;
     }
 
-    async fn next(&mut self, stop: &mut oneshot::Receiver<()>, heard: &mut Receiver<(NodeId, SocketAddr)>) -> Action {
+    async fn next(&mut self, stop: &mut oneshot::Receiver<()>, commands: &mut Receiver<Command>) -> Action {
         loop {
             let due = self.book.next_due();
             tokio::select! {
@@ -164,7 +237,7 @@ impl Driver {
                     Err(_) => return Action::Stop,
                 },
                 event = self.swarm.select_next_some() => return Action::Swarm(Box::new(event)),
-                Some((node, addr)) = heard.recv() => return Action::Heard(node, addr),
+                Some(command) = commands.recv() => return Action::Command(command),
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Action::Due,
             }
         }
@@ -194,6 +267,19 @@ impl Driver {
             if let Err(error) = self.swarm.dial(opts) {
                 self.dial_failed(conn, &error);
             }
+        }
+    }
+
+    /// Dials a peer a second time, unless there is a reason not to.
+    fn dial_for_bulk(&mut self, node: NodeId) {
+        let (Some(addr), Some(peer)) = (self.seconds.wanted(node, Instant::now()), peer_id(node)) else { return };
+        let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![multiaddr(addr)]);
+        let opts = opts.allocate_new_port().build();
+        let conn = opts.connection_id();
+        self.seconds.dialing(node, conn);
+        self.swarm.behaviour_mut().dialing_for_bulk(conn);
+        if let Err(error) = self.swarm.dial(opts) {
+            self.dial_failed(conn, &error);
         }
     }
 
@@ -229,7 +315,11 @@ impl Driver {
                 let peer = lane.peer();
                 tracing::debug!(%peer, %addr, outbound, "lane up");
                 self.book.up(peer, now);
-                self.routes.change(|lanes| drop(lanes.insert(peer, Arc::clone(&lane))));
+                if outbound {
+                    self.seconds.lane_up(peer, addr);
+                }
+                let route = Route { lane: Arc::clone(&lane), bulk: None, outbound, heavy: AtomicUsize::new(0) };
+                self.routes.change(|routes| drop(routes.insert(peer, route)));
                 self.outbox.up(NetEvent::Up { peer, addr, outbound }, lane);
             }
             Verdict::Down { lane, reason } => {
@@ -237,24 +327,43 @@ impl Driver {
                 tracing::debug!(%peer, %reason, "lane down");
                 lane.close();
                 self.book.down(peer, now);
-                self.routes.change(|lanes| {
-                    if lanes.get(&peer).is_some_and(|current| Arc::ptr_eq(current, &lane)) {
-                        lanes.remove(&peer);
+                self.seconds.lane_down(peer);
+                self.routes.change(|routes| {
+                    if routes.get(&peer).is_some_and(|route| Arc::ptr_eq(&route.lane, &lane)) {
+                        routes.remove(&peer);
                     }
                 });
                 self.outbox.down(&lane, reason);
             }
+            Verdict::BulkUp(bulk) => {
+                tracing::debug!(peer = %bulk.peer(), "a second connection for what is large");
+                self.seconds.up(bulk.peer());
+                self.routes.bulk_up(&bulk);
+                self.outbox.start(bulk);
+            }
+            Verdict::BulkDown(bulk) => {
+                tracing::debug!(peer = %bulk.peer(), "the second connection is gone");
+                bulk.close();
+                self.seconds.down(bulk.peer());
+                self.routes.bulk_down(&bulk);
+                self.outbox.never_start(&bulk);
+            }
             Verdict::Failed { conn, refusal } => {
+                self.seconds.failed(conn, now);
                 if let Some(dial) = self.dials.remove(&conn) {
                     self.refused(dial.id, dial.addr, refusal);
                 }
             }
-            Verdict::Gone(conn) => drop(self.dials.remove(&conn)),
+            Verdict::Gone(conn) => {
+                self.seconds.failed(conn, now);
+                self.dials.remove(&conn);
+            }
             Verdict::Take(..) | Verdict::Close(..) => unreachable!("the behaviour carries these out"),
         }
     }
 
     fn dial_failed(&mut self, conn: ConnectionId, error: &DialError) {
+        self.seconds.failed(conn, Instant::now());
         let Some(dial) = self.dials.remove(&conn) else { return };
         if let DialError::Denied { cause } = error
             && let Some(superfluous) = cause.downcast_ref::<Superfluous>()
@@ -307,7 +416,11 @@ impl Driver {
     async fn close(mut self) {
         let outbox = &mut self.outbox;
         self.routes.change(|lanes| {
-            for lane in std::mem::take(lanes).into_values() {
+            for Route { lane, bulk, .. } in std::mem::take(lanes).into_values() {
+                if let Some(bulk) = bulk {
+                    bulk.close();
+                    outbox.never_start(&bulk);
+                }
                 lane.close();
                 outbox.down(&lane, DownReason::Shutdown);
             }

@@ -1,5 +1,7 @@
 //! Real sockets on the loopback address, several networks in one process.
 
+mod bulk;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,6 +37,8 @@ const QUICK: Timings = Timings {
     redial_most: Duration::from_millis(200),
     stable: Duration::from_secs(10),
     other_side: Duration::from_millis(300),
+    bulk_idle: Duration::from_millis(500),
+    bulk_retry: Duration::from_millis(300),
 };
 
 struct Node {

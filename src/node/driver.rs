@@ -258,7 +258,8 @@ impl Effects for Hands {
     fn send(&mut self, to: NodeId, message: Message) {
         match crate::wire::encode(&message) {
             Ok(frame) => {
-                if let Err(error) = self.lanes.send(to, frame) {
+                self.lanes.expect_bulk(to, message.bulk_wanted());
+                if let Err(error) = self.lanes.send(to, frame, message.is_bulk()) {
                     self.shared.count_dropped();
                     debug!(peer = %to.short(), %error, "a message was not sent");
                 }
