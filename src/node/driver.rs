@@ -12,7 +12,7 @@ use futures_channel::oneshot;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::bao::{ChunkClaim, ProvenChunk};
+use crate::bao::ProvenChunk;
 use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
@@ -312,11 +312,6 @@ impl Effects for Hands {
 
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
         self.believe(from, ask, id, move |verifier| VerifiedReply::check(id, evidence, payloads, verifier));
-    }
-
-    fn check_chunk(&mut self, from: NodeId, ask: AskId, claim: ChunkClaim) {
-        let work = move || Input::ChunkChecked(from, ask, Some(claim.prove()));
-        self.off_loop(work, |_| Input::ChunkChecked(from, ask, None));
     }
 
     fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
