@@ -418,6 +418,11 @@ pub enum Message {
         /// Its bytes.
         bytes: Bytes,
     },
+    /// "Where does this node listen?" Answered with `Addresses` by whoever heard it from that node itself; the node's affair like these.
+    WhereIs {
+        /// Who is looked for.
+        node: NodeId,
+    },
 }
 
 /// What a segment is taken for before it came, in bytes: a full one has about as many.

@@ -355,7 +355,7 @@ impl Fabric {
             Message::Leaves { ask, proof } => self.on_leaves(step, from, ask, proof),
             Message::Leaf { ask, number, bytes } => self.on_leaf(step, from, ask, number, bytes),
             // Where nodes listen is the driver's affair. Look-ups are short: by the time a cancel comes, the answer is on its way.
-            Message::Cancel { .. } | Message::Addresses(_) => {}
+            Message::Cancel { .. } | Message::Addresses(_) | Message::WhereIs { .. } => {}
         }
     }
 

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use libp2p::swarm::ConnectionId;
 
+use super::addr::Carrier;
 use super::error::{DownReason, Refusal};
 use super::handler::Report;
 use super::lane::{Kind, Lane};
@@ -37,7 +38,7 @@ pub(super) enum Verdict {
     /// Close it.
     Close(NodeId, ConnectionId),
     /// A lane is open.
-    Up { lane: Arc<Lane>, addr: SocketAddr, outbound: bool },
+    Up { lane: Arc<Lane>, addr: SocketAddr, carrier: Carrier, outbound: bool },
     /// A lane is gone.
     Down { lane: Arc<Lane>, reason: DownReason },
     /// There is a second connection beside a lane.
@@ -54,6 +55,7 @@ pub(super) enum Verdict {
 struct Conn {
     dialed: bool,
     addr: SocketAddr,
+    carrier: Carrier,
     /// This node dialed it for bulk.
     for_bulk: bool,
     /// Its end was decided or reported, so what it still says does not count.
@@ -128,11 +130,12 @@ impl Arbiter {
     }
 
     /// A connection exists.
-    pub(super) fn connected(&mut self, node: NodeId, id: ConnectionId, dialed: bool, addr: SocketAddr) {
+    pub(super) fn connected(&mut self, node: NodeId, id: ConnectionId, dialed: bool, at: (SocketAddr, Carrier)) {
         let arbiter = self.me < node;
         let for_bulk = self.bulk_dials.remove(&id);
         let peer = self.peers.entry(node).or_default();
-        peer.conns.insert(id, Conn { dialed, addr, for_bulk, over: false });
+        let (addr, carrier) = at;
+        peer.conns.insert(id, Conn { dialed, addr, carrier, for_bulk, over: false });
         if for_bulk {
             if peer.lane.is_some() && peer.bulk.is_none() {
                 peer.bulk = Some((id, None));
@@ -237,7 +240,7 @@ impl Arbiter {
         let Some(peer) = self.peers.get_mut(&node) else { return };
         let conn = peer.conns[&id];
         peer.lane = Some(Arc::clone(&lane));
-        self.verdicts.push_back(Verdict::Up { lane, addr: conn.addr, outbound: conn.dialed });
+        self.verdicts.push_back(Verdict::Up { lane, addr: conn.addr, carrier: conn.carrier, outbound: conn.dialed });
         let others: Vec<ConnectionId> = peer.conns.keys().copied().filter(|other| *other != id).collect();
         for other in others {
             self.end(node, other, None);
@@ -295,6 +298,8 @@ mod tests {
 
     const LOW: NodeId = NodeId::from_bytes([1; 32]);
     const HIGH: NodeId = NodeId::from_bytes([2; 32]);
+    const AT: (SocketAddr, Carrier) =
+        (SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1), Carrier::Tcp);
 
     fn conn(id: usize) -> ConnectionId {
         ConnectionId::new_unchecked(id)
@@ -304,7 +309,7 @@ mod tests {
     fn arbiter(me: NodeId, peer: NodeId, conns: &[(usize, bool)]) -> Arbiter {
         let mut arbiter = Arbiter::new(me);
         for (id, dialed) in conns {
-            arbiter.connected(peer, conn(*id), *dialed, "127.0.0.1:1".parse().unwrap());
+            arbiter.connected(peer, conn(*id), *dialed, AT);
         }
         arbiter
     }
@@ -365,7 +370,7 @@ mod tests {
             arbiter.reported(peer, conn(1), Report::Offered(Kind::Main));
             open(&mut arbiter, peer, 1);
             assert!(arbiter.wants(peer, None));
-            arbiter.connected(peer, conn(2), false, "127.0.0.1:2".parse().unwrap());
+            arbiter.connected(peer, conn(2), false, AT);
             arbiter.reported(peer, conn(2), Report::Offered(Kind::Main));
             open(&mut arbiter, peer, 2);
             assert_eq!(verdicts(&mut arbiter), ["take 1", "up in", "down Replaced", "close 1", "take 2", "up in"]);
@@ -383,7 +388,7 @@ mod tests {
         open(&mut arbiter, peer, 1);
         assert!(arbiter.wants(peer, Some(Kind::Bulk)));
         arbiter.dialing_for_bulk(conn(2));
-        arbiter.connected(peer, conn(2), true, "127.0.0.1:1".parse().unwrap());
+        arbiter.connected(peer, conn(2), true, AT);
         assert!(!arbiter.wants(peer, Some(Kind::Bulk)), "one is enough");
         open_bulk(&mut arbiter, peer, 2);
         assert_eq!(verdicts(&mut arbiter), ["up out", "bulk up"]);
@@ -421,14 +426,14 @@ mod tests {
         high.reported(LOW, conn(1), Report::Offered(Kind::Main));
         open(&mut high, LOW, 1);
         for id in [3, 4] {
-            high.connected(LOW, conn(id), false, "127.0.0.1:1".parse().unwrap());
+            high.connected(LOW, conn(id), false, AT);
             high.reported(LOW, conn(id), Report::Offered(Kind::Bulk));
             open_bulk(&mut high, LOW, id);
         }
         let expected = ["take 1", "up in", "take 3", "bulk up", "bulk down", "close 3", "take 4", "bulk up"];
         assert_eq!(verdicts(&mut high), expected, "a newer one replaces a dead one");
         let mut low = with_bulk(LOW, HIGH);
-        low.connected(HIGH, conn(3), false, "127.0.0.1:1".parse().unwrap());
+        low.connected(HIGH, conn(3), false, AT);
         low.reported(HIGH, conn(3), Report::Offered(Kind::Bulk));
         assert_eq!(verdicts(&mut low), ["close 3"], "it did not dial the lane");
     }
@@ -441,11 +446,11 @@ mod tests {
             name[..8].copy_from_slice(&n.to_be_bytes());
             let peer = NodeId::from_bytes(name);
             for id in [2 * n, 2 * n + 1] {
-                arbiter.connected(peer, conn(id), false, "127.0.0.1:1".parse().unwrap());
+                arbiter.connected(peer, conn(id), false, AT);
             }
             arbiter.reported(peer, conn(2 * n), Report::Offered(Kind::Main));
             open(&mut arbiter, peer, 2 * n);
-            arbiter.connected(peer, conn(2 * n + 1), false, "127.0.0.1:1".parse().unwrap());
+            arbiter.connected(peer, conn(2 * n + 1), false, AT);
             verdicts(&mut arbiter);
             arbiter.reported(peer, conn(2 * n + 1), Report::Offered(Kind::Bulk));
             let expected = if n < MAX_BULK { "take" } else { "close" };
@@ -528,7 +533,7 @@ mod tests {
             let (other, dialed) = (Self::NODES[1 - node], self.wires[id].0 == node);
             let wanted = self.arbiters[node].wants(other, dialed.then_some(self.wires[id].2));
             if wanted {
-                self.arbiters[node].connected(other, conn(id), dialed, "127.0.0.1:1".parse().unwrap());
+                self.arbiters[node].connected(other, conn(id), dialed, AT);
                 self.ends.insert((node, id));
             } else {
                 self.tell(1 - node, id, Wire::Bye);

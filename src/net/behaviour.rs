@@ -18,7 +18,7 @@ use libp2p::{Multiaddr, PeerId, connection_limits, mdns};
 use tokio::sync::mpsc::Sender;
 
 use super::NetEvent;
-use super::addr::{node_id, peer_id, socket_addr};
+use super::addr::{Carrier, node_id, peer_id, socket_addr};
 use super::arbiter::{Arbiter, Verdict};
 use super::error::DownReason;
 use super::handler::{Handler, Take};
@@ -98,7 +98,7 @@ impl Behaviour {
             mdns::Event::Discovered(list) => (list, Heard::Found),
             mdns::Event::Expired(list) => (list, Heard::Expired),
         };
-        self.heard.extend(list.iter().filter_map(|(peer, addr)| Some(heard(node_id(*peer)?, socket_addr(addr)?))));
+        self.heard.extend(list.iter().filter_map(|(peer, addr)| Some(heard(node_id(*peer)?, socket_addr(addr)?.0))));
     }
 }
 
@@ -183,8 +183,8 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, endpoint, .. }) => {
                 let Some(node) = node_id(peer_id) else { return };
                 let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-                let addr = socket_addr(endpoint.get_remote_address()).unwrap_or(nowhere);
-                self.arbiter.connected(node, connection_id, endpoint.is_dialer(), addr);
+                let at = socket_addr(endpoint.get_remote_address()).unwrap_or((nowhere, Carrier::Tcp));
+                self.arbiter.connected(node, connection_id, endpoint.is_dialer(), at);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, cause, .. }) => {
                 let Some(node) = node_id(peer_id) else { return };

@@ -5,10 +5,9 @@
 //!
 //! Time comes in as an argument. It knows nothing of sockets.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-
+use libp2p::Multiaddr;
 use libp2p::swarm::ConnectionId;
+use std::collections::BTreeMap;
 use tokio::time::Instant;
 
 use super::limits::{MAX_BULK, Timings};
@@ -28,7 +27,7 @@ enum State {
 pub(super) struct Seconds {
     timings: Timings,
     /// By peer whose lane this node dialed.
-    of: BTreeMap<NodeId, (SocketAddr, State)>,
+    of: BTreeMap<NodeId, (Multiaddr, State)>,
 }
 
 impl Seconds {
@@ -37,7 +36,7 @@ impl Seconds {
     }
 
     /// There is a lane to a node, dialed at this address.
-    pub(super) fn lane_up(&mut self, node: NodeId, addr: SocketAddr) {
+    pub(super) fn lane_up(&mut self, node: NodeId, addr: Multiaddr) {
         self.of.insert(node, (addr, State::None));
     }
 
@@ -46,7 +45,7 @@ impl Seconds {
     }
 
     /// Where to dial a node a second time, if that is to be done now.
-    pub(super) fn wanted(&self, node: NodeId, now: Instant) -> Option<SocketAddr> {
+    pub(super) fn wanted(&self, node: NodeId, now: Instant) -> Option<Multiaddr> {
         let (addr, state) = self.of.get(&node)?;
         let busy = |state: &State| matches!(state, State::Dialing(_) | State::Open);
         let due = match state {
@@ -54,7 +53,7 @@ impl Seconds {
             State::Refused(until) => *until <= now,
             State::Dialing(_) | State::Open => false,
         };
-        (due && self.of.values().filter(|(_, state)| busy(state)).count() < MAX_BULK).then_some(*addr)
+        (due && self.of.values().filter(|(_, state)| busy(state)).count() < MAX_BULK).then(|| addr.clone())
     }
 
     pub(super) fn dialing(&mut self, node: NodeId, conn: ConnectionId) {
@@ -95,7 +94,7 @@ mod tests {
 
     fn with_lanes(count: usize) -> Seconds {
         let mut seconds = Seconds::new(Timings::DEFAULT);
-        (0..count).for_each(|n| seconds.lane_up(node(n), SocketAddr::from(([127, 0, 0, 1], 7))));
+        (0..count).for_each(|n| seconds.lane_up(node(n), "/ip4/127.0.0.1/tcp/7".parse().unwrap()));
         seconds
     }
 

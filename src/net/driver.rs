@@ -19,7 +19,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::addr::{multiaddr, node_id, peer_id, socket_addr};
+use super::addr::{Carrier, multiaddr, node_id, peer_id, socket_addr};
 use super::arbiter::Verdict;
 use super::behaviour::{Behaviour, Heard, OtherKey, Superfluous};
 use super::book::{Book, Dial, TargetId};
@@ -144,6 +144,7 @@ pub(super) struct Driver {
     dials: BTreeMap<ConnectionId, Dial>,
     seconds: Seconds,
     timings: Timings,
+    carrier: Carrier,
     /// When the last warning about an inbound connection was given, and how many were swallowed since.
     complaint: (Option<Instant>, u64),
 }
@@ -158,7 +159,7 @@ impl Driver {
     ) -> Result<(Self, Vec<SocketAddr>), NetError> {
         let me = config.identity.node();
         let key = transport::keypair(&config.identity).map_err(NetError::Key)?;
-        let stack = transport::build(&key, &config.secret, &timings).map_err(NetError::Key)?;
+        let stack = transport::build(&key, &config.secret, config.carrier, &timings).map_err(NetError::Key)?;
         let local = key.public().to_peer_id();
         let discovery = if config.mdns { discovery(local) } else { None };
         let behaviour = Behaviour::new(me, discovery, events.clone(), timings);
@@ -176,6 +177,7 @@ impl Driver {
             dials: BTreeMap::new(),
             seconds: Seconds::new(timings),
             timings,
+            carrier: config.carrier,
             complaint: (None, 0),
         };
         let bound = driver.listen(&config.listen).await?;
@@ -188,14 +190,22 @@ impl Driver {
     async fn listen(&mut self, wanted: &[SocketAddr]) -> Result<Vec<SocketAddr>, NetError> {
         let mut bound = Vec::new();
         for addr in wanted {
-            let id = bind(&mut self.swarm, *addr)?;
-            let port = timeout(LISTEN_WAIT, self.port_of(id)).await.map_err(|_| NetError::Bind {
-                addr: *addr,
-                source: std::io::Error::new(std::io::ErrorKind::TimedOut, "the listener got no address"),
-            })?;
-            bound.push(SocketAddr::new(addr.ip(), port));
+            let port = self.listen_by(*addr, Carrier::Tcp).await?;
+            let addr = SocketAddr::new(addr.ip(), port);
+            if self.carrier != Carrier::Tcp {
+                self.listen_by(addr, self.carrier).await?;
+            }
+            bound.push(addr);
         }
         Ok(bound)
+    }
+
+    async fn listen_by(&mut self, addr: SocketAddr, carrier: Carrier) -> Result<u16, NetError> {
+        let id = bind(&mut self.swarm, addr, carrier)?;
+        timeout(LISTEN_WAIT, self.port_of(id)).await.map_err(|_| NetError::Bind {
+            addr,
+            source: std::io::Error::new(std::io::ErrorKind::TimedOut, "the listener got no address"),
+        })
     }
 
     async fn port_of(&mut self, id: ListenerId) -> u16 {
@@ -206,7 +216,7 @@ impl Driver {
                 _ => None,
             };
             self.on_swarm(event);
-            if let Some(addr) = port {
+            if let Some((addr, _)) = port {
                 return addr.port();
             }
         }
@@ -249,12 +259,14 @@ impl Driver {
             if dial.hung_up {
                 self.outbox.other(NetEvent::Refused { addr: dial.addr, reason: Refusal::HungUp });
             }
-            let addresses = vec![multiaddr(dial.addr)];
+            // Whoever does not speak this node's carrier speaks TCP.
+            let carrier = if dial.failures.is_multiple_of(2) { self.carrier } else { Carrier::Tcp };
+            let address = multiaddr(dial.addr, carrier);
             // A new port each time: with the listener's, two nodes that dial each other would meet in one TCP connection with two clients.
             let opts = match dial.node.map(peer_id) {
-                None => DialOpts::unknown_peer_id().address(multiaddr(dial.addr)).allocate_new_port().build(),
+                None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
                 Some(Some(peer)) => {
-                    let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses);
+                    let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address]);
                     opts.allocate_new_port().build()
                 }
                 Some(None) => {
@@ -273,7 +285,7 @@ impl Driver {
     /// Dials a peer a second time, unless there is a reason not to.
     fn dial_for_bulk(&mut self, node: NodeId) {
         let (Some(addr), Some(peer)) = (self.seconds.wanted(node, Instant::now()), peer_id(node)) else { return };
-        let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![multiaddr(addr)]);
+        let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![addr]);
         let opts = opts.allocate_new_port().build();
         let conn = opts.connection_id();
         self.seconds.dialing(node, conn);
@@ -299,7 +311,7 @@ impl Driver {
                 self.complain(&send_back_addr.to_string(), &error, now);
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                if let Some(addr) = socket_addr(&address) {
+                if let Some((addr, _)) = socket_addr(&address) {
                     self.outbox.other(NetEvent::Listening { addr });
                 }
             }
@@ -311,16 +323,16 @@ impl Driver {
 
     fn on_lane(&mut self, verdict: Verdict, now: Instant) {
         match verdict {
-            Verdict::Up { lane, addr, outbound } => {
+            Verdict::Up { lane, addr, carrier, outbound } => {
                 let peer = lane.peer();
                 tracing::debug!(%peer, %addr, outbound, "lane up");
                 self.book.up(peer, now);
                 if outbound {
-                    self.seconds.lane_up(peer, addr);
+                    self.seconds.lane_up(peer, multiaddr(addr, carrier));
                 }
                 let route = Route { lane: Arc::clone(&lane), bulk: None, outbound, heavy: AtomicUsize::new(0) };
                 self.routes.change(|routes| drop(routes.insert(peer, route)));
-                self.outbox.up(NetEvent::Up { peer, addr, outbound }, lane);
+                self.outbox.up(NetEvent::Up { peer, addr, carrier, outbound }, lane);
             }
             Verdict::Down { lane, reason } => {
                 let peer = lane.peer();
@@ -453,13 +465,13 @@ fn discovery(local: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
         .ok()
 }
 
-fn bind(swarm: &mut Swarm<Behaviour>, addr: SocketAddr) -> Result<ListenerId, NetError> {
+fn bind(swarm: &mut Swarm<Behaviour>, addr: SocketAddr, carrier: Carrier) -> Result<ListenerId, NetError> {
     // libp2p shares ports between listeners, so that a second node would get half of the first one's connections; this asks without
     // sharing. Two nodes that start in the same millisecond are not told apart.
-    if addr.port() != 0 {
+    if addr.port() != 0 && carrier == Carrier::Tcp {
         drop(TcpListener::bind(addr).map_err(|source| bind_error(addr, source))?);
     }
-    swarm.listen_on(multiaddr(addr)).map_err(|error| match error {
+    swarm.listen_on(multiaddr(addr, carrier)).map_err(|error| match error {
         TransportError::Other(error) => match handshake_kind(&error) {
             Some(kind) => bind_error(addr, kind.into()),
             None => bind_error(addr, error),

@@ -59,6 +59,10 @@ pub(super) const MAX_WAITING_NOTICES: usize = 256;
 /// Streams of one connection. One lane is used; the rest is room for a peer that retries.
 pub(super) const MAX_STREAMS: usize = 8;
 
+/// How long a dial by QUIC waits for the other side, which may not speak it: nobody there says no. Then TCP has its turn.
+#[cfg(feature = "quic")]
+pub(super) const QUIC_HANDSHAKE: Duration = Duration::from_secs(2);
+
 /// Every wait, so that tests can shorten them together.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Timings {

@@ -12,6 +12,8 @@
 //!    and one connection but while something large is carried.
 //! 3. Nothing waits without a bound; see [`limits`]. A slow peer or a slow consumer of events holds up its own lanes and nobody else's.
 //!
+//! With [`Carrier::Quic`] (feature `quic`) a node also listens by UDP, on the same ports, and dials by QUIC first and by TCP in turns.
+//!
 //! On the wire a lane is a stream of protocol `/evalmesh/lane` that the dialer opens. Both sides greet (see `greeting`: it settles the
 //! version) and from then on send frames, each a length as `u32` little-endian and that many bytes.
 //!
@@ -30,6 +32,8 @@ mod greeting;
 mod handler;
 mod lane;
 pub mod limits;
+#[cfg(feature = "quic")]
+mod membership;
 mod outbox;
 mod secret;
 #[cfg(test)]
@@ -46,7 +50,7 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
-pub use self::addr::{ParsePeerError, PeerAddr};
+pub use self::addr::{Carrier, ParsePeerError, PeerAddr};
 use self::driver::{Command, Driver, Routes};
 pub use self::error::{DownReason, NetError, Refusal, SendError};
 pub use self::frame::FrameError;
@@ -73,6 +77,8 @@ pub struct NetConfig {
     /// Whether to announce this node on the local network and to look for others. A listener on the loopback
     /// interface is not announced.
     pub mdns: bool,
+    /// What carries the lanes.
+    pub carrier: Carrier,
 }
 
 /// What happens on the network.
@@ -89,6 +95,8 @@ pub enum NetEvent {
         peer: NodeId,
         /// The other end of the connection; a port to dial only if `outbound`.
         addr: SocketAddr,
+        /// What carries it.
+        carrier: Carrier,
         /// Whether this node dialed.
         outbound: bool,
     },

@@ -97,6 +97,7 @@ mod tests {
 
     use super::*;
     use crate::id::NodeId;
+    use crate::net::Carrier;
     use crate::net::lane::Kind;
 
     fn lane() -> Arc<Lane> {
@@ -104,7 +105,7 @@ mod tests {
     }
 
     fn up(lane: &Lane) -> NetEvent {
-        NetEvent::Up { peer: lane.peer(), addr: "127.0.0.1:1".parse().unwrap(), outbound: true }
+        NetEvent::Up { peer: lane.peer(), addr: "127.0.0.1:1".parse().unwrap(), carrier: Carrier::Tcp, outbound: true }
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::fabric::{
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Addresses, Announcement, AskId, Manifest, Message, SegmentName};
+use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::Node;
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
@@ -70,6 +70,7 @@ pub(super) struct Driver {
 
 /// What carries out the fabric's outputs.
 pub(super) struct Hands {
+    pub(super) clock: Clock,
     pub(super) signer: Arc<dyn Signer>,
     pub(super) verifier: Arc<MemoVerifier<Ed25519>>,
     pub(super) cassette: Cassette,
@@ -182,9 +183,16 @@ impl Hands {
                 self.exchange.down(peer);
                 Some(Input::PeerDown(peer))
             }
-            LaneEvent::Frame(peer, bytes) => Some(match crate::wire::decode(&bytes) {
+            LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(bytes) {
                 Ok(Message::Addresses(told)) => {
-                    self.on_addresses(peer, told, now);
+                    let consequences = self.exchange.heard(peer, told, now);
+                    self.carry_out(consequences);
+                    return None;
+                }
+                Ok(Message::WhereIs { node }) => {
+                    if let Some(known) = self.exchange.where_is(peer, node) {
+                        self.send(peer, known);
+                    }
                     return None;
                 }
                 Ok(message) => Input::Message(peer, message),
@@ -202,8 +210,8 @@ impl Hands {
         }
     }
 
-    fn on_addresses(&mut self, from: NodeId, told: Addresses, now: Time) {
-        let Consequences { send, dial } = self.exchange.heard(from, told, now);
+    /// What the peer exchange has decided.
+    fn carry_out(&mut self, Consequences { send, dial }: Consequences) {
         for (peer, message) in send {
             self.send(peer, message);
         }
@@ -442,7 +450,8 @@ impl Effects for Hands {
     }
 
     fn connect(&mut self, peer: NodeId) {
-        debug!(peer = %peer.short(), "a log can only be had from its author, to whom there is no lane");
+        let consequences = self.exchange.seek(peer, self.clock.now());
+        self.carry_out(consequences);
     }
 
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {

@@ -68,6 +68,7 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::Leaf { .. } => "leaf",
         Message::Cancel { .. } => "cancel",
         Message::Addresses(_) => "addresses",
+        Message::WhereIs { .. } => "where-is",
     }
 }
 

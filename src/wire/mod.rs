@@ -10,7 +10,7 @@ use crate::limits::{
     BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_ROWS,
     MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_SIBLINGS, MAX_TOLD_PEERS,
 };
-use crate::message::Message;
+use crate::message::{AskId, Message};
 
 /// The first byte of every frame.
 const FRAME_V1: u8 = 1;
@@ -61,12 +61,33 @@ pub fn encode(message: &Message) -> Result<Bytes, WireError> {
         Err(postcard::Error::SerializeBufferFull) => None,
         Err(error) => Some(error),
     };
-    let bytes = error.map_or_else(|| postcard::to_extend(message, vec![FRAME_V1]), Err);
+    let room = || {
+        let mut frame = Vec::with_capacity(bulk(message) + SMALL);
+        frame.push(FRAME_V1);
+        frame
+    };
+    let bytes = error.map_or_else(|| postcard::to_extend(message, room()), Err);
     let bytes = bytes.map_err(|error| WireError::Encoding(error.to_string()))?;
     if bytes.len() > MAX_FRAME {
         return Err(WireError::TooLarge(bytes.len()));
     }
     Ok(bytes.into())
+}
+
+/// The variant of [`Message::Leaf`] on the wire.
+const LEAF_TAG: u8 = 23;
+
+/// The message in a frame, all bounds checked. The bytes of a leaf stay where they are.
+pub fn take(frame: Bytes) -> Result<Message, WireError> {
+    if let [FRAME_V1, LEAF_TAG, body @ ..] = &frame[..]
+        && let Ok(((ask, number, len), bytes)) = postcard::take_from_bytes::<(AskId, u32, u64)>(body)
+        && bytes.len() as u64 == len
+        && bytes.len() <= LEAF_BYTES
+    {
+        let start = frame.len() - bytes.len();
+        return Ok(Message::Leaf { ask, number, bytes: frame.slice(start..) });
+    }
+    decode(&frame)
 }
 
 /// The message in a frame, all bounds checked.
@@ -85,6 +106,14 @@ pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
     match bounds(&message).into_iter().find(|(_, found, bound)| found > bound) {
         Some((what, found, bound)) => Err(WireError::Bound { what, found, bound }),
         None => Ok(message),
+    }
+}
+
+/// How many bytes of a message are those of a leaf.
+fn bulk(message: &Message) -> usize {
+    match message {
+        Message::Chunk { bytes, .. } | Message::ProvenChunk { bytes, .. } | Message::Leaf { bytes, .. } => bytes.len(),
+        _ => 0,
     }
 }
 
@@ -130,7 +159,8 @@ fn bounds(message: &Message) -> [(&'static str, usize, usize); 3] {
         | Message::Ask { .. }
         | Message::NotHeld { .. }
         | Message::Busy { .. }
-        | Message::Cancel { .. } => [NONE; 3],
+        | Message::Cancel { .. }
+        | Message::WhereIs { .. } => [NONE; 3],
     }
 }
 
@@ -141,7 +171,6 @@ mod tests {
     use super::*;
     use crate::bao::ChunkProof;
     use crate::id::{ContentId, Digest};
-    use crate::message::AskId;
 
     #[test]
     fn messages_round_trip_and_tails_are_refused() {
@@ -174,7 +203,12 @@ mod tests {
         assert_eq!((&encode(&leaves).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(leaves)));
         let leaf = Message::Leaf { ask: AskId(7), number: 200, bytes: vec![1, 2].into() };
         let golden = [1, 23, 7, 200, 1, 2, 1, 2];
-        assert_eq!((&encode(&leaf).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(leaf)));
+        assert_eq!((&encode(&leaf).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(leaf.clone())));
+        let (frame, short) = (
+            Bytes::from_static(&[1, LEAF_TAG, 7, 200, 1, 2, 1, 2]),
+            Bytes::from_static(&[1, LEAF_TAG, 7, 200, 1, 3, 1, 2]),
+        );
+        assert_eq!((take(frame), take(short.clone())), (Ok(leaf), decode(&short)));
         let longer =
             Message::ProvenChunk { ask: AskId(1), bytes: Bytes::new(), siblings: vec![[0; 32]; MAX_SIBLINGS + 1] };
         let frame = encode(&longer).expect("fits a frame");
@@ -201,9 +235,14 @@ mod tests {
         #[test]
         fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode(&bytes);
+            prop_assert_eq!(take(bytes.clone().into()), decode(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = FRAME_V1;
             }
+            if let Some(tag) = bytes.get_mut(1).filter(|tag| **tag > 200) {
+                *tag = LEAF_TAG;
+            }
+            prop_assert_eq!(take(bytes.clone().into()), decode(&bytes));
             if let Ok(message) = decode(&bytes) {
                 prop_assert_eq!(decode(&encode(&message).expect("was in bounds")), Ok(message));
             }
