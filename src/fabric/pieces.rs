@@ -281,9 +281,10 @@ impl Pieces {
         self.asked.insert(ask, Asked { of: next.of, run, at: now, leaves: None, missing });
     }
 
-    /// The leaves of a chunk were told.
+    /// The leaves of a chunk were told; once is enough.
     pub(super) fn told(&mut self, ask: AskId, proof: ChunkProof, now: Time) -> Result<(), Unproven> {
-        let Some(asked) = self.asked.get_mut(&ask) else { return Ok(()) };
+        let untold = |asked: &&mut Asked| asked.leaves.is_none();
+        let Some(asked) = self.asked.get_mut(&ask).filter(untold) else { return Ok(()) };
         let Run { blob, offset, len } = asked.run;
         asked.leaves = Some(LeavesClaim { blob: self.blobs[blob], offset, len, proof }.prove()?);
         if let Some(source) = self.sources.get_mut(&asked.of) {

@@ -13,7 +13,7 @@ use std::task::Poll;
 
 use futures::future::{Either, poll_fn, select};
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use libp2p::core::muxing::StreamMuxer;
+use libp2p::core::muxing::{StreamMuxer, StreamMuxerBox};
 
 use super::secret::FleetSecret;
 use super::transport::HandshakeError;
@@ -43,19 +43,20 @@ impl Membership {
     }
 
     /// Proves this node's membership to a peer and has it prove its own.
-    pub(super) async fn prove<M>(&self, mut muxer: M, peer: NodeId, side: Side) -> Result<M, HandshakeError>
-    where
-        M: StreamMuxer + Unpin,
-        M::Error: Into<io::Error>,
-    {
+    pub(super) async fn prove(
+        &self,
+        mut muxer: StreamMuxerBox,
+        peer: NodeId,
+        side: Side,
+    ) -> Result<StreamMuxerBox, HandshakeError> {
         let opened = match side {
             Side::Dialer => poll_fn(|cx| Pin::new(&mut muxer).poll_outbound(cx)).await,
             Side::Listener => poll_fn(|cx| Pin::new(&mut muxer).poll_inbound(cx)).await,
         };
-        let stream = opened.map_err(|error| HandshakeError::in_io(&error.into()))?;
+        let stream = opened.map_err(|error| HandshakeError::in_io(&error))?;
         // The muxer has to be driven meanwhile, and ends only with the connection.
         let drive = poll_fn(|cx| match Pin::new(&mut muxer).poll(cx) {
-            Poll::Ready(Err(error)) => Poll::Ready(error.into()),
+            Poll::Ready(Err(error)) => Poll::Ready(error),
             Poll::Ready(Ok(_)) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending

@@ -113,6 +113,7 @@ pub(super) fn build(
 #[cfg(feature = "quic")]
 fn quic(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> impl Stack {
     use libp2p::core::connection::ConnectedPoint;
+    use libp2p::core::transport::timeout::TransportTimeout;
     use libp2p::quic;
 
     use super::addr::node_id;
@@ -123,46 +124,26 @@ fn quic(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> impl Stack {
     config.max_concurrent_stream_limit = u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX);
     let secret = secret.clone();
     let me = node_id(key.public().to_peer_id());
-    quic::tokio::Transport::new(config)
+    let proved = quic::tokio::Transport::new(config)
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
         .and_then(move |(peer, connection), point: ConnectedPoint| {
             let names = me.zip(node_id(peer));
             let side = if point.is_dialer() { Side::Dialer } else { Side::Listener };
             let secret = secret.clone();
             async move {
-                let (me, node) = names.ok_or_else(|| quic_error(HandshakeError::OtherProtocol))?;
+                let (me, node) = names.ok_or(HandshakeError::OtherProtocol)?;
                 let proved = Membership::new(&secret, me).prove(connection, node, side).await;
-                proved.map(|connection| (peer, StreamMuxerBox::new(connection))).map_err(quic_error)
+                proved.map(|connection| (peer, connection))
             }
-        })
-        .timeout(timings.handshake)
-        .map_err(|error| match error {
-            TransportTimeoutError::Timeout => HandshakeError::TimedOut,
-            TransportTimeoutError::TimerError(error) => HandshakeError::Failed(error.to_string()),
-            TransportTimeoutError::Other(error) => in_quic(error),
-        })
-}
-
-/// The error of a proof, on its way through a transport whose errors are those of QUIC.
-#[cfg(feature = "quic")]
-fn quic_error(error: HandshakeError) -> libp2p::quic::Error {
-    libp2p::quic::Error::Io(io::Error::other(error))
-}
-
-#[cfg(feature = "quic")]
-fn in_quic(error: libp2p::quic::Error) -> HandshakeError {
-    use libp2p::quic::Error;
-
-    match error {
-        Error::Io(error) if error.get_ref().is_some_and(|inner| inner.is::<HandshakeError>()) => {
-            match error.into_inner().map(|inner| inner.downcast::<HandshakeError>()) {
-                Some(Ok(error)) => *error,
-                _ => HandshakeError::HungUp,
-            }
-        }
-        Error::Io(error) => HandshakeError::Tcp(error),
-        Error::HandshakeTimedOut => HandshakeError::TimedOut,
-        error => HandshakeError::Failed(error.to_string()),
-    }
+        });
+    TransportTimeout::new(proved, timings.handshake).map_err(|error| match error {
+        TransportTimeoutError::Timeout => HandshakeError::TimedOut,
+        TransportTimeoutError::TimerError(error) => HandshakeError::Failed(error.to_string()),
+        TransportTimeoutError::Other(Either::Left(quic::Error::Io(error))) => HandshakeError::Tcp(error),
+        TransportTimeoutError::Other(Either::Left(quic::Error::HandshakeTimedOut)) => HandshakeError::TimedOut,
+        TransportTimeoutError::Other(Either::Left(error)) => HandshakeError::Failed(error.to_string()),
+        TransportTimeoutError::Other(Either::Right(error)) => error,
+    })
 }
 
 /// A transport as this module makes them.
