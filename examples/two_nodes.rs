@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use evalmesh::eval::{Eval, Origin};
-use evalmesh::net::{FleetSecret, PeerAddr};
+use evalmesh::net::{Carrier, FleetSecret, PeerAddr};
 use evalmesh::node::{Network, Node, random};
 use evalmesh::request::{Program, Request};
 
@@ -17,7 +17,8 @@ const QUEENS: &[u8] = include_bytes!("guests/queens.wasm");
 
 fn node(secret: [u8; 32], peers: Vec<PeerAddr>) -> Result<Node, Failure> {
     let secret = FleetSecret::from_bytes(secret);
-    let network = Network { secret, listen: vec!["127.0.0.1:0".parse()?], peers, mdns: false };
+    let network =
+        Network { secret, listen: vec!["127.0.0.1:0".parse()?], peers, mdns: false, carrier: Carrier::default() };
     // Patience: wait for the holder instead of computing beside it after one round trip, so that the output is the same every time.
     Ok(Node::builder().network(network).patience(Duration::from_secs(5)).start()?)
 }

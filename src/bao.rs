@@ -2,8 +2,9 @@
 //!
 //! After the "outboard" encoding of the [Bao specification], with 16 of its chunks for a leaf and the parents in post order, so that it can be
 //! written while the payload streams past. A parent is two chaining values, 64 bytes. What proves a chunk to somebody who has only the digest
-//! is less: the chaining values of the subtrees beside it, from left to right. Invariant: a [`ProvenChunk`] is made by proving it, and in no
-//! other way. This module knows no I/O.
+//! is less: the chaining values of the subtrees beside it, from left to right. With those of its own leaves too ([`LeavesClaim`]) it may come
+//! leaf by leaf, and each leaf is proven alone. Invariant: a [`ProvenChunk`] is made by proving it, and in no other way. This module knows
+//! no I/O.
 //!
 //! [Bao specification]: https://github.com/oconnor663/bao/blob/master/docs/spec.md
 
@@ -11,6 +12,7 @@ use std::ops::Range;
 
 use blake3::hazmat::{HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::id::Digest;
 use crate::proof::Hash;
@@ -192,25 +194,144 @@ impl ChunkClaim {
                 (false, _) => Err(Unproven::Differs(blob.digest)),
             };
         }
-        let mut proof = Proof { range: offset..end, bytes: &bytes, siblings: siblings.iter() };
-        let root = proof.children(0..blob.len).map(|(left, right)| merge_subtrees_root(&left, &right, Mode::Hash));
-        match root {
-            None => Err(Unproven::Length),
-            Some(_) if proof.siblings.len() > 0 => Err(Unproven::Length),
-            Some(root) if root.as_bytes() != blob.digest.as_bytes() => Err(Unproven::Differs(blob.digest)),
-            Some(_) => Ok(ProvenChunk { blob, offset, bytes }),
+        Proof { range: offset..end, inside: Inside::Bytes(&bytes), siblings: siblings.iter() }.leads_to(blob)?;
+        Ok(ProvenChunk { blob, offset, bytes })
+    }
+}
+
+/// What proves a chunk: the chaining values of the subtrees beside it, and of its own leaves if the payload has more than one.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChunkProof {
+    /// Beside it, from left to right; none if it is the whole payload.
+    pub siblings: Vec<Hash>,
+    /// Its leaves, from left to right.
+    pub leaves: Vec<Hash>,
+}
+
+/// What proves whole leaves of a payload that is here.
+#[must_use]
+pub fn proof_of(payload: &[u8], range: &Range<u64>) -> ChunkProof {
+    let mut proof = ChunkProof::default();
+    let len = payload.len() as u64;
+    if len > LEAF {
+        let middle = left_subtree_len(len);
+        collect(payload, 0..middle, range, &mut proof);
+        collect(payload, middle..len, range, &mut proof);
+    }
+    proof
+}
+
+fn collect(payload: &[u8], span: Range<u64>, range: &Range<u64>, proof: &mut ChunkProof) {
+    let outside = span.end <= range.start || range.end <= span.start;
+    if outside || span.end - span.start <= LEAF {
+        let value = subtree_of(payload, &span);
+        if outside { proof.siblings.push(value) } else { proof.leaves.push(value) }
+    } else {
+        let middle = span.start + left_subtree_len(span.end - span.start);
+        collect(payload, span.start..middle, range, proof);
+        collect(payload, middle..span.end, range, proof);
+    }
+}
+
+/// The chaining value of a subtree of a payload that is here.
+fn subtree_of(payload: &[u8], span: &Range<u64>) -> Hash {
+    let place = |at: u64| usize::try_from(at).map_or(payload.len(), |at| at.min(payload.len()));
+    leaf_value(span.start, &payload[place(span.start)..place(span.end)])
+}
+
+/// The chaining value of these bytes at this place, which are one subtree and not all of their payload.
+pub(crate) fn leaf_value(offset: u64, bytes: &[u8]) -> Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.set_input_offset(offset).update(bytes);
+    hasher.finalize_non_root()
+}
+
+/// Chaining values that are said to be those of the leaves of a chunk, and what shall prove them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeavesClaim {
+    /// The payload; it has more than one leaf.
+    pub blob: BlobRef,
+    /// Where in it the chunk is; a multiple of [`LEAF`].
+    pub offset: u64,
+    /// How long it is.
+    pub len: u32,
+    /// The proof.
+    pub proof: ChunkProof,
+}
+
+/// The leaves of a chunk, known by their chaining values: whatever comes can be held against them, one leaf at a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProvenLeaves {
+    blob: BlobRef,
+    offset: u64,
+    len: u32,
+    leaves: Vec<Hash>,
+}
+
+impl LeavesClaim {
+    /// Holds the chaining values against the payload's digest.
+    pub fn prove(self) -> Result<ProvenLeaves, Unproven> {
+        let Self { blob, offset, len, proof: ChunkProof { siblings, leaves } } = self;
+        let end = offset.checked_add(u64::from(len)).ok_or(Unproven::Misplaced)?;
+        if !is_whole_leaves(&(offset..end), blob.len) || blob.len <= LEAF {
+            return Err(Unproven::Misplaced);
         }
+        if leaves.len() as u64 != u64::from(len).div_ceil(LEAF) {
+            return Err(Unproven::Length);
+        }
+        Proof { range: offset..end, inside: Inside::Leaves(&leaves), siblings: siblings.iter() }.leads_to(blob)?;
+        Ok(ProvenLeaves { blob, offset, len, leaves })
+    }
+}
+
+impl ProvenLeaves {
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.leaves.len()
+    }
+
+    /// Holds bytes against one of the leaves.
+    pub fn prove(&self, number: u32, bytes: Bytes) -> Result<ProvenChunk, Unproven> {
+        let leaf = usize::try_from(number).ok().and_then(|number| self.leaves.get(number));
+        let expected = leaf.ok_or(Unproven::Misplaced)?;
+        let start = u64::from(number) * LEAF;
+        if bytes.len() as u64 != LEAF.min(u64::from(self.len) - start) {
+            return Err(Unproven::Misplaced);
+        }
+        let offset = self.offset + start;
+        if leaf_value(offset, &bytes) != *expected {
+            return Err(Unproven::Differs(self.blob.digest));
+        }
+        Ok(ProvenChunk { blob: self.blob, offset, bytes })
     }
 }
 
 /// A chunk and its siblings, on the way to the root that they make.
 struct Proof<'a> {
     range: Range<u64>,
-    bytes: &'a [u8],
+    inside: Inside<'a>,
     siblings: std::slice::Iter<'a, Hash>,
 }
 
+/// What is known of the chunk itself.
+enum Inside<'a> {
+    Bytes(&'a [u8]),
+    Leaves(&'a [Hash]),
+}
+
 impl Proof<'_> {
+    /// Whether all of it leads to the digest of a payload that has more than the chunk's own subtree, or more than one leaf of it.
+    fn leads_to(mut self, blob: BlobRef) -> Result<(), Unproven> {
+        let root = self.children(0..blob.len).map(|(left, right)| merge_subtrees_root(&left, &right, Mode::Hash));
+        match root {
+            None => Err(Unproven::Length),
+            Some(_) if self.siblings.len() > 0 => Err(Unproven::Length),
+            Some(root) if root.as_bytes() != blob.digest.as_bytes() => Err(Unproven::Differs(blob.digest)),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// The chaining values of both halves of a subtree that has the chunk and more; `None` if there are too few siblings.
     fn children(&mut self, span: Range<u64>) -> Option<(Hash, Hash)> {
         let middle = span.start + left_subtree_len(span.end - span.start);
@@ -223,10 +344,15 @@ impl Proof<'_> {
         }
         if self.range.start <= span.start && span.end <= self.range.end {
             let place = |at: u64| usize::try_from(at - self.range.start).ok();
-            let bytes = self.bytes.get(place(span.start)?..place(span.end)?)?;
-            let mut hasher = blake3::Hasher::new();
-            hasher.set_input_offset(span.start).update(bytes);
-            return Some(hasher.finalize_non_root());
+            match self.inside {
+                Inside::Bytes(bytes) => {
+                    return Some(leaf_value(span.start, bytes.get(place(span.start)?..place(span.end)?)?));
+                }
+                Inside::Leaves(leaves) if span.end - span.start <= LEAF => {
+                    return leaves.get(usize::try_from((span.start - self.range.start) / LEAF).ok()?).copied();
+                }
+                Inside::Leaves(_) => {}
+            }
         }
         let (left, right) = self.children(span)?;
         Some(merge_subtrees_non_root(&left, &right, Mode::Hash))
@@ -244,6 +370,13 @@ impl ProvenChunk {
     #[must_use]
     pub fn offset(&self) -> u64 {
         self.offset
+    }
+
+    /// How many bytes it has.
+    #[expect(clippy::len_without_is_empty, reason = "a chunk has at least one byte")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Its bytes.
@@ -323,6 +456,73 @@ pub(crate) mod tests {
                     assert_eq!((proven.offset(), proven.into_bytes()), (start, payload[index(&range)].to_vec().into()));
                 }
             }
+        }
+    }
+
+    /// The leaves of a chunk of a payload.
+    pub(crate) fn leaves_claim(payload: &[u8], range: Range<u64>) -> LeavesClaim {
+        let blob = BlobRef { digest: Digest::of(payload), len: payload.len() as u64 };
+        let len = u32::try_from(range.end - range.start).expect("small");
+        LeavesClaim { blob, offset: range.start, len, proof: proof_of(payload, &range) }
+    }
+
+    #[test]
+    fn a_chunk_may_come_leaf_by_leaf() {
+        for size in SIZES.into_iter().filter(|size| *size > 2 * 16 * 1024) {
+            let (payload, len) = (noise(size), size as u64);
+            for start in (0..len).step_by(16 * 1024) {
+                for leaves in [2, 3, 16, 64] {
+                    let range = start..(start + leaves * LEAF).min(len);
+                    let honest = leaves_claim(&payload, range.clone());
+                    assert_eq!(honest.proof.siblings, claim(&payload, range.clone()).siblings, "{size} {range:?}");
+                    let proven = honest.prove().expect("they are its leaves");
+                    assert_eq!(proven.count() as u64, (range.end - range.start).div_ceil(LEAF));
+                    for (number, bytes) in (0..).zip(payload[index(&range)].chunks(16 * 1024)) {
+                        let chunk = proven.prove(number, Bytes::copy_from_slice(bytes)).expect("it is that leaf");
+                        assert_eq!((chunk.offset(), &*chunk.bytes), (start + u64::from(number) * LEAF, bytes));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lie_about_a_leaf_is_not_believed() {
+        let payload = noise(300_000);
+        let honest = leaves_claim(&payload, 4 * LEAF..8 * LEAF);
+        let digest = honest.blob.digest;
+        let with = |change: &dyn Fn(&mut LeavesClaim)| {
+            let mut lie = honest.clone();
+            change(&mut lie);
+            lie.prove().map(|proven| proven.count()).expect_err("a lie")
+        };
+        for leaf in 0..4 {
+            for byte in 0..32 {
+                assert_eq!(with(&|lie| lie.proof.leaves[leaf][byte] ^= 1), Unproven::Differs(digest));
+            }
+        }
+        with(&|lie| lie.proof.siblings[0][0] ^= 1);
+        assert_eq!(with(&|lie| lie.proof.leaves.swap(1, 2)), Unproven::Differs(digest));
+        assert_eq!(with(&|lie| lie.proof.leaves.truncate(3)), Unproven::Length);
+        assert_eq!(with(&|lie| lie.proof.leaves.push([0; 32])), Unproven::Length);
+        assert_eq!(with(&|lie| lie.proof.siblings.push([0; 32])), Unproven::Length);
+        assert_eq!(with(&|lie| lie.offset += 1), Unproven::Misplaced);
+        assert_eq!(with(&|lie| lie.offset = u64::MAX), Unproven::Misplaced);
+        with(&|lie| lie.offset += LEAF);
+        assert_eq!(with(&|lie| lie.len -= 1), Unproven::Misplaced);
+        assert_eq!(with(&|lie| lie.blob.len = LEAF), Unproven::Misplaced);
+
+        let proven = honest.prove().expect("they are its leaves");
+        let leaf = |number: usize| Bytes::copy_from_slice(&payload[(4 + number) * 16 * 1024..(5 + number) * 16 * 1024]);
+        assert!(proven.prove(2, leaf(2)).is_ok());
+        assert_eq!(proven.prove(2, leaf(1)).map(|_| ()), Err(Unproven::Differs(digest)), "another leaf");
+        assert_eq!(proven.prove(4, leaf(3)).map(|_| ()), Err(Unproven::Misplaced), "beyond the chunk");
+        assert_eq!(proven.prove(u32::MAX, leaf(3)).map(|_| ()), Err(Unproven::Misplaced));
+        assert_eq!(proven.prove(2, leaf(2).slice(1..)).map(|_| ()), Err(Unproven::Misplaced));
+        for at in (0..16 * 1024).step_by(509) {
+            let mut bytes = leaf(2).to_vec();
+            bytes[at] ^= 1;
+            assert_eq!(proven.prove(2, bytes.into()).map(|_| ()), Err(Unproven::Differs(digest)));
         }
     }
 

@@ -108,6 +108,16 @@ pub const MAX_LINEAGE: usize = 4096;
 pub const MAX_LISTEN_ADDRS: usize = 16;
 /// Peers that one list of addresses may name: as many as a full mesh has.
 pub const MAX_TOLD_PEERS: usize = 256;
+/// Nodes whose addresses are remembered after their lanes went down; the one that went down first is forgotten first.
+pub const MAX_REMEMBERED: usize = 1024;
+/// Nodes that a node looks for at the same time because somebody wants to ask them; further ones are left to mere chance.
+pub const MAX_SOUGHT: usize = 256;
+/// Peers that are asked at once where a node listens; the next ones when it is looked for again.
+pub const ASKED_WHERE: usize = 3;
+/// How long a node that could not be reached is not looked for again; doubles with every attempt.
+pub const SEEK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest such wait.
+pub const SEEK_AGAIN_AT_MOST: Duration = Duration::from_secs(64);
 /// How often a node tells each peer how long its log is; also the heartbeat.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often a heartbeat wants a pong once a peer's round trip is known: more often would be half of all messages of a quiet fleet.

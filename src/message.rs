@@ -7,15 +7,16 @@ use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::bao::ChunkProof;
 use crate::id::{ContentId, Digest, EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::SEGMENT;
 use crate::proof::{Evidence, Hash, SignedHead};
 
 /// The newest protocol version spoken here.
-pub const PROTOCOL: u16 = 2;
-/// The oldest protocol version still spoken here. Version 1 had chunks without proof, which cannot be believed one by one.
-pub const OLDEST_PROTOCOL: u16 = 2;
+pub const PROTOCOL: u16 = 3;
+/// The oldest protocol version still spoken here. Version 1 had chunks without proof, version 2 had chunks that were proven only as a whole.
+pub const OLDEST_PROTOCOL: u16 = 3;
 /// The nonce of a heartbeat that wants no pong. No other one has it.
 pub const NO_PONG: u64 = 0;
 
@@ -380,7 +381,7 @@ pub enum Message {
         /// How many bytes.
         len: u32,
     },
-    /// The chunk asked for, if it is the whole payload: its digest proves it.
+    /// The chunk asked for, if it is the whole payload and one leaf: its digest proves it.
     Chunk {
         /// From the ask.
         ask: AskId,
@@ -394,7 +395,7 @@ pub enum Message {
     },
     /// Where nodes listen; see the node's `addresses`. The fabric has no part in it.
     Addresses(Addresses),
-    /// The chunk asked for, if it is a part of the payload: see [`ChunkClaim`](crate::bao::ChunkClaim).
+    /// The chunk asked for, if it is one leaf of the payload: see [`ChunkClaim`](crate::bao::ChunkClaim).
     ProvenChunk {
         /// From the ask.
         ask: AskId,
@@ -403,6 +404,55 @@ pub enum Message {
         /// The chaining values of the subtrees beside it, from left to right.
         siblings: Vec<Hash>,
     },
+    /// The chunk asked for comes leaf by leaf, if it has more than one: what these are.
+    Leaves {
+        /// From the ask.
+        ask: AskId,
+        /// The proof: see [`LeavesClaim`](crate::bao::LeavesClaim).
+        proof: ChunkProof,
+    },
+    /// One leaf of a chunk whose [`Leaves`](Self::Leaves) went ahead.
+    Leaf {
+        /// From the ask.
+        ask: AskId,
+        /// Which.
+        number: u32,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// "Where does this node listen?" Answered with `Addresses` by whoever heard it from that node itself; the node's affair like these.
+    WhereIs {
+        /// Who is looked for.
+        node: NodeId,
+    },
+}
+
+/// What a segment is taken for before it came, in bytes: a full one has about as many.
+const USUAL_SEGMENT: usize = 48 * 1024;
+
+impl Message {
+    /// Whether this is a part of something large. Such messages need no order with others, and must hold up nobody else's.
+    #[must_use]
+    pub fn is_bulk(&self) -> bool {
+        matches!(
+            self,
+            Self::Chunk { .. }
+                | Self::ProvenChunk { .. }
+                | Self::Leaves { .. }
+                | Self::Leaf { .. }
+                | Self::Segment { .. }
+        )
+    }
+
+    /// About how many bytes of that kind this asks for.
+    #[must_use]
+    pub fn bulk_wanted(&self) -> usize {
+        match self {
+            Self::GetChunk { len, .. } => *len as usize,
+            Self::GetSegment { .. } => USUAL_SEGMENT,
+            _ => 0,
+        }
+    }
 }
 
 /// Addresses to dial.

@@ -7,14 +7,14 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 
-use crate::bao;
+use crate::bao::{self, ChunkProof};
 use crate::error::NotHeld;
 use crate::id::{ContentId, Digest};
 use crate::identity::Signer;
 use crate::ledger::limits::{INLINE_PAYLOAD, OUTBOARD_FROM};
 use crate::ledger::{Entry, LedgerReader, PayloadReader, ReadError, Recovery, payload_window};
 use crate::limits::MAX_PAYLOAD;
-use crate::proof::{Evidence, Hash};
+use crate::proof::Evidence;
 use crate::record::Record;
 use crate::reply::{BlobRef, Payload, Reply};
 
@@ -258,32 +258,31 @@ impl Cassette {
         self.live_payload(id, digest, |ledger, seq, blob| ledger.payload_range(seq, blob, offset, len))
     }
 
-    /// A chunk of a payload that a held record of this question names, fewer bytes at the payload's end, and the siblings that prove it to
-    /// others: see [`ChunkClaim`](bao::ChunkClaim). `None` if it is not held, or if that is no chunk: not whole leaves.
+    /// A chunk of a payload that a held record of this question names, fewer bytes at the payload's end, and what proves it to others.
+    /// `None` if it is not held, or if that is no chunk: not whole leaves.
     pub fn payload_chunk(
         &self,
         id: ContentId,
         digest: Digest,
         offset: u64,
         len: u32,
-    ) -> Result<Option<(Bytes, Vec<Hash>)>, CassetteError> {
+    ) -> Result<Option<(Bytes, ChunkProof)>, CassetteError> {
         let chunk_of = |blob: BlobRef| {
             let range = offset..offset.saturating_add(u64::from(len)).min(blob.len);
-            let provable = range == (0..blob.len) || blob.len >= OUTBOARD_FROM;
-            (provable && bao::is_whole_leaves(&range, blob.len)).then_some(range)
+            bao::is_whole_leaves(&range, blob.len).then_some(range)
         };
         if let Known::Hot(hot) = self.inner.index.known(&id)?
             && let Some((position, blob)) = hot.record().blobs().enumerate().find(|(_, blob)| blob.digest == digest)
             && let Some(bytes) = hot.reply.payloads().nth(position).and_then(Payload::bytes)
         {
             let Some(range) = chunk_of(blob) else { return Ok(None) };
-            let siblings = if range == (0..blob.len) {
-                Some(Vec::new())
+            let proof = if blob.len < OUTBOARD_FROM {
+                Some(bao::proof_of(bytes, &range))
             } else {
-                self.inner.ledger.payload_siblings(blob, &range)?
+                self.inner.ledger.payload_proof(blob, &range)?
             };
-            if let Some(siblings) = siblings {
-                return Ok(Some((payload_window(bytes, offset, len), siblings)));
+            if let Some(proof) = proof {
+                return Ok(Some((payload_window(bytes, offset, len), proof)));
             }
         }
         let chunk = self.live_payload(id, digest, |ledger, seq, blob| {

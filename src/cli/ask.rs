@@ -185,7 +185,13 @@ async fn ask_here(question: Question, directory: &Path, fleet: Fleet) -> Result<
     let wanted = peers.len();
     if wanted > 0 {
         let secret = paths::fleet_secret(fleet.secret)?;
-        builder = builder.network(Network { secret, listen: Vec::new(), peers, mdns: false });
+        builder = builder.network(Network {
+            secret,
+            listen: Vec::new(),
+            peers,
+            mdns: false,
+            carrier: crate::net::Carrier::default(),
+        });
     }
     let node = builder.start()?;
     if wanted > 0 {

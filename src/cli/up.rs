@@ -15,7 +15,7 @@ use crate::cli::{DataDir, Failure, exit, paths, runtime, size};
 use crate::evaluator::wasm::{Fetch, Folder, RemoteConfig};
 #[cfg(feature = "wasm")]
 use crate::id::NodeId;
-use crate::net::{ParsePeerError, PeerAddr};
+use crate::net::{Carrier, ParsePeerError, PeerAddr};
 use crate::node::{Network, Node, NodeBuilder};
 use crate::request::Name;
 
@@ -64,6 +64,10 @@ pub(super) struct Args {
     /// Do not look for peers on the local network.
     #[arg(long)]
     no_mdns: bool,
+    /// Speak QUIC with peers that do so too, and TCP with the others; listens for both on the same ports.
+    #[cfg(feature = "quic")]
+    #[arg(long)]
+    quic: bool,
     /// Make a new fleet secret in the file named by --secret, which must not exist yet.
     #[arg(long, requires = "secret")]
     new_secret: bool,
@@ -110,7 +114,10 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     };
     #[cfg(feature = "wasm")]
     let remotes = remotes(&args.artifacts, &args.artifact_signers, args.artifact_source.as_ref())?;
-    let network = Network { secret, listen: args.listen, peers, mdns: !args.no_mdns };
+    let carrier = Carrier::default();
+    #[cfg(feature = "quic")]
+    let carrier = if args.quic { Carrier::Quic } else { carrier };
+    let network = Network { secret, listen: args.listen, peers, mdns: !args.no_mdns, carrier };
     let mut builder = Node::builder().data_dir(&directory).control().network(network);
     builder = args.grants.into_iter().fold(builder, NodeBuilder::grant);
     #[cfg(feature = "wasm")]

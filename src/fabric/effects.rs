@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::bao::{ChunkClaim, ProvenChunk};
+use crate::bao::ProvenChunk;
 use crate::error::EvalError;
 use crate::eval::Origin;
 use crate::fabric::{FlightId, JobId, Time};
@@ -72,8 +72,6 @@ pub enum Output {
     CancelCompute(FlightId),
     /// Check an answer; comes back as `Checked`.
     Check(NodeId, AskId, ContentId, Evidence, Vec<Bytes>),
-    /// Hold a chunk of a payload against its digest; comes back as `ChunkChecked`.
-    CheckChunk(NodeId, AskId, ChunkClaim),
     /// Put together an answer whose payloads came in chunks; comes back as `Checked`.
     Assemble(NodeId, AskId, ContentId, Evidence, Vec<ProvenChunk>),
     /// Check an announcement's signatures; comes back as `AnnouncementChecked`.
@@ -116,8 +114,6 @@ pub trait Effects {
     fn cancel_compute(&mut self, flight: FlightId);
     /// See [`Output::Check`].
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>);
-    /// See [`Output::CheckChunk`].
-    fn check_chunk(&mut self, from: NodeId, ask: AskId, claim: ChunkClaim);
     /// See [`Output::Assemble`].
     fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>);
     /// See [`Output::CheckAnnouncement`].
@@ -157,7 +153,6 @@ pub fn perform(outputs: &mut Vec<Output>, effects: &mut impl Effects) {
             Output::Compute(flight, id, request) => effects.compute(flight, id, request),
             Output::CancelCompute(flight) => effects.cancel_compute(flight),
             Output::Check(from, ask, id, evidence, payloads) => effects.check(from, ask, id, evidence, payloads),
-            Output::CheckChunk(from, ask, claim) => effects.check_chunk(from, ask, claim),
             Output::Assemble(from, ask, id, evidence, chunks) => effects.assemble(from, ask, id, evidence, chunks),
             Output::CheckAnnouncement(from, announcement) => effects.check_announcement(from, announcement),
             Output::CheckManifest(from, manifest) => effects.check_manifest(from, manifest),

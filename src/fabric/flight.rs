@@ -81,6 +81,10 @@ impl Flight {
         self.asks.len() + self.transfer.as_ref().map_or(0, Transfer::asks_in_flight)
     }
 
+    pub(super) fn is_consistent(&self) -> bool {
+        self.transfer.as_ref().is_none_or(Transfer::is_consistent)
+    }
+
     fn anyone_accepts(&self, from: AnswerFrom) -> bool {
         self.waiters.values().any(|waiter| waiter.accepts == from)
     }

@@ -46,12 +46,12 @@ use self::serve::Tickets;
 use self::standing::Standings;
 pub use self::time::Time;
 use self::time::Timers;
-use crate::bao::{ProvenChunk, Unproven};
+use crate::bao::ChunkProof;
 use crate::error::EvalError;
 use crate::id::{ContentId, NodeId};
 use crate::limits::{HEARTBEAT, INDEX_BYTES, MESH_LANES};
 use crate::message::{Announcement, AskId, EpochStart, Manifest, Message, Row};
-use crate::proof::{Evidence, Hash};
+use crate::proof::Evidence;
 use crate::record::Resolved;
 use crate::reply::Reply;
 use crate::request::AnswerFrom;
@@ -126,8 +126,6 @@ pub enum Input {
     Recorded(FlightId, Result<(), String>),
     /// An answer was checked; the error says why it is not believed.
     Checked(NodeId, AskId, Result<Checked, String>),
-    /// A chunk was held against its payload's digest; `None` if it could not be now.
-    ChunkChecked(NodeId, AskId, Option<Result<ProvenChunk, Unproven>>),
     /// An announcement's signatures were checked; `None` if they could not be now.
     AnnouncementChecked(NodeId, Announcement, Option<bool>),
     /// A manifest's signature was checked; `None` if it could not be now.
@@ -136,8 +134,8 @@ pub enum Input {
     SegmentChecked(NodeId, AskId, Option<Result<(Vec<u64>, Bytes), String>>),
     /// A look-up for a peer ended: evidence and all payloads, or none of the payloads if they are too large.
     Found(NodeId, AskId, Option<(Evidence, Vec<Bytes>)>),
-    /// A read of a chunk for a peer ended: its bytes and the siblings that prove them.
-    FoundChunk(NodeId, AskId, Option<(Bytes, Vec<Hash>)>),
+    /// A read of a chunk for a peer ended: its bytes and what proves them.
+    FoundChunk(NodeId, AskId, Option<(Bytes, ChunkProof)>),
     /// A read of one of this node's segments for a peer ended.
     FoundSegment(NodeId, AskId, Option<Bytes>),
     /// A read of this node's log ended.
@@ -169,6 +167,8 @@ pub struct Counters {
     pub hedged: u64,
     /// Chunks of large replies that came and were proven.
     pub chunks: u64,
+    /// Bytes of large replies that came for nothing: wrong, too late, or here already.
+    pub wasted: u64,
     /// Chunks asked of a faster holder while a slower one had not brought them yet.
     pub stolen: u64,
     /// Holders that were lost, stalled, refused or lied in the middle of a transfer that went on without them.
@@ -278,7 +278,6 @@ impl Fabric {
             Input::Computed(flight, result) => self.on_computed(step, flight, result),
             Input::Recorded(flight, result) => self.on_recorded(step, flight, result),
             Input::Checked(from, ask, result) => self.on_checked(step, from, ask, result),
-            Input::ChunkChecked(from, ask, checked) => self.on_chunk_checked(step, from, ask, checked),
             Input::AnnouncementChecked(from, announcement, holds) => {
                 self.on_announcement_checked(step, from, announcement, holds);
             }
@@ -353,8 +352,10 @@ impl Fabric {
             Message::Busy { ask } => self.on_busy(step, from, ask),
             Message::Chunk { ask, bytes } => self.on_chunk(step, from, ask, bytes, Vec::new()),
             Message::ProvenChunk { ask, bytes, siblings } => self.on_chunk(step, from, ask, bytes, siblings),
+            Message::Leaves { ask, proof } => self.on_leaves(step, from, ask, proof),
+            Message::Leaf { ask, number, bytes } => self.on_leaf(step, from, ask, number, bytes),
             // Where nodes listen is the driver's affair. Look-ups are short: by the time a cancel comes, the answer is on its way.
-            Message::Cancel { .. } | Message::Addresses(_) => {}
+            Message::Cancel { .. } | Message::Addresses(_) | Message::WhereIs { .. } => {}
         }
     }
 
@@ -422,6 +423,7 @@ impl Fabric {
         debug_assert_eq!(self.jobs.len(), self.flights.values().map(|flight| flight.waiters.len()).sum::<usize>());
         debug_assert!(self.flights.values().all(|flight| !flight.waiters.is_empty()), "a flight without waiters");
         debug_assert!(self.learning.is_consistent(), "asks for segments and their fetches differ");
+        debug_assert!(self.flights.values().all(Flight::is_consistent), "a leaf is in two places, or in none");
         debug_assert_eq!(self.asks.len(), self.flights.values().map(Flight::asks_in_flight).sum::<usize>());
     }
 }

@@ -1,32 +1,59 @@
 //! Which chunk of a large reply is asked of which holder: the book that a transfer keeps.
 //!
 //! Every holder has a window of its own, so a faster one gets more. When everything is asked for, a holder with room takes over what another one
-//! would bring much later: the chunk is asked of both, and the first copy that is proven counts. What a lost holder did not bring is asked of the
-//! others first. Invariant: every chunk is either still to be asked for, asked of one or two holders, or here.
+//! would bring much later: the chunk is asked of both, and the first copy of each leaf that is proven counts. What a lost holder did not bring is
+//! asked of the others first; what it did bring is kept, leaf by leaf. Invariant: every leaf is either still to be asked for, asked of one or
+//! two holders, or here.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Time;
-use crate::bao::ProvenChunk;
+use crate::bao::{ChunkProof, LEAF, LeavesClaim, ProvenChunk, ProvenLeaves, Unproven};
 use crate::id::NodeId;
 use crate::limits::{CHUNK, CHUNKS_IN_FLIGHT, SOURCE_STALL};
 use crate::message::AskId;
 use crate::record::Record;
 use crate::reply::BlobRef;
 
-/// Where a chunk is: which payload, from which byte.
-pub(super) type Place = (usize, u64);
+/// Where a leaf is: which payload, from which byte.
+type Place = (usize, u64);
+
+/// Whole leaves of one payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) blob: usize,
+    pub(super) offset: u64,
+    pub(super) len: u32,
+}
+
+impl Run {
+    fn end(self) -> u64 {
+        self.offset + u64::from(self.len)
+    }
+
+    fn has(self, (blob, offset): Place) -> bool {
+        self.blob == blob && self.offset <= offset && offset < self.end()
+    }
+
+    fn leaves(self) -> impl Iterator<Item = Place> {
+        (self.offset..self.end()).step_by(usize::try_from(LEAF).unwrap_or(usize::MAX)).map(move |at| (self.blob, at))
+    }
+}
 
 /// A chunk that a holder was asked for.
 #[derive(Debug)]
 struct Asked {
     of: NodeId,
-    place: Place,
+    run: Run,
     at: Time,
-    /// It came and is being held against the digest.
-    checking: bool,
+    /// What its leaves are, once the holder said so and it held.
+    leaves: Option<ProvenLeaves>,
+    /// How many of its bytes are not here.
+    missing: u64,
 }
 
 /// A holder that chunks are asked of.
@@ -34,28 +61,43 @@ struct Asked {
 struct Source {
     /// When it last brought a chunk, or was first asked after it had brought everything.
     since: Time,
-    /// The smoothed time in which it brings one; a guess before the first.
+    /// The same of anything that holds.
+    heard: Time,
+    /// The smoothed time in which it brings a chunk; a guess before the first.
     pace: Duration,
-    /// Chunks of it that hold.
-    brought: u64,
+    /// Chunks that it brought to their end.
+    chunks: u64,
+    /// Whether a leaf of it counts.
+    brought: bool,
 }
 
 /// What is asked for next.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Next {
     pub(super) of: NodeId,
-    pub(super) place: Place,
+    pub(super) run: Run,
     /// Whether somebody slower was asked for it before.
     pub(super) stolen: bool,
+}
+
+/// What came of bytes that hold.
+#[derive(Debug, Default)]
+pub(super) struct Came {
+    /// Whether they were not here yet.
+    pub(super) fresh: bool,
+    /// Whether its own chunk is complete now.
+    pub(super) complete: bool,
+    /// The asks that end with it: its own, and that of a slower holder.
+    pub(super) ended: Vec<AskId>,
 }
 
 #[derive(Debug)]
 pub(super) struct Pieces {
     blobs: Vec<BlobRef>,
-    /// The first chunk that was never asked for.
+    /// The first byte that was never asked for.
     next: Place,
-    /// Chunks whose holders were lost.
-    back: BTreeSet<Place>,
+    /// What lost holders did not bring.
+    back: BTreeMap<Place, u32>,
     asked: BTreeMap<AskId, Asked>,
     here: BTreeMap<Place, ProvenChunk>,
     sources: BTreeMap<NodeId, Source>,
@@ -66,7 +108,7 @@ impl Pieces {
         Self {
             blobs: record.blobs().collect(),
             next: (0, 0),
-            back: BTreeSet::new(),
+            back: BTreeMap::new(),
             asked: BTreeMap::new(),
             here: BTreeMap::new(),
             sources: BTreeMap::new(),
@@ -107,11 +149,12 @@ impl Pieces {
 
     /// The holders that brought something.
     pub(super) fn bringers(&self) -> impl Iterator<Item = NodeId> {
-        self.sources.iter().filter(|(_, source)| source.brought > 0).map(|(node, _)| *node)
+        self.sources.iter().filter(|(_, source)| source.brought).map(|(node, _)| *node)
     }
 
     pub(super) fn add_source(&mut self, node: NodeId, guess: Duration, now: Time) {
-        let source = || Source { since: now, pace: guess.max(Duration::from_micros(1)), brought: 0 };
+        let pace = guess.max(Duration::from_micros(1));
+        let source = || Source { since: now, heard: now, pace, chunks: 0, brought: false };
         self.sources.entry(node).or_insert_with(source);
     }
 
@@ -120,21 +163,38 @@ impl Pieces {
         self.sources.remove(&node);
         let gone: Vec<_> = self.asked.extract_if(.., |_, asked| asked.of == node).collect();
         for (_, asked) in &gone {
-            self.give_back(asked.place);
+            self.give_back(asked.run);
         }
         gone.into_iter().map(|(ask, _)| ask).collect()
     }
 
-    fn give_back(&mut self, place: Place) {
-        if !self.here.contains_key(&place) && self.asked.values().all(|asked| asked.place != place) {
-            self.back.insert(place);
+    /// Leaves that are neither here nor asked of somebody are asked for again, as few runs as they make.
+    fn give_back(&mut self, run: Run) {
+        let mut open: Option<Run> = None;
+        for (blob, at) in run.leaves() {
+            let len = u32::try_from(LEAF.min(run.end() - at)).expect("a leaf");
+            let found =
+                self.here.contains_key(&(blob, at)) || self.asked.values().any(|asked| asked.run.has((blob, at)));
+            open = match open {
+                Some(before) if !found => Some(Run { len: before.len + len, ..before }),
+                None if !found => Some(Run { blob, offset: at, len }),
+                before => {
+                    self.back.extend(before.map(|before| ((before.blob, before.offset), before.len)));
+                    None
+                }
+            };
         }
+        self.back.extend(open.map(|run| ((run.blob, run.offset), run.len)));
     }
 
-    /// The payload of a place, and how long its chunk is.
-    pub(super) fn chunk(&self, (index, offset): Place) -> (BlobRef, u32) {
-        let blob = self.blobs[index];
-        (blob, u32::try_from(blob.len - offset).map_or(CHUNK, |left| left.min(CHUNK)))
+    /// The payload that a run is of.
+    pub(super) fn blob(&self, run: Run) -> BlobRef {
+        self.blobs[run.blob]
+    }
+
+    /// What this was asked for.
+    pub(super) fn run_of(&self, ask: AskId) -> Option<Run> {
+        self.asked.get(&ask).map(|asked| asked.run)
     }
 
     /// What to ask for next and of whom, while a window has room; it counts only once it [was asked](Self::was_asked).
@@ -143,10 +203,10 @@ impl Pieces {
         let room = |of: &NodeId| self.waiting(*of).count() < CHUNKS_IN_FLIGHT;
         let expected = |of: &NodeId| self.done_in(*of, 1, now);
         let of = self.sources.keys().filter(|of| room(of)).min_by_key(|of| (expected(of), **of)).copied()?;
-        if let Some(place) = unasked {
-            return Some(Next { of, place, stolen: false });
+        if let Some(run) = unasked {
+            return Some(Next { of, run, stolen: false });
         }
-        self.to_steal(of, expected(&of), now).map(|place| Next { of, place, stolen: true })
+        self.to_steal(of, expected(&of), now).map(|run| Next { of, run, stolen: true })
     }
 
     fn waiting(&self, of: NodeId) -> impl Iterator<Item = (&AskId, &Asked)> {
@@ -156,41 +216,46 @@ impl Pieces {
     /// In what time a holder is expected to have brought what it is asked for and so many chunks more: never less than it was silent.
     fn done_in(&self, of: NodeId, more: usize, now: Time) -> Duration {
         let (source, owed) = (&self.sources[&of], self.waiting(of).count());
-        let silent = if owed > 0 { now - source.since } else { Duration::ZERO };
+        let silent = if owed > 0 { now - source.heard } else { Duration::ZERO };
         (source.pace * u32::try_from(owed + more).expect("a window")).max(silent)
     }
 
     /// The first chunk that nobody is asked for.
-    fn unasked(&mut self) -> Option<Place> {
-        if let Some(place) = self.back.first() {
-            return Some(*place);
+    fn unasked(&mut self) -> Option<Run> {
+        if let Some((&(blob, offset), &len)) = self.back.first_key_value() {
+            return Some(Run { blob, offset, len });
         }
-        let (mut index, mut offset) = self.next;
-        while self.blobs.get(index)?.len == offset {
-            (index, offset) = (index + 1, 0);
+        let (mut blob, mut offset) = self.next;
+        while self.blobs.get(blob)?.len == offset {
+            (blob, offset) = (blob + 1, 0);
         }
-        self.next = (index, offset);
-        Some(self.next)
+        self.next = (blob, offset);
+        let len = u32::try_from(self.blobs[blob].len - offset).map_or(CHUNK, |left| left.min(CHUNK));
+        Some(Run { blob, offset, len })
     }
 
-    /// The last chunk of the holder that will be done last, if a holder that expects to bring it within `expected` saves half of the time.
-    fn to_steal(&self, thief: NodeId, expected: Duration, now: Time) -> Option<Place> {
+    /// The last chunk of the holder that will be done last, as far as it is not here, if a holder that expects to bring it within `expected`
+    /// saves half of the time.
+    fn to_steal(&self, thief: NodeId, expected: Duration, now: Time) -> Option<Run> {
         let late = |of: &NodeId| self.done_in(*of, 0, now);
         let others = self.sources.keys().filter(|of| **of != thief && self.lone(**of).next().is_some());
         let victim = others.max_by_key(|of| (late(of), Reverse(**of)))?;
         if late(victim) <= expected * 2 {
             return None;
         }
-        self.lone(*victim).last()
+        self.lone(*victim).last().and_then(|run| self.rest(run))
     }
 
-    /// The chunks that only this holder is asked for and that did not come, in the order in which they were asked for.
-    fn lone(&self, of: NodeId) -> impl Iterator<Item = Place> {
-        let twice = |place: Place| self.asked.values().filter(|asked| asked.place == place).count() > 1;
-        self.waiting(of)
-            .map(|(_, asked)| asked)
-            .filter(move |asked| !asked.checking && !twice(asked.place))
-            .map(|a| a.place)
+    /// A run from its first leaf on that is not here.
+    fn rest(&self, run: Run) -> Option<Run> {
+        let (blob, offset) = run.leaves().find(|leaf| !self.here.contains_key(leaf))?;
+        Some(Run { blob, offset, len: u32::try_from(run.end() - offset).ok()? })
+    }
+
+    /// The chunks that only this holder is asked for, in the order in which they were asked for.
+    fn lone(&self, of: NodeId) -> impl Iterator<Item = Run> {
+        let shared = move |run: Run| self.asked.values().any(|asked| asked.of != of && overlap(asked.run, run));
+        self.waiting(of).map(|(_, asked)| asked.run).filter(move |run| !shared(*run))
     }
 
     /// Whether a holder has room for what another one did not bring yet.
@@ -202,52 +267,68 @@ impl Pieces {
 
     /// Takes note that a holder was asked for this.
     pub(super) fn was_asked(&mut self, ask: AskId, next: &Next, now: Time) {
-        if !next.stolen && !self.back.remove(&next.place) {
-            let (_, len) = self.chunk(next.place);
-            self.next = (next.place.0, next.place.1 + u64::from(len));
+        let run = next.run;
+        if !next.stolen && self.back.remove(&(run.blob, run.offset)).is_none() {
+            self.next = (run.blob, run.end());
         }
         let idle = self.waiting(next.of).next().is_none();
         if let Some(source) = self.sources.get_mut(&next.of).filter(|_| idle) {
-            source.since = now;
+            (source.since, source.heard) = (now, now);
         }
-        self.asked.insert(ask, Asked { of: next.of, place: next.place, at: now, checking: false });
+        let here: u64 =
+            self.here.range((run.blob, run.offset)..(run.blob, run.end())).map(|(_, chunk)| chunk.len() as u64).sum();
+        let missing = u64::from(run.len) - here;
+        self.asked.insert(ask, Asked { of: next.of, run, at: now, leaves: None, missing });
     }
 
-    /// A chunk came: its place, unless it came before.
-    pub(super) fn came(&mut self, ask: AskId, now: Time) -> Option<Place> {
-        let asked = self.asked.get_mut(&ask).filter(|asked| !asked.checking)?;
-        asked.checking = true;
+    /// The leaves of a chunk were told; once is enough.
+    pub(super) fn told(&mut self, ask: AskId, proof: ChunkProof, now: Time) -> Result<(), Unproven> {
+        let untold = |asked: &&mut Asked| asked.leaves.is_none();
+        let Some(asked) = self.asked.get_mut(&ask).filter(untold) else { return Ok(()) };
+        let Run { blob, offset, len } = asked.run;
+        asked.leaves = Some(LeavesClaim { blob: self.blobs[blob], offset, len, proof }.prove()?);
         if let Some(source) = self.sources.get_mut(&asked.of) {
-            let took = now - source.since.max(asked.at);
-            let smoothed = if source.brought == 0 { took } else { source.pace * 3 / 4 + took / 4 };
-            source.pace = smoothed.max(Duration::from_micros(1));
-            source.since = now;
+            source.heard = now;
         }
-        Some(asked.place)
+        Ok(())
     }
 
-    /// A chunk holds. Returns the asks that end with it: its own and that of a slower holder.
-    pub(super) fn proven(&mut self, ask: AskId, chunk: ProvenChunk) -> Vec<AskId> {
-        let Some(asked) = self.asked.get(&ask) else { return Vec::new() };
-        let (of, place) = (asked.of, asked.place);
+    /// Holds a leaf against what was told of its chunk; `None` if nothing was.
+    pub(super) fn prove(&self, ask: AskId, number: u32, bytes: Bytes) -> Option<Result<ProvenChunk, Unproven>> {
+        self.asked.get(&ask)?.leaves.as_ref().map(|leaves| leaves.prove(number, bytes))
+    }
+
+    /// Something came that holds.
+    pub(super) fn proven(&mut self, ask: AskId, chunk: ProvenChunk, now: Time) -> Came {
+        let Some(asked) = self.asked.get(&ask) else { return Came::default() };
+        let (of, at, place, len) = (asked.of, asked.at, (asked.run.blob, chunk.offset()), chunk.len() as u64);
+        let fresh = !self.here.contains_key(&place);
+        if fresh {
+            self.here.insert(place, chunk);
+            let having = self.asked.values_mut().filter(|asked| asked.run.has(place));
+            having.for_each(|asked| asked.missing -= len);
+        }
+        let gone = self.asked.extract_if(.., |_, asked| asked.missing == 0);
+        let ended: Vec<_> = gone.map(|(ask, _)| ask).collect();
+        let complete = ended.contains(&ask);
         if let Some(source) = self.sources.get_mut(&of) {
-            source.brought += 1;
+            source.heard = now;
+            source.brought |= fresh;
+            if complete {
+                let took = now - source.since.max(at);
+                let smoothed = if source.chunks == 0 { took } else { source.pace * 3 / 4 + took / 4 };
+                source.pace = smoothed.max(Duration::from_micros(1));
+                source.since = now;
+                source.chunks += 1;
+            }
         }
-        self.here.insert(place, chunk);
-        self.asked.extract_if(.., |_, asked| asked.place == place).map(|(ask, _)| ask).collect()
+        Came { fresh, complete, ended }
     }
 
-    /// A chunk could not be checked: it is asked for again.
-    pub(super) fn unchecked(&mut self, ask: AskId) {
-        if let Some(asked) = self.asked.remove(&ask) {
-            self.give_back(asked.place);
-        }
-    }
-
-    /// The holders that owe chunks and brought none for that long.
+    /// The holders that owe chunks and brought nothing for that long.
     pub(super) fn silent(&self, after: Duration, now: Time) -> Vec<NodeId> {
-        let owes = |of: &NodeId| self.waiting(*of).any(|(_, asked)| !asked.checking);
-        let silent = self.sources.iter().filter(|(of, source)| now - source.since >= after && owes(of));
+        let owes = |of: &NodeId| self.waiting(*of).next().is_some();
+        let silent = self.sources.iter().filter(|(of, source)| now - source.heard >= after && owes(of));
         silent.map(|(of, _)| *of).collect()
     }
 
@@ -257,9 +338,21 @@ impl Pieces {
         if silent.len() < self.sources.len() { silent } else { Vec::new() }
     }
 
-    /// All chunks, in the order of the payloads, once the last one is here.
+    /// All leaves, in the order of the payloads, once the last one is here.
     pub(super) fn take_all(&mut self) -> Option<Vec<ProvenChunk>> {
         let complete = self.asked.is_empty() && self.unasked().is_none();
         complete.then(|| std::mem::take(&mut self.here).into_values().collect())
     }
+
+    /// Whether every leaf is in exactly one of the three places; for tests and debug assertions.
+    pub(super) fn is_consistent(&self) -> bool {
+        let back: BTreeSet<Place> =
+            self.back.iter().flat_map(|(&(blob, offset), &len)| Run { blob, offset, len }.leaves()).collect();
+        back.iter().all(|leaf| !self.here.contains_key(leaf) && self.asked.values().all(|asked| !asked.run.has(*leaf)))
+            && self.asked.values().all(|asked| asked.missing > 0)
+    }
+}
+
+fn overlap(one: Run, other: Run) -> bool {
+    one.blob == other.blob && one.offset < other.end() && other.offset < one.end()
 }

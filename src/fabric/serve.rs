@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::Bytes;
 
 use super::{Fabric, Output, Step};
+use crate::bao::{ChunkProof, LEAF};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::limits::{MAX_ASKS_PER_PEER, MAX_HOLDERS, MAX_TICKETS};
 use crate::message::{AskId, Message};
-use crate::proof::{Evidence, Hash};
+use crate::proof::Evidence;
 
 /// How many were let announce each answer of this node.
 #[derive(Debug, Default)]
@@ -100,20 +101,35 @@ impl Fabric {
         step: &mut Step<'_>,
         to: NodeId,
         ask: AskId,
-        found: Option<(Bytes, Vec<Hash>)>,
+        found: Option<(Bytes, ChunkProof)>,
     ) {
-        let message = match found {
-            Some((bytes, siblings)) if siblings.is_empty() => Message::Chunk { ask, bytes },
-            Some((bytes, siblings)) => Message::ProvenChunk { ask, bytes, siblings },
-            None => Message::NotHeld { ask },
-        };
-        self.served(step, to, ask, message);
+        let leaf = usize::try_from(LEAF).unwrap_or(usize::MAX);
+        match found {
+            None => {
+                self.served(step, to, ask, Message::NotHeld { ask });
+            }
+            Some((bytes, proof)) if bytes.len() > leaf => {
+                if self.served(step, to, ask, Message::Leaves { ask, proof }) {
+                    let leaves = (0..bytes.len()).step_by(leaf).map(|at| bytes.slice(at..bytes.len().min(at + leaf)));
+                    let leaves = (0..).zip(leaves).map(|(number, bytes)| Message::Leaf { ask, number, bytes });
+                    step.out.extend(leaves.map(|leaf| Output::Send(to, leaf)));
+                }
+            }
+            Some((bytes, proof)) if proof.leaves.is_empty() => {
+                self.served(step, to, ask, Message::Chunk { ask, bytes });
+            }
+            Some((bytes, ChunkProof { siblings, .. })) => {
+                self.served(step, to, ask, Message::ProvenChunk { ask, bytes, siblings });
+            }
+        }
     }
 
-    /// Sends the outcome of a look-up, if the lane on which it was asked for is still there.
-    pub(super) fn served(&mut self, step: &mut Step<'_>, to: NodeId, ask: AskId, message: Message) {
-        if self.peers.get_mut(&to).is_some_and(|peer| peer.serving.remove(&ask).is_some()) {
+    /// Sends the outcome of a look-up, if the lane on which it was asked for is still there; says whether it is.
+    pub(super) fn served(&mut self, step: &mut Step<'_>, to: NodeId, ask: AskId, message: Message) -> bool {
+        let waits = self.peers.get_mut(&to).is_some_and(|peer| peer.serving.remove(&ask).is_some());
+        if waits {
             step.out.push(Output::Send(to, message));
         }
+        waits
     }
 }

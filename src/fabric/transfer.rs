@@ -1,7 +1,8 @@
 //! Large replies: payloads fetched in chunks from all good holders at once, in the name of a record that is already believed.
 //!
-//! Every chunk is held against the digest that the record names as soon as it comes, so a holder that lies is found out by the first chunk that
-//! is wrong, and only that chunk is fetched again. A holder that is lost, refuses or stalls is done without; the transfer ends early only when
+//! A chunk comes leaf by leaf, behind the chaining values of its leaves. Each leaf is held against the digest that the record names as soon as it
+//! comes, so a holder that lies is found out by the first 16 KiB that are wrong, and only these are fetched again. A holder that is lost,
+//! refuses or stalls is done without; the transfer ends early only when
 //! no holder is left, or when nothing that holds came for too long. Invariant: memory grows with the bytes that came, never with the length
 //! that somebody claimed.
 
@@ -10,10 +11,10 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 
 use super::ask::Failure;
-use super::pieces::Pieces;
+use super::pieces::{Pieces, Run};
 use super::time::TimerKey;
 use super::{Fabric, FlightId, Liveness, Output, Step, Time, Timer};
-use crate::bao::{ChunkClaim, LEAF, ProvenChunk, Unproven};
+use crate::bao::{ChunkClaim, ChunkProof, ProvenChunk, Unproven};
 use crate::id::NodeId;
 use crate::limits::{FIRST_RTT, MAX_HOLDERS, SOURCE_STALL, STEAL_EVERY, TRANSFER_STALL};
 use crate::message::{AskId, Message};
@@ -43,6 +44,10 @@ pub(super) struct Transfer {
 impl Transfer {
     pub(super) fn asks_in_flight(&self) -> usize {
         self.pieces.in_flight() + usize::from(self.assembling.is_some())
+    }
+
+    pub(super) fn is_consistent(&self) -> bool {
+        self.pieces.is_consistent()
     }
 }
 
@@ -149,8 +154,8 @@ impl Fabric {
             transfer.pieces.was_asked(ask, &next, step.now);
             self.asks.insert(ask, flight_id);
             self.counters.stolen += u64::from(next.stolen);
-            let (blob, len) = transfer.pieces.chunk(next.place);
-            let message = Message::GetChunk { ask, id: flight.id, blob: blob.digest, offset: next.place.1, len };
+            let (blob, Run { offset, len, .. }) = (transfer.pieces.blob(next.run), next.run);
+            let message = Message::GetChunk { ask, id: flight.id, blob: blob.digest, offset, len };
             step.out.push(Output::Send(next.of, message));
         }
         let again = step.now + if transfer.pieces.may_steal() { STEAL_EVERY } else { SOURCE_STALL / 4 };
@@ -187,6 +192,7 @@ impl Fabric {
         self.continue_transfer(step, flight_id);
     }
 
+    /// A chunk of one leaf came.
     pub(super) fn on_chunk(
         &mut self,
         step: &mut Step<'_>,
@@ -195,46 +201,69 @@ impl Fabric {
         bytes: Bytes,
         siblings: Vec<[u8; 32]>,
     ) {
-        let Some((_, transfer)) = self.transfer_of(from, ask) else { return };
-        let Some(place) = transfer.pieces.came(ask, step.now) else { return };
-        let (blob, wanted) = transfer.pieces.chunk(place);
-        if bytes.len() as u64 != u64::from(wanted) {
+        let len = bytes.len();
+        let Some((_, transfer)) = self.transfer_of(from, ask) else { return self.waste(len) };
+        let Some(run) = transfer.pieces.run_of(ask) else { return };
+        if len as u64 != u64::from(run.len) {
+            self.waste(len);
             return self.disbelieve(step, from, "a chunk of another length than asked for".to_owned());
         }
-        let claim = ChunkClaim { blob, offset: place.1, bytes, siblings };
-        if u64::from(wanted) <= LEAF {
-            // Hashing so little takes microseconds, less than handing it to another thread.
-            self.on_chunk_checked(step, from, ask, Some(claim.prove()));
-        } else {
-            step.out.push(Output::CheckChunk(from, ask, claim));
+        let proven = ChunkClaim { blob: transfer.pieces.blob(run), offset: run.offset, bytes, siblings }.prove();
+        self.on_piece(step, from, ask, len, proven);
+    }
+
+    /// A chunk will come leaf by leaf.
+    pub(super) fn on_leaves(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId, proof: ChunkProof) {
+        let Some((_, transfer)) = self.transfer_of(from, ask) else { return };
+        if let Err(why) = transfer.pieces.told(ask, proof, step.now) {
+            self.disbelieve(step, from, why.to_string());
         }
     }
 
-    pub(super) fn on_chunk_checked(
+    /// One of these leaves came. Holding it against its chaining value takes microseconds, less than handing it to another thread.
+    pub(super) fn on_leaf(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId, number: u32, bytes: Bytes) {
+        let len = bytes.len();
+        let found = self.transfer_of(from, ask).and_then(|(_, transfer)| transfer.pieces.prove(ask, number, bytes));
+        match found {
+            Some(proven) => self.on_piece(step, from, ask, len, proven),
+            // It comes too late, or before it was told what it has to be: it counts for nothing.
+            None => self.waste(len),
+        }
+    }
+
+    fn on_piece(
         &mut self,
         step: &mut Step<'_>,
         from: NodeId,
         ask: AskId,
-        checked: Option<Result<ProvenChunk, Unproven>>,
+        len: usize,
+        proven: Result<ProvenChunk, Unproven>,
     ) {
-        let Some((flight_id, transfer)) = self.transfer_of(from, ask) else { return };
-        let ended = match checked {
-            Some(Ok(chunk)) => {
-                transfer.progress = step.now;
-                let ended = transfer.pieces.proven(ask, chunk);
-                self.counters.chunks += 1;
-                ended
-            }
-            Some(Err(why)) => return self.disbelieve(step, from, why.to_string()),
-            None => {
-                transfer.pieces.unchecked(ask);
-                vec![ask]
+        let chunk = match proven {
+            Ok(chunk) => chunk,
+            Err(why) => {
+                self.waste(len);
+                return self.disbelieve(step, from, why.to_string());
             }
         };
-        for ask in ended {
-            self.asks.remove(&ask);
+        let Some((flight_id, transfer)) = self.transfer_of(from, ask) else { return };
+        let came = transfer.pieces.proven(ask, chunk, step.now);
+        if came.fresh {
+            transfer.progress = step.now;
+        } else {
+            self.waste(len);
         }
-        self.continue_transfer(step, flight_id);
+        self.counters.chunks += u64::from(came.complete);
+        for ask in &came.ended {
+            self.asks.remove(ask);
+        }
+        if !came.ended.is_empty() {
+            self.continue_transfer(step, flight_id);
+        }
+    }
+
+    fn waste(&mut self, len: usize) {
+        self.counters.wasted += len as u64;
     }
 
     /// Everything was put together, or could not be.

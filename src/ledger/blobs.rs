@@ -10,9 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
 
-use crate::bao::{self, TreeHasher};
+use crate::bao::{self, ChunkProof, TreeHasher};
 use crate::id::Digest;
-use crate::proof::Hash;
 use crate::reply::BlobRef;
 
 use super::limits::{OUTBOARD_FROM, STREAM_PIECE};
@@ -241,59 +240,59 @@ fn index(n: u64) -> io::Result<usize> {
 }
 
 /// Reads and verifies whole leaves of a blob (all of a small one), and what proves them to others.
-pub(super) fn load_leaves(storage: &dyn Storage, blob: BlobRef, place: &Range<u64>) -> io::Result<(Found, Vec<Hash>)> {
-    let Some(file) = open(storage, &blob.digest)? else { return Ok((Found::Missing, Vec::new())) };
+pub(super) fn load_leaves(storage: &dyn Storage, blob: BlobRef, place: &Range<u64>) -> io::Result<(Found, ChunkProof)> {
+    let Some(file) = open(storage, &blob.digest)? else { return Ok((Found::Missing, ChunkProof::default())) };
     if file.len()? != blob.len {
-        return Ok((Found::Damaged, Vec::new()));
+        return Ok((Found::Damaged, ChunkProof::default()));
     }
     let bytes = Bytes::from(file.read_exact(place.start, index(place.end - place.start)?)?);
-    let siblings = if blob.len < OUTBOARD_FROM {
-        (Digest::of(&bytes) == blob.digest).then(Vec::new)
+    let proof = if blob.len < OUTBOARD_FROM {
+        (Digest::of(&bytes) == blob.digest).then(ChunkProof::default)
     } else {
         verify(storage, &*file, blob, place, Some(&bytes))?
     };
-    Ok(siblings.map_or((Found::Damaged, Vec::new()), |siblings| (Found::Whole(bytes), siblings)))
+    Ok(proof.map_or((Found::Damaged, ChunkProof::default()), |proof| (Found::Whole(bytes), proof)))
 }
 
 /// What proves whole leaves of a blob of at least [`OUTBOARD_FROM`] to others, without reading them; `None` if it is missing or damaged.
-pub(super) fn siblings(storage: &dyn Storage, blob: BlobRef, place: &Range<u64>) -> io::Result<Option<Vec<Hash>>> {
+pub(super) fn proof(storage: &dyn Storage, blob: BlobRef, place: &Range<u64>) -> io::Result<Option<ChunkProof>> {
     match open(storage, &blob.digest)? {
         Some(file) => verify(storage, &*file, blob, place, None),
         None => Ok(None),
     }
 }
 
-/// Holds the outboard of a blob, and the bytes of whole leaves if they are given, against its digest: the siblings of these leaves if it holds.
+/// Holds the outboard of a blob, and the bytes of whole leaves if they are given, against its digest: what proves these leaves if it holds.
 fn verify(
     storage: &dyn Storage,
     file: &dyn StorageFile,
     blob: BlobRef,
     place: &Range<u64>,
     bytes: Option<&[u8]>,
-) -> io::Result<Option<Vec<Hash>>> {
+) -> io::Result<Option<ChunkProof>> {
     let check = |outboard: &mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>| {
-        let mut siblings = Vec::new();
-        let check = Check { len: blob.len, range: place.clone(), bytes, siblings: &mut siblings, outboard };
-        Ok::<_, io::Error>((check.against(&blob.digest)?, siblings))
+        let mut proof = ChunkProof::default();
+        let check = Check { len: blob.len, range: place.clone(), bytes, proof: &mut proof, outboard };
+        Ok::<_, io::Error>((check.against(&blob.digest)?, proof))
     };
-    let (verdict, siblings) = match storage.open(&outboard_path(&blob.digest)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (Verdict::Outboard, Vec::new()),
+    let (verdict, proof) = match storage.open(&outboard_path(&blob.digest)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (Verdict::Outboard, ChunkProof::default()),
         opened => {
             let opened = opened?;
             check(&mut |buffer, at| opened.read_at(buffer, at))?
         }
     };
     if verdict != Verdict::Outboard {
-        return Ok((verdict == Verdict::Holds).then_some(siblings));
+        return Ok((verdict == Verdict::Holds).then_some(proof));
     }
     let Some(made) = rebuild(storage, file, &blob.digest)? else { return Ok(None) };
-    let (verdict, siblings) = check(&mut |buffer, at| {
+    let (verdict, proof) = check(&mut |buffer, at| {
         let rest = usize::try_from(at).ok().and_then(|at| made.get(at..)).unwrap_or_default();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
     })?;
-    Ok((verdict == Verdict::Holds).then_some(siblings))
+    Ok((verdict == Verdict::Holds).then_some(proof))
 }
 
 /// Makes the outboard of a blob anew; `None` if its bytes are not those of the digest.

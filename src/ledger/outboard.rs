@@ -6,9 +6,9 @@
 use std::io;
 use std::ops::Range;
 
-use blake3::hazmat::{HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
+use blake3::hazmat::{Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
 
-use crate::bao::{LEAF, PARENT, outboard_len as len};
+use crate::bao::{ChunkProof, LEAF, PARENT, leaf_value, outboard_len as len};
 use crate::id::Digest;
 use crate::proof::Hash;
 
@@ -31,8 +31,8 @@ pub(super) struct Check<'a> {
     pub(super) range: Range<u64>,
     /// The bytes; without them only the outboard is held against the digest.
     pub(super) bytes: Option<&'a [u8]>,
-    /// Gets what proves the range to others: see [`ChunkClaim`](crate::bao::ChunkClaim).
-    pub(super) siblings: &'a mut Vec<Hash>,
+    /// Gets what proves the range to others.
+    pub(super) proof: &'a mut ChunkProof,
     /// Reads from the outboard: fills the buffer from an offset on, as far as there is something.
     pub(super) outboard: &'a mut dyn FnMut(&mut [u8], u64) -> io::Result<usize>,
 }
@@ -68,17 +68,20 @@ impl Check<'_> {
     /// Checks the subtree over `span`, whose parents begin at `at` in the outboard.
     fn subtree(&mut self, span: Range<u64>, at: u64, expected: Hash) -> io::Result<Verdict> {
         if span.end <= self.range.start || self.range.end <= span.start {
-            self.siblings.push(expected);
+            self.proof.siblings.push(expected);
             return Ok(Verdict::Holds);
         }
         if self.range.start <= span.start && span.end <= self.range.end {
-            let Some(bytes) = self.bytes else { return Ok(Verdict::Holds) };
-            let place = |offset: u64| usize::try_from(offset - self.range.start).ok();
-            let bytes = place(span.start).zip(place(span.end)).and_then(|(from, to)| bytes.get(from..to));
-            let Some(bytes) = bytes else { return Ok(Verdict::Differs) };
-            let mut hasher = blake3::Hasher::new();
-            hasher.set_input_offset(span.start).update(bytes);
-            return Ok(if hasher.finalize_non_root() == expected { Verdict::Holds } else { Verdict::Differs });
+            if let Some(bytes) = self.bytes {
+                let holds = self.hashed(bytes, span) == Some(expected);
+                return Ok(if holds { Verdict::Holds } else { Verdict::Differs });
+            }
+            // The parents of a subtree lie side by side.
+            let size = usize::try_from(len(span.end - span.start)).map_err(|_| io::ErrorKind::OutOfMemory)?;
+            let mut parents = vec![0; size];
+            let read = if size == 0 { 0 } else { (self.outboard)(&mut parents, at)? };
+            let holds = read == size && self.told(&parents, span, expected);
+            return Ok(if holds { Verdict::Holds } else { Verdict::Outboard });
         }
         let mut parent = [0; 64];
         let own = at + len(span.end - span.start) - PARENT;
@@ -91,6 +94,37 @@ impl Check<'_> {
     }
 }
 
+impl Check<'_> {
+    /// The chaining value of a subtree of the range, by its bytes.
+    fn hashed(&mut self, bytes: &[u8], span: Range<u64>) -> Option<Hash> {
+        if span.end - span.start > LEAF {
+            let middle = span.start + left_subtree_len(span.end - span.start);
+            let left = self.hashed(bytes, span.start..middle)?;
+            let right = self.hashed(bytes, middle..span.end)?;
+            return Some(merge_subtrees_non_root(&left, &right, Mode::Hash));
+        }
+        let place = |offset: u64| usize::try_from(offset - self.range.start).ok();
+        let value = leaf_value(span.start, bytes.get(place(span.start)?..place(span.end)?)?);
+        self.proof.leaves.push(value);
+        Some(value)
+    }
+
+    /// Whether these parents are those of a subtree of the range.
+    fn told(&mut self, parents: &[u8], span: Range<u64>, expected: Hash) -> bool {
+        let Some((rest, parent)) = parents.split_last_chunk() else {
+            self.proof.leaves.push(expected);
+            return true;
+        };
+        let (left, right) = halves(parent);
+        let middle = span.start + left_subtree_len(span.end - span.start);
+        let first = usize::try_from(len(middle - span.start)).unwrap_or(usize::MAX);
+        let Some((before, behind)) = rest.split_at_checked(first) else { return false };
+        merge_subtrees_non_root(&left, &right, Mode::Hash) == expected
+            && self.told(before, span.start..middle, left)
+            && self.told(behind, middle..span.end, right)
+    }
+}
+
 fn halves(parent: &[u8; 64]) -> (Hash, Hash) {
     let (left, right) = parent.split_at(32);
     (left.try_into().expect("32 bytes"), right.try_into().expect("32 bytes"))
@@ -100,7 +134,7 @@ fn halves(parent: &[u8; 64]) -> (Hash, Hash) {
 mod tests {
     use super::*;
     use crate::bao::tests::noise;
-    use crate::bao::{ChunkClaim, leaves, of};
+    use crate::bao::{ChunkClaim, LeavesClaim, leaves, of};
     use crate::reply::BlobRef;
 
     fn check(bytes: &[u8], outboard: &[u8], range: Range<u64>, digest: &Digest) -> Verdict {
@@ -113,21 +147,24 @@ mod tests {
             buffer[..count].copy_from_slice(&rest[..count]);
             Ok(count)
         };
-        let mut without = Vec::new();
-        let outboard_holds =
-            Check { len, range: place.clone(), bytes: None, siblings: &mut without, outboard: &mut read }
-                .against(digest)
-                .expect("memory");
-        let mut siblings = Vec::new();
-        let whole =
-            Check { len, range: place.clone(), bytes: Some(part), siblings: &mut siblings, outboard: &mut read };
+        let mut without = ChunkProof::default();
+        let outboard_holds = Check { len, range: place.clone(), bytes: None, proof: &mut without, outboard: &mut read }
+            .against(digest)
+            .expect("memory");
+        let mut proof = ChunkProof::default();
+        let whole = Check { len, range: place.clone(), bytes: Some(part), proof: &mut proof, outboard: &mut read };
         let verdict = whole.against(digest).expect("memory");
         match verdict {
             Verdict::Holds => {
-                assert_eq!((outboard_holds, &without), (Verdict::Holds, &siblings));
-                let bytes = part.to_vec().into();
-                let claim = ChunkClaim { blob: BlobRef { digest: *digest, len }, offset: place.start, bytes, siblings };
+                assert_eq!((outboard_holds, &without), (Verdict::Holds, &proof));
+                let (blob, offset) = (BlobRef { digest: *digest, len }, place.start);
+                let siblings = proof.siblings.clone();
+                let claim = ChunkClaim { blob, offset, bytes: part.to_vec().into(), siblings };
                 assert!(claim.prove().is_ok(), "what is served is believed");
+                if len > crate::bao::LEAF {
+                    let claim = LeavesClaim { blob, offset, len: u32::try_from(part.len()).expect("small"), proof };
+                    assert!(claim.prove().is_ok(), "so are its leaves");
+                }
             }
             Verdict::Differs => assert_eq!(outboard_holds, Verdict::Holds),
             Verdict::Outboard => assert_eq!(outboard_holds, Verdict::Outboard),

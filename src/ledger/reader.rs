@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::bao::{self, ChunkProof};
 use crate::id::{Digest, EpochId, NodeId};
 use crate::identity::Signer;
 use crate::message::{Batch, EpochStart, LogItem};
@@ -251,23 +252,30 @@ impl LedgerReader {
         Ok(range(&self.payload(seq, blob)?, offset, len))
     }
 
-    /// Whole leaves of a payload that the entry at a position names, and the siblings that prove them to others: see
-    /// [`ChunkClaim`](crate::bao::ChunkClaim). Only these leaves are read and verified.
-    pub fn payload_chunk(&self, seq: u64, blob: BlobRef, leaves: &Range<u64>) -> Result<(Bytes, Vec<Hash>), ReadError> {
+    /// Whole leaves of a payload that the entry at a position names, and what proves them to others. Only these leaves of a large one are
+    /// read and verified.
+    pub fn payload_chunk(
+        &self,
+        seq: u64,
+        blob: BlobRef,
+        leaves: &Range<u64>,
+    ) -> Result<(Bytes, ChunkProof), ReadError> {
         if blob.len < OUTBOARD_FROM {
-            return Ok((self.payload(seq, blob)?, Vec::new()));
+            let payload = self.payload(seq, blob)?;
+            let place = |at: u64| usize::try_from(at).map_or(payload.len(), |at| at.min(payload.len()));
+            return Ok((payload.slice(place(leaves.start)..place(leaves.end)), bao::proof_of(&payload, leaves)));
         }
-        let (found, siblings) = match blobs::load_leaves(&*self.shared.storage, blob, leaves) {
-            Ok((found, siblings)) => (Ok(found), siblings),
-            Err(error) => (Err(error), Vec::new()),
+        let (found, proof) = match blobs::load_leaves(&*self.shared.storage, blob, leaves) {
+            Ok((found, proof)) => (Ok(found), proof),
+            Err(error) => (Err(error), ChunkProof::default()),
         };
-        Ok((self.found(seq, blob, found)?, siblings))
+        Ok((self.found(seq, blob, found)?, proof))
     }
 
-    /// The siblings that prove whole leaves of a large payload to others, without reading these leaves; `None` if it is not in its file, whole.
-    pub fn payload_siblings(&self, blob: BlobRef, leaves: &Range<u64>) -> Result<Option<Vec<Hash>>, ReadError> {
-        let siblings = blobs::siblings(&*self.shared.storage, blob, leaves);
-        siblings.map_err(|error| self.shared.read_error(&blobs::path(&blob.digest), error))
+    /// What proves whole leaves of a large payload to others, without reading these leaves; `None` if it is not in its file, whole.
+    pub fn payload_proof(&self, blob: BlobRef, leaves: &Range<u64>) -> Result<Option<ChunkProof>, ReadError> {
+        let proof = blobs::proof(&*self.shared.storage, blob, leaves);
+        proof.map_err(|error| self.shared.read_error(&blobs::path(&blob.digest), error))
     }
 
     /// Reads a payload that the entry at a position names piece by piece, however long it is.

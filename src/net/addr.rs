@@ -31,22 +31,43 @@ pub(super) fn node_id(peer: PeerId) -> Option<NodeId> {
     Some(NodeId::from_bytes(key.to_bytes()))
 }
 
-/// The TCP address in libp2p's form.
-pub(super) fn multiaddr(addr: SocketAddr) -> Multiaddr {
-    Multiaddr::from(addr.ip()).with(Protocol::Tcp(addr.port()))
+/// What carries lanes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Carrier {
+    /// TCP with noise and yamux.
+    #[default]
+    Tcp,
+    /// QUIC where the other side speaks it too, else TCP; this node listens for both on the same ports.
+    #[cfg(feature = "quic")]
+    Quic,
 }
 
-/// The address and the node that a TCP multiaddr names; `None` for any other kind.
-pub(super) fn socket_addr(address: &Multiaddr) -> Option<SocketAddr> {
+/// An address in libp2p's form.
+pub(super) fn multiaddr(addr: SocketAddr, carrier: Carrier) -> Multiaddr {
+    let host = Multiaddr::from(addr.ip());
+    match carrier {
+        Carrier::Tcp => host.with(Protocol::Tcp(addr.port())),
+        #[cfg(feature = "quic")]
+        Carrier::Quic => host.with(Protocol::Udp(addr.port())).with(Protocol::QuicV1),
+    }
+}
+
+/// The address that a multiaddr names; `None` if it is of a kind that carries no lanes.
+pub(super) fn socket_addr(address: &Multiaddr) -> Option<(SocketAddr, Carrier)> {
     let mut parts = address.iter();
     let ip: IpAddr = match parts.next()? {
         Protocol::Ip4(ip) => ip.into(),
         Protocol::Ip6(ip) => ip.into(),
         _ => return None,
     };
-    let Protocol::Tcp(port) = parts.next()? else { return None };
+    let (port, carrier) = match parts.next()? {
+        Protocol::Tcp(port) => (port, Carrier::Tcp),
+        #[cfg(feature = "quic")]
+        Protocol::Udp(port) if parts.next() == Some(Protocol::QuicV1) => (port, Carrier::Quic),
+        _ => return None,
+    };
     match parts.next() {
-        None | Some(Protocol::P2p(_)) => Some(SocketAddr::new(ip, port)),
+        None | Some(Protocol::P2p(_)) => Some((SocketAddr::new(ip, port), carrier)),
         Some(_) => None,
     }
 }
@@ -154,8 +175,15 @@ mod tests {
     fn socket_addresses_convert_both_ways() {
         for text in ["127.0.0.1:7117", "[::1]:7117", "[2001:db8::5]:1"] {
             let addr: SocketAddr = text.parse().unwrap();
-            assert_eq!(socket_addr(&multiaddr(addr)), Some(addr));
-            assert_eq!(socket_addr(&multiaddr(addr).with(Protocol::P2p(PeerId::random()))), Some(addr));
+            for carrier in [
+                Carrier::Tcp,
+                #[cfg(feature = "quic")]
+                Carrier::Quic,
+            ] {
+                let long = multiaddr(addr, carrier);
+                assert_eq!(socket_addr(&long), Some((addr, carrier)));
+                assert_eq!(socket_addr(&long.with(Protocol::P2p(PeerId::random()))), Some((addr, carrier)));
+            }
         }
         for other in ["/ip4/127.0.0.1/udp/1", "/dns/localhost/tcp/1", "/ip4/127.0.0.1/tcp/1/ws"] {
             assert_eq!(socket_addr(&other.parse().unwrap()), None, "{other}");

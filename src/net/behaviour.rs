@@ -18,11 +18,12 @@ use libp2p::{Multiaddr, PeerId, connection_limits, mdns};
 use tokio::sync::mpsc::Sender;
 
 use super::NetEvent;
-use super::addr::{node_id, peer_id, socket_addr};
+use super::addr::{Carrier, node_id, peer_id, socket_addr};
 use super::arbiter::{Arbiter, Verdict};
 use super::error::DownReason;
 use super::handler::{Handler, Take};
-use super::limits::{MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, MAX_DIALS, MAX_INBOUND_HANDSHAKES, Timings};
+use super::lane::Kind;
+use super::limits::{MAX_BULK, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_PEER, MAX_DIALS, MAX_INBOUND_HANDSHAKES, Timings};
 use crate::id::NodeId;
 
 /// What the driver hears.
@@ -66,7 +67,7 @@ impl Behaviour {
     ) -> Self {
         let limits = connection_limits::ConnectionLimits::default()
             .with_max_pending_incoming(Some(MAX_INBOUND_HANDSHAKES))
-            .with_max_pending_outgoing(u32::try_from(MAX_DIALS).ok())
+            .with_max_pending_outgoing(u32::try_from(MAX_DIALS + MAX_BULK).ok())
             .with_max_established(Some(MAX_CONNECTIONS))
             .with_max_established_per_peer(Some(MAX_CONNECTIONS_PER_PEER));
         Self {
@@ -79,7 +80,12 @@ impl Behaviour {
         }
     }
 
-    fn admit(&self, peer: PeerId, dialed: bool) -> Result<Handler, ConnectionDenied> {
+    /// The next connection with this number is a second one, for bulk.
+    pub(super) fn dialing_for_bulk(&mut self, id: ConnectionId) {
+        self.arbiter.dialing_for_bulk(id);
+    }
+
+    fn admit(&self, peer: PeerId, dialed: Option<Kind>) -> Result<Handler, ConnectionDenied> {
         let node = node_id(peer).ok_or_else(|| ConnectionDenied::new(OtherKey))?;
         if !self.arbiter.wants(node, dialed) {
             return Err(ConnectionDenied::new(Superfluous { node }));
@@ -92,7 +98,7 @@ impl Behaviour {
             mdns::Event::Discovered(list) => (list, Heard::Found),
             mdns::Event::Expired(list) => (list, Heard::Expired),
         };
-        self.heard.extend(list.iter().filter_map(|(peer, addr)| Some(heard(node_id(*peer)?, socket_addr(addr)?))));
+        self.heard.extend(list.iter().filter_map(|(peer, addr)| Some(heard(node_id(*peer)?, socket_addr(addr)?.0))));
     }
 }
 
@@ -143,7 +149,7 @@ impl NetworkBehaviour for Behaviour {
         remote: &Multiaddr,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.limits.handle_established_inbound_connection(id, peer, local, remote)?;
-        self.admit(peer, false)
+        self.admit(peer, None)
     }
 
     fn handle_pending_outbound_connection(
@@ -165,7 +171,7 @@ impl NetworkBehaviour for Behaviour {
         port_use: PortUse,
     ) -> Result<THandler<Self>, ConnectionDenied> {
         self.limits.handle_established_outbound_connection(id, peer, addr, role, port_use)?;
-        self.admit(peer, true)
+        self.admit(peer, Some(self.arbiter.purpose(id)))
     }
 
     fn on_swarm_event(&mut self, event: FromSwarm<'_>) {
@@ -177,13 +183,14 @@ impl NetworkBehaviour for Behaviour {
             FromSwarm::ConnectionEstablished(ConnectionEstablished { peer_id, connection_id, endpoint, .. }) => {
                 let Some(node) = node_id(peer_id) else { return };
                 let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-                let addr = socket_addr(endpoint.get_remote_address()).unwrap_or(nowhere);
-                self.arbiter.connected(node, connection_id, endpoint.is_dialer(), addr);
+                let at = socket_addr(endpoint.get_remote_address()).unwrap_or((nowhere, Carrier::Tcp));
+                self.arbiter.connected(node, connection_id, endpoint.is_dialer(), at);
             }
             FromSwarm::ConnectionClosed(ConnectionClosed { peer_id, connection_id, cause, .. }) => {
                 let Some(node) = node_id(peer_id) else { return };
                 self.arbiter.disconnected(node, connection_id, down_reason(cause));
             }
+            FromSwarm::DialFailure(failure) => self.arbiter.not_connected(failure.connection_id),
             _ => {}
         }
     }

@@ -33,6 +33,8 @@ pub(super) struct Dial {
     pub(super) node: Option<NodeId>,
     /// The last attempt was hung up on, and no other connection explains that: it can be told now.
     pub(super) hung_up: bool,
+    /// Attempts that failed before this one, since the last lane.
+    pub(super) failures: u32,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,7 +124,8 @@ impl Book {
         let target = self.targets.get_mut(&id)?;
         target.state = State::Dialing;
         let hung_up = std::mem::take(&mut target.hung_up);
-        Some(Dial { id, addr: target.addr, node: target.node.filter(|_| target.pinned), hung_up })
+        let (addr, node, failures) = (target.addr, target.node.filter(|_| target.pinned), target.failures);
+        Some(Dial { id, addr, node, hung_up, failures })
     }
 
     /// That node answered there. Whether a lane comes of it is told by [`Book::up`] or [`Book::failed`].

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{SocketAddr, TcpListener};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -18,38 +19,108 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 
-use super::addr::{multiaddr, node_id, peer_id, socket_addr};
+use super::addr::{Carrier, multiaddr, node_id, peer_id, socket_addr};
 use super::arbiter::Verdict;
 use super::behaviour::{Behaviour, Heard, OtherKey, Superfluous};
 use super::book::{Book, Dial, TargetId};
+use super::bulk::Seconds;
 use super::error::{DownReason, NetError, Refusal, SendError};
 use super::lane::Lane;
-use super::limits::{COMPLAINT_EVERY, LISTEN_WAIT, MAX_STREAMS, Timings};
+use super::limits::{BULK_FROM, COMPLAINT_EVERY, LISTEN_WAIT, MAX_STREAMS, Timings};
 use super::outbox::Outbox;
 use super::transport::{self, HandshakeError};
 use super::{NetConfig, NetEvent};
 use crate::id::NodeId;
 use crate::identity::Signer;
 
+/// The way to a peer.
+#[derive(Debug)]
+struct Route {
+    lane: Arc<Lane>,
+    /// The second connection, while there is one.
+    bulk: Option<Arc<Lane>>,
+    /// Whether this node dialed, so that the second connection is its affair.
+    outbound: bool,
+    /// Large bytes that were sent or are expected while there was no second connection.
+    heavy: AtomicUsize,
+}
+
 /// The lanes that are up, for senders on any thread.
 #[derive(Debug, Default)]
-pub(super) struct Routes(RwLock<BTreeMap<NodeId, Arc<Lane>>>);
+pub(super) struct Routes(RwLock<BTreeMap<NodeId, Route>>);
 
 impl Routes {
     pub(super) fn send(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
-        let lanes = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        lanes.get(&to).ok_or(SendError::NotConnected)?.push(frame)
+        self.with(to, |route| route.lane.push(frame)).unwrap_or(Err(SendError::NotConnected))
+    }
+
+    /// Sends over the second connection if there is one, else over the lane.
+    pub(super) fn send_bulk(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
+        let push = |route: &Route| match &route.bulk {
+            Some(bulk) if !bulk.is_closed() => bulk.push(frame),
+            _ => route.lane.push(frame),
+        };
+        self.with(to, push).unwrap_or(Err(SendError::NotConnected))
+    }
+
+    /// So many large bytes are on their way to or from a peer. Whether it is time to dial it a second time; one that is there is kept.
+    pub(super) fn expect_bulk(&self, peer: NodeId, bytes: usize) -> bool {
+        let expect = |route: &Route| match &route.bulk {
+            Some(bulk) => {
+                bulk.keep();
+                false
+            }
+            None => {
+                let heavy = route.heavy.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+                route.outbound && heavy >= BULK_FROM
+            }
+        };
+        self.with(peer, expect).unwrap_or(false)
+    }
+
+    #[cfg(test)]
+    pub(super) fn has_bulk(&self, peer: NodeId) -> bool {
+        self.with(peer, |route| route.bulk.is_some()).unwrap_or(false)
     }
 
     pub(super) fn hang_up(&self, peer: NodeId, reason: DownReason) {
-        if let Some(lane) = self.0.read().unwrap_or_else(PoisonError::into_inner).get(&peer) {
-            lane.hang_up(reason);
-        }
+        self.with(peer, |route| route.lane.hang_up(reason));
     }
 
-    fn change(&self, change: impl FnOnce(&mut BTreeMap<NodeId, Arc<Lane>>)) {
-        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner));
+    fn with<T>(&self, peer: NodeId, what: impl FnOnce(&Route) -> T) -> Option<T> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(&peer).map(what)
     }
+
+    fn change<T>(&self, change: impl FnOnce(&mut BTreeMap<NodeId, Route>) -> T) -> T {
+        change(&mut self.0.write().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn bulk_up(&self, bulk: &Arc<Lane>) {
+        self.change(|routes| {
+            if let Some(route) = routes.get_mut(&bulk.peer()) {
+                route.bulk = Some(Arc::clone(bulk));
+            }
+        });
+    }
+
+    fn bulk_down(&self, bulk: &Arc<Lane>) {
+        self.change(|routes| {
+            let route = routes.get_mut(&bulk.peer());
+            if let Some(route) = route.filter(|route| route.bulk.as_ref().is_some_and(|b| Arc::ptr_eq(b, bulk))) {
+                route.bulk = None;
+                route.heavy.store(0, Ordering::Relaxed);
+            }
+        });
+    }
+}
+
+/// What the driver is asked from other threads.
+#[derive(Debug)]
+pub(super) enum Command {
+    /// A node is said to listen there.
+    Heard(NodeId, SocketAddr),
+    /// Something large is on its way to or from a peer.
+    Bulk(NodeId),
 }
 
 /// What the loop has to do next.
@@ -57,8 +128,7 @@ enum Action {
     Swarm(Box<SwarmEvent<Heard>>),
     /// A target of the book is due.
     Due,
-    /// A node is said to listen there.
-    Heard(NodeId, SocketAddr),
+    Command(Command),
     /// Shut down: asked to, or nobody listens to the events.
     Stop,
 }
@@ -72,7 +142,9 @@ pub(super) struct Driver {
     events: Sender<NetEvent>,
     /// Dials of the book that are under way or connected without a lane.
     dials: BTreeMap<ConnectionId, Dial>,
+    seconds: Seconds,
     timings: Timings,
+    carrier: Carrier,
     /// When the last warning about an inbound connection was given, and how many were swallowed since.
     complaint: (Option<Instant>, u64),
 }
@@ -87,7 +159,7 @@ impl Driver {
     ) -> Result<(Self, Vec<SocketAddr>), NetError> {
         let me = config.identity.node();
         let key = transport::keypair(&config.identity).map_err(NetError::Key)?;
-        let stack = transport::build(&key, &config.secret, &timings).map_err(NetError::Key)?;
+        let stack = transport::build(&key, &config.secret, config.carrier, &timings).map_err(NetError::Key)?;
         let local = key.public().to_peer_id();
         let discovery = if config.mdns { discovery(local) } else { None };
         let behaviour = Behaviour::new(me, discovery, events.clone(), timings);
@@ -103,7 +175,9 @@ impl Driver {
             outbox: Outbox::default(),
             events,
             dials: BTreeMap::new(),
+            seconds: Seconds::new(timings),
             timings,
+            carrier: config.carrier,
             complaint: (None, 0),
         };
         let bound = driver.listen(&config.listen).await?;
@@ -116,14 +190,22 @@ impl Driver {
     async fn listen(&mut self, wanted: &[SocketAddr]) -> Result<Vec<SocketAddr>, NetError> {
         let mut bound = Vec::new();
         for addr in wanted {
-            let id = bind(&mut self.swarm, *addr)?;
-            let port = timeout(LISTEN_WAIT, self.port_of(id)).await.map_err(|_| NetError::Bind {
-                addr: *addr,
-                source: std::io::Error::new(std::io::ErrorKind::TimedOut, "the listener got no address"),
-            })?;
-            bound.push(SocketAddr::new(addr.ip(), port));
+            let port = self.listen_by(*addr, Carrier::Tcp).await?;
+            let addr = SocketAddr::new(addr.ip(), port);
+            if self.carrier != Carrier::Tcp {
+                self.listen_by(addr, self.carrier).await?;
+            }
+            bound.push(addr);
         }
         Ok(bound)
+    }
+
+    async fn listen_by(&mut self, addr: SocketAddr, carrier: Carrier) -> Result<u16, NetError> {
+        let id = bind(&mut self.swarm, addr, carrier)?;
+        timeout(LISTEN_WAIT, self.port_of(id)).await.map_err(|_| NetError::Bind {
+            addr,
+            source: std::io::Error::new(std::io::ErrorKind::TimedOut, "the listener got no address"),
+        })
     }
 
     async fn port_of(&mut self, id: ListenerId) -> u16 {
@@ -134,26 +216,27 @@ impl Driver {
                 _ => None,
             };
             self.on_swarm(event);
-            if let Some(addr) = port {
+            if let Some((addr, _)) = port {
                 return addr.port();
             }
         }
     }
 
     /// Runs until `stop` is sent or dropped, or nobody listens to the events; then closes every connection in order.
-    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>, mut heard: Receiver<(NodeId, SocketAddr)>) {
+    pub(super) async fn run(mut self, mut stop: oneshot::Receiver<()>, mut commands: Receiver<Command>) {
         loop {
-            match self.next(&mut stop, &mut heard).await {
+            match self.next(&mut stop, &mut commands).await {
                 Action::Stop => break,
                 Action::Due => self.dial_due(),
-                Action::Heard(node, addr) => self.book.heard(node, addr, Instant::now()),
+                Action::Command(Command::Heard(node, addr)) => self.book.heard(node, addr, Instant::now()),
+                Action::Command(Command::Bulk(node)) => self.dial_for_bulk(node),
                 Action::Swarm(event) => self.on_swarm(*event),
             }
         }
         self.close().await;
     }
 
-    async fn next(&mut self, stop: &mut oneshot::Receiver<()>, heard: &mut Receiver<(NodeId, SocketAddr)>) -> Action {
+    async fn next(&mut self, stop: &mut oneshot::Receiver<()>, commands: &mut Receiver<Command>) -> Action {
         loop {
             let due = self.book.next_due();
             tokio::select! {
@@ -164,7 +247,7 @@ impl Driver {
                     Err(_) => return Action::Stop,
                 },
                 event = self.swarm.select_next_some() => return Action::Swarm(Box::new(event)),
-                Some((node, addr)) = heard.recv() => return Action::Heard(node, addr),
+                Some(command) = commands.recv() => return Action::Command(command),
                 () = tokio::time::sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => return Action::Due,
             }
         }
@@ -176,12 +259,14 @@ impl Driver {
             if dial.hung_up {
                 self.outbox.other(NetEvent::Refused { addr: dial.addr, reason: Refusal::HungUp });
             }
-            let addresses = vec![multiaddr(dial.addr)];
+            // Whoever does not speak this node's carrier speaks TCP.
+            let carrier = if dial.failures.is_multiple_of(2) { self.carrier } else { Carrier::Tcp };
+            let address = multiaddr(dial.addr, carrier);
             // A new port each time: with the listener's, two nodes that dial each other would meet in one TCP connection with two clients.
             let opts = match dial.node.map(peer_id) {
-                None => DialOpts::unknown_peer_id().address(multiaddr(dial.addr)).allocate_new_port().build(),
+                None => DialOpts::unknown_peer_id().address(address).allocate_new_port().build(),
                 Some(Some(peer)) => {
-                    let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(addresses);
+                    let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![address]);
                     opts.allocate_new_port().build()
                 }
                 Some(None) => {
@@ -194,6 +279,19 @@ impl Driver {
             if let Err(error) = self.swarm.dial(opts) {
                 self.dial_failed(conn, &error);
             }
+        }
+    }
+
+    /// Dials a peer a second time, unless there is a reason not to.
+    fn dial_for_bulk(&mut self, node: NodeId) {
+        let (Some(addr), Some(peer)) = (self.seconds.wanted(node, Instant::now()), peer_id(node)) else { return };
+        let opts = DialOpts::peer_id(peer).condition(PeerCondition::Always).addresses(vec![addr]);
+        let opts = opts.allocate_new_port().build();
+        let conn = opts.connection_id();
+        self.seconds.dialing(node, conn);
+        self.swarm.behaviour_mut().dialing_for_bulk(conn);
+        if let Err(error) = self.swarm.dial(opts) {
+            self.dial_failed(conn, &error);
         }
     }
 
@@ -213,7 +311,7 @@ impl Driver {
                 self.complain(&send_back_addr.to_string(), &error, now);
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                if let Some(addr) = socket_addr(&address) {
+                if let Some((addr, _)) = socket_addr(&address) {
                     self.outbox.other(NetEvent::Listening { addr });
                 }
             }
@@ -225,36 +323,59 @@ impl Driver {
 
     fn on_lane(&mut self, verdict: Verdict, now: Instant) {
         match verdict {
-            Verdict::Up { lane, addr, outbound } => {
+            Verdict::Up { lane, addr, carrier, outbound } => {
                 let peer = lane.peer();
                 tracing::debug!(%peer, %addr, outbound, "lane up");
                 self.book.up(peer, now);
-                self.routes.change(|lanes| drop(lanes.insert(peer, Arc::clone(&lane))));
-                self.outbox.up(NetEvent::Up { peer, addr, outbound }, lane);
+                if outbound {
+                    self.seconds.lane_up(peer, multiaddr(addr, carrier));
+                }
+                let route = Route { lane: Arc::clone(&lane), bulk: None, outbound, heavy: AtomicUsize::new(0) };
+                self.routes.change(|routes| drop(routes.insert(peer, route)));
+                self.outbox.up(NetEvent::Up { peer, addr, carrier, outbound }, lane);
             }
             Verdict::Down { lane, reason } => {
                 let peer = lane.peer();
                 tracing::debug!(%peer, %reason, "lane down");
                 lane.close();
                 self.book.down(peer, now);
-                self.routes.change(|lanes| {
-                    if lanes.get(&peer).is_some_and(|current| Arc::ptr_eq(current, &lane)) {
-                        lanes.remove(&peer);
+                self.seconds.lane_down(peer);
+                self.routes.change(|routes| {
+                    if routes.get(&peer).is_some_and(|route| Arc::ptr_eq(&route.lane, &lane)) {
+                        routes.remove(&peer);
                     }
                 });
                 self.outbox.down(&lane, reason);
             }
+            Verdict::BulkUp(bulk) => {
+                tracing::debug!(peer = %bulk.peer(), "a second connection for what is large");
+                self.seconds.up(bulk.peer());
+                self.routes.bulk_up(&bulk);
+                self.outbox.start(bulk);
+            }
+            Verdict::BulkDown(bulk) => {
+                tracing::debug!(peer = %bulk.peer(), "the second connection is gone");
+                bulk.close();
+                self.seconds.down(bulk.peer());
+                self.routes.bulk_down(&bulk);
+                self.outbox.never_start(&bulk);
+            }
             Verdict::Failed { conn, refusal } => {
+                self.seconds.failed(conn, now);
                 if let Some(dial) = self.dials.remove(&conn) {
                     self.refused(dial.id, dial.addr, refusal);
                 }
             }
-            Verdict::Gone(conn) => drop(self.dials.remove(&conn)),
+            Verdict::Gone(conn) => {
+                self.seconds.failed(conn, now);
+                self.dials.remove(&conn);
+            }
             Verdict::Take(..) | Verdict::Close(..) => unreachable!("the behaviour carries these out"),
         }
     }
 
     fn dial_failed(&mut self, conn: ConnectionId, error: &DialError) {
+        self.seconds.failed(conn, Instant::now());
         let Some(dial) = self.dials.remove(&conn) else { return };
         if let DialError::Denied { cause } = error
             && let Some(superfluous) = cause.downcast_ref::<Superfluous>()
@@ -307,7 +428,11 @@ impl Driver {
     async fn close(mut self) {
         let outbox = &mut self.outbox;
         self.routes.change(|lanes| {
-            for lane in std::mem::take(lanes).into_values() {
+            for Route { lane, bulk, .. } in std::mem::take(lanes).into_values() {
+                if let Some(bulk) = bulk {
+                    bulk.close();
+                    outbox.never_start(&bulk);
+                }
                 lane.close();
                 outbox.down(&lane, DownReason::Shutdown);
             }
@@ -340,13 +465,13 @@ fn discovery(local: libp2p::PeerId) -> Option<mdns::tokio::Behaviour> {
         .ok()
 }
 
-fn bind(swarm: &mut Swarm<Behaviour>, addr: SocketAddr) -> Result<ListenerId, NetError> {
+fn bind(swarm: &mut Swarm<Behaviour>, addr: SocketAddr, carrier: Carrier) -> Result<ListenerId, NetError> {
     // libp2p shares ports between listeners, so that a second node would get half of the first one's connections; this asks without
     // sharing. Two nodes that start in the same millisecond are not told apart.
-    if addr.port() != 0 {
+    if addr.port() != 0 && carrier == Carrier::Tcp {
         drop(TcpListener::bind(addr).map_err(|source| bind_error(addr, source))?);
     }
-    swarm.listen_on(multiaddr(addr)).map_err(|error| match error {
+    swarm.listen_on(multiaddr(addr, carrier)).map_err(|error| match error {
         TransportError::Other(error) => match handshake_kind(&error) {
             Some(kind) => bind_error(addr, kind.into()),
             None => bind_error(addr, error),

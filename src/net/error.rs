@@ -97,6 +97,9 @@ pub enum DownReason {
     /// The same node opened a newer lane, so this one was dead.
     #[error("a newer lane of the same node took over")]
     Replaced,
+    /// A second connection for what is large had nothing more to carry. Never the end of a peer's lane.
+    #[error("nothing large was left to carry")]
+    Idle,
     /// This node hung up, for this reason.
     #[error("disconnected: {0}")]
     Disconnected(String),

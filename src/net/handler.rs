@@ -20,8 +20,8 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Sleep;
 
 use super::error::{DownReason, Refusal};
-use super::greeting::{self, Versions};
-use super::lane::{Lane, LaneIo};
+use super::greeting::{self, Greeted, Versions};
+use super::lane::{Kind, Lane, LaneIo};
 use super::limits::Timings;
 use super::{LANE_PROTOCOL, NetEvent};
 use crate::id::NodeId;
@@ -33,8 +33,8 @@ pub(super) struct Take;
 /// What a connection reports.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// The peer, which dialed, offers a lane.
-    Offered,
+    /// The peer, which dialed, offers a lane of this kind.
+    Offered(Kind),
     /// The lane works in both directions.
     Open(Arc<Lane>),
     /// The lane is over.
@@ -49,9 +49,9 @@ enum State {
     /// Dialer: the stream is being negotiated. Listener: no stream has come yet.
     Idle,
     /// Dialer: waiting for the peer to take the lane. Listener: waiting for the peer's greeting.
-    Greeting(BoxFuture<'static, io::Result<(Stream, Versions)>>),
+    Greeting(BoxFuture<'static, io::Result<Greeted<Stream>>>),
     /// Listener: waiting for the behaviour to take the lane.
-    Offered(Stream),
+    Offered(Stream, Kind),
     Running(Box<LaneIo<Stream>>),
     Done,
 }
@@ -61,29 +61,30 @@ pub(super) struct Handler {
     peer: NodeId,
     events: Sender<NetEvent>,
     timings: Timings,
-    dialer: bool,
+    /// What the lane is for, if this node dialed.
+    dialed: Option<Kind>,
     state: State,
     reports: VecDeque<Report>,
     deadline: Pin<Box<Sleep>>,
 }
 
 impl Handler {
-    pub(super) fn new(peer: NodeId, dialer: bool, events: Sender<NetEvent>, timings: Timings) -> Self {
+    pub(super) fn new(peer: NodeId, dialed: Option<Kind>, events: Sender<NetEvent>, timings: Timings) -> Self {
         Self {
             peer,
             events,
             timings,
-            dialer,
-            state: if dialer { State::Fresh } else { State::Idle },
+            dialed,
+            state: if dialed.is_some() { State::Fresh } else { State::Idle },
             reports: VecDeque::new(),
             deadline: Box::pin(tokio::time::sleep(timings.open_lane)),
         }
     }
 
-    fn run(&mut self, stream: Stream, first: &[u8]) {
-        let lane = Arc::new(Lane::new(self.peer));
+    fn run(&mut self, stream: Stream, kind: Kind, first: &[u8]) {
+        let lane = Arc::new(Lane::new(self.peer, kind));
         self.reports.push_back(Report::Open(Arc::clone(&lane)));
-        let io = LaneIo::new(stream, lane, self.events.clone(), &self.timings, first);
+        let io = LaneIo::new(stream, lane, self.events.clone(), &self.timings, (self.dialed.is_some(), first));
         self.state = State::Running(Box::new(io));
     }
 
@@ -97,14 +98,14 @@ impl Handler {
         let Poll::Ready(exchanged) = exchange.poll_unpin(cx) else { return };
         let ours = Versions::OURS;
         match exchanged {
-            Ok((_, theirs)) if ours.common(theirs).is_none() => {
+            Ok(Greeted { theirs, .. }) if ours.common(theirs).is_none() => {
                 tracing::warn!(peer = %self.peer.short(), %ours, %theirs, "a peer speaks other versions of the lane");
                 self.fail(Refusal::OtherVersion { ours, theirs });
             }
-            Ok((stream, _)) if self.dialer => self.run(stream, &[]),
-            Ok((stream, _)) => {
-                self.state = State::Offered(stream);
-                self.reports.push_back(Report::Offered);
+            Ok(Greeted { stream, kind, .. }) if self.dialed.is_some() => self.run(stream, kind, &[]),
+            Ok(Greeted { stream, kind, .. }) => {
+                self.state = State::Offered(stream, kind);
+                self.reports.push_back(Report::Offered(kind));
             }
             Err(error) if error.kind() == io::ErrorKind::InvalidData => self.fail(Refusal::NotEvalmesh),
             Err(_) => self.fail(Refusal::HungUp),
@@ -160,7 +161,7 @@ impl ConnectionHandler for Handler {
 
     fn on_behaviour_event(&mut self, Take: Take) {
         match std::mem::replace(&mut self.state, State::Done) {
-            State::Offered(stream) => self.run(stream, &Versions::OURS.encode()),
+            State::Offered(stream, kind) => self.run(stream, kind, &Versions::OURS.encode(kind)),
             other => self.state = other,
         }
     }
@@ -168,13 +169,13 @@ impl ConnectionHandler for Handler {
     fn on_connection_event(&mut self, event: ConnectionEvent<'_, Self::InboundProtocol, Self::OutboundProtocol>) {
         match event {
             ConnectionEvent::FullyNegotiatedOutbound(FullyNegotiatedOutbound { protocol, .. }) => {
-                if let State::Idle = self.state {
-                    self.state = State::Greeting(greeting::offer(protocol).boxed());
+                if let (State::Idle, Some(kind)) = (&self.state, self.dialed) {
+                    self.state = State::Greeting(greeting::offer(protocol, kind).boxed());
                 }
             }
             // Only the dialer opens a lane, and only one; any further stream is dropped, which resets it.
             ConnectionEvent::FullyNegotiatedInbound(FullyNegotiatedInbound { protocol, .. }) => {
-                if let (State::Idle, false) = (&self.state, self.dialer) {
+                if let (State::Idle, None) = (&self.state, self.dialed) {
                     self.state = State::Greeting(greeting::hear(protocol).boxed());
                 }
             }

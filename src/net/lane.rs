@@ -1,4 +1,5 @@
-//! A lane: the one stream that carries frames between two nodes.
+//! A lane: the stream that carries frames between two nodes. Beside it a pair may have a second one on a connection of its own, for what is
+//! large ([`Kind::Bulk`]): a connection is one task, in which whatever is large holds up what is small.
 //!
 //! [`Lane`] is the half that other threads hold: a bounded queue, and a way to hang up. [`LaneIo`] is the half that lives in the
 //! connection's task: it moves queued frames to the stream in few large writes, and what arrives to the events channel.
@@ -6,7 +7,8 @@
 //! Invariants:
 //! 1. No frame reaches the events channel before [`Lane::start`] or after [`Lane::close`]: `Up` comes first and `Down` last.
 //! 2. When the events channel is full the lane stops reading, so the peer's window fills and the peer is told; nothing piles up here.
-//! 3. Two watchdogs count ticks without progress; the one for silence stands still while we ourselves do not read.
+//! 3. Two watchdogs count ticks without progress; the one for silence stands still while we ourselves do not read. A bulk lane that is silent
+//!    is not broken but no longer needed, and what is sent counts as a sign of life too.
 //!
 //! It does not know which lane of a node is the right one; see `behaviour`.
 
@@ -27,34 +29,57 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::NetEvent;
 use super::error::{DownReason, SendError};
 use super::frame::{Decoder, Queue, check_len};
-use super::limits::{IDLE_WRITE_BUFFER, READ_BUFFER, ROUNDS_PER_POLL, Timings, WRITE_BUFFER};
+use super::limits::{BULK_ROUNDS_PER_POLL, IDLE_WRITE_BUFFER, READ_BUFFER, ROUNDS_PER_POLL, Timings, WRITE_BUFFER};
 use crate::id::NodeId;
+
+/// What a lane is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// Everything, in order; a pair has it as long as both want.
+    Main,
+    /// What is large, while there is any.
+    Bulk,
+}
 
 /// The half of a lane that other threads hold.
 #[derive(Debug)]
 pub(super) struct Lane {
     peer: NodeId,
+    kind: Kind,
     queue: Mutex<Queue>,
     started: AtomicBool,
     closed: AtomicBool,
     hang_up: Mutex<Option<DownReason>>,
+    /// Somebody has, or will soon have, a use for it.
+    used: AtomicBool,
     waker: AtomicWaker,
 }
 
 impl Lane {
-    pub(super) fn new(peer: NodeId) -> Self {
+    pub(super) fn new(peer: NodeId, kind: Kind) -> Self {
         Self {
             peer,
+            kind,
             queue: Mutex::default(),
             started: AtomicBool::new(false),
             closed: AtomicBool::new(false),
             hang_up: Mutex::default(),
+            used: AtomicBool::new(false),
             waker: AtomicWaker::new(),
         }
     }
 
     pub(super) fn peer(&self) -> NodeId {
         self.peer
+    }
+
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// It will be needed soon: an idle one stays open.
+    pub(super) fn keep(&self) {
+        self.used.store(true, Ordering::Relaxed);
     }
 
     /// Queues a frame; never waits.
@@ -64,6 +89,7 @@ impl Lane {
             return Err(SendError::NotConnected);
         }
         lock(&self.queue).push(frame).map_err(|_| SendError::QueueFull)?;
+        self.keep();
         self.waker.wake();
         Ok(())
     }
@@ -80,7 +106,7 @@ impl Lane {
         self.waker.wake();
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
     }
 
@@ -140,11 +166,23 @@ type Room = BoxFuture<'static, Result<OwnedPermit<NetEvent>, Gone<()>>>;
 
 impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
     /// A lane over this stream; `first` goes ahead of all frames.
-    pub(super) fn new(stream: S, lane: Arc<Lane>, events: Sender<NetEvent>, timings: &Timings, first: &[u8]) -> Self {
+    pub(super) fn new(
+        stream: S,
+        lane: Arc<Lane>,
+        events: Sender<NetEvent>,
+        timings: &Timings,
+        (dialed, first): (bool, &[u8]),
+    ) -> Self {
         let tick = timings.tick();
         let mut clock = tokio::time::interval_at(Instant::now() + tick, tick);
         // After a suspended laptop wakes, one tick is enough: a burst would bark for time in which nobody could write.
         clock.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let silent = match (lane.kind, dialed) {
+            (Kind::Main, _) => timings.silent,
+            // The dialer knows what is still to come, the listener does not: it is there for dialers that forget.
+            (Kind::Bulk, true) => timings.bulk_idle,
+            (Kind::Bulk, false) => timings.bulk_idle * 4,
+        };
         Self {
             stream,
             lane,
@@ -157,8 +195,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
             unread: (0, 0),
             waiting: None,
             clock,
-            silence: Watchdog::new(timings.silent, tick),
+            silence: Watchdog::new(silent, tick),
             stall: Watchdog::new(timings.stalled, tick),
+        }
+    }
+
+    /// How long it may run before other connections are let in.
+    fn rounds(&self) -> usize {
+        match self.lane.kind {
+            Kind::Main => ROUNDS_PER_POLL,
+            Kind::Bulk => BULK_ROUNDS_PER_POLL,
         }
     }
 
@@ -178,8 +224,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
         }
         while self.clock.poll_tick(cx).is_ready() {
             let backed_up = self.waiting.is_some() || !self.lane.started.load(Ordering::Acquire);
-            if self.silence.tick(!backed_up) {
-                return Poll::Ready(DownReason::Silent);
+            let used = self.lane.used.swap(false, Ordering::Relaxed) && self.lane.kind == Kind::Bulk;
+            if self.silence.tick(!backed_up && !used) {
+                return Poll::Ready(match self.lane.kind {
+                    Kind::Main => DownReason::Silent,
+                    Kind::Bulk => DownReason::Idle,
+                });
             }
             if self.stall.tick(self.written < self.out.len()) {
                 return Poll::Ready(DownReason::Stalled);
@@ -200,7 +250,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
 
     /// Ready when everything that was queued is with the stream.
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        for _ in 0..ROUNDS_PER_POLL {
+        for _ in 0..self.rounds() {
             if self.written == self.out.len() {
                 self.out.clear();
                 self.written = 0;
@@ -228,7 +278,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<DownReason> {
-        for _ in 0..ROUNDS_PER_POLL {
+        for _ in 0..self.rounds() {
             std::task::ready!(self.poll_deliver(cx));
             let read = match std::task::ready!(Pin::new(&mut self.stream).poll_read(cx, &mut self.input)) {
                 Ok(0) => return Poll::Ready(DownReason::Closed),

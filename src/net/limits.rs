@@ -24,11 +24,22 @@ pub(super) const READ_BUFFER: usize = 16 << 10;
 /// Rounds of reading or writing before a lane lets other connections run.
 pub(super) const ROUNDS_PER_POLL: usize = 32;
 
-/// Established connections in all: a full mesh of 250 nodes, twice.
-pub const MAX_CONNECTIONS: u32 = 512;
+/// The same for a lane that carries what is large: a few cuts, so that a small frame waits for tens of microseconds.
+pub(super) const BULK_ROUNDS_PER_POLL: usize = 4;
 
-/// Established connections with one peer. One is the steady state; two dials that cross and a predecessor that is still closing add to it.
-pub const MAX_CONNECTIONS_PER_PEER: u32 = 4;
+/// Large bytes sent to a peer, or asked of it, from which on a second connection is opened for them: a handshake costs as much CPU as
+/// moving some hundreds of KiB.
+pub(super) const BULK_FROM: usize = 1 << 20;
+
+/// Second connections, in both directions together: as many transfers as one node has a use for at a time. Beyond it the first one does.
+pub const MAX_BULK: usize = 64;
+
+/// Established connections in all: a full mesh of 250 nodes, twice, and the second connections.
+pub const MAX_CONNECTIONS: u32 = 512 + MAX_BULK as u32;
+
+/// Established connections with one peer. One is the steady state, two while there is something large to carry; two dials that cross and
+/// predecessors that are still closing add to it.
+pub const MAX_CONNECTIONS_PER_PEER: u32 = 6;
 
 /// Inbound handshakes under way, each of which costs a curve operation.
 pub const MAX_INBOUND_HANDSHAKES: u32 = 64;
@@ -47,6 +58,10 @@ pub(super) const MAX_WAITING_NOTICES: usize = 256;
 
 /// Streams of one connection. One lane is used; the rest is room for a peer that retries.
 pub(super) const MAX_STREAMS: usize = 8;
+
+/// How long a dial by QUIC waits for the other side, which may not speak it: nobody there says no. Then TCP has its turn.
+#[cfg(feature = "quic")]
+pub(super) const QUIC_HANDSHAKE: Duration = Duration::from_secs(2);
 
 /// Every wait, so that tests can shorten them together.
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +84,10 @@ pub(super) struct Timings {
     pub(super) stable: Duration,
     /// How long the node with the higher id leaves the dialing to the lower one.
     pub(super) other_side: Duration,
+    /// A second connection that carries nothing for this long is closed by the node that dialed it.
+    pub(super) bulk_idle: Duration,
+    /// How long a second connection that did not come about is not tried again.
+    pub(super) bulk_retry: Duration,
 }
 
 impl Timings {
@@ -83,6 +102,8 @@ impl Timings {
         redial_most: Duration::from_secs(10),
         stable: Duration::from_secs(10),
         other_side: Duration::from_secs(5),
+        bulk_idle: Duration::from_secs(5),
+        bulk_retry: Duration::from_secs(5),
     };
 
     /// How often a lane looks at its two watchdogs: a tenth of the shorter one.

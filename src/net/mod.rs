@@ -3,11 +3,16 @@
 //! A [`Net`] runs a swarm on its own thread and runtime, because a lane on a shared runtime costs twice the CPU. It keeps one *lane* - a
 //! persistent stream over TCP, noise and yamux - with each peer that it was told of ([`NetConfig::peers`]), that it discovered on the
 //! local network or that dialed it. [`Net::send`] queues a frame and never waits; what comes in goes to a channel of [`NetEvent`]s.
+//! What is large goes through [`Net::send_bulk`]: beyond a mebibyte it gets a second connection, so that it holds up nothing small, and that
+//! one is closed when there is nothing large left. No order is kept between the two.
 //!
 //! Invariants:
 //! 1. Only nodes with the same [`FleetSecret`] complete a handshake, and a [`NodeId`] in an event is a key that the peer proved to have.
-//! 2. For each peer, events come as `Up`, any number of `Frame`s in the order sent, `Down`, and again. There is one lane per pair of nodes.
+//! 2. For each peer, events come as `Up`, any number of `Frame`s in the order sent, `Down`, and again. There is one lane per pair of nodes,
+//!    and one connection but while something large is carried.
 //! 3. Nothing waits without a bound; see [`limits`]. A slow peer or a slow consumer of events holds up its own lanes and nobody else's.
+//!
+//! With [`Carrier::Quic`] (feature `quic`) a node also listens by UDP, on the same ports, and dials by QUIC first and by TCP in turns.
 //!
 //! On the wire a lane is a stream of protocol `/evalmesh/lane` that the dialer opens. Both sides greet (see `greeting`: it settles the
 //! version) and from then on send frames, each a length as `u32` little-endian and that many bytes.
@@ -19,6 +24,7 @@ mod addr;
 mod arbiter;
 mod behaviour;
 mod book;
+mod bulk;
 mod driver;
 mod error;
 mod frame;
@@ -26,6 +32,8 @@ mod greeting;
 mod handler;
 mod lane;
 pub mod limits;
+#[cfg(feature = "quic")]
+mod membership;
 mod outbox;
 mod secret;
 #[cfg(test)]
@@ -42,8 +50,8 @@ use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Sender, channel};
 use tokio::sync::oneshot;
 
-pub use self::addr::{ParsePeerError, PeerAddr};
-use self::driver::{Driver, Routes};
+pub use self::addr::{Carrier, ParsePeerError, PeerAddr};
+use self::driver::{Command, Driver, Routes};
 pub use self::error::{DownReason, NetError, Refusal, SendError};
 pub use self::frame::FrameError;
 pub use self::greeting::Versions;
@@ -69,6 +77,8 @@ pub struct NetConfig {
     /// Whether to announce this node on the local network and to look for others. A listener on the loopback
     /// interface is not announced.
     pub mdns: bool,
+    /// What carries the lanes.
+    pub carrier: Carrier,
 }
 
 /// What happens on the network.
@@ -85,6 +95,8 @@ pub enum NetEvent {
         peer: NodeId,
         /// The other end of the connection; a port to dial only if `outbound`.
         addr: SocketAddr,
+        /// What carries it.
+        carrier: Carrier,
         /// Whether this node dialed.
         outbound: bool,
     },
@@ -115,7 +127,7 @@ pub enum NetEvent {
 #[derive(Debug)]
 pub struct Net {
     routes: Arc<Routes>,
-    hearsay: Sender<(NodeId, SocketAddr)>,
+    commands: Sender<Command>,
     local: Vec<SocketAddr>,
     runtime: Handle,
     /// Empty once the network was shut down.
@@ -142,7 +154,7 @@ impl Net {
 
     fn start_with(config: NetConfig, timings: Timings, events: Sender<NetEvent>) -> Result<Self, NetError> {
         let routes = Arc::new(Routes::default());
-        let (hearsay, heard) = channel(MAX_LEARNED);
+        let (commands, asked) = channel(MAX_LEARNED);
         let (stop, stopped) = oneshot::channel();
         let (ready, started) = sync_channel(1);
         let (alive, done) = sync_channel(1);
@@ -157,7 +169,7 @@ impl Net {
                     Ok((driver, local)) => {
                         drop(ready.send(Ok(local)));
                         drop(config);
-                        driver.run(stopped, heard).await;
+                        driver.run(stopped, asked).await;
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }
@@ -170,7 +182,7 @@ impl Net {
         match started.recv().map_err(died).flatten() {
             Ok(local) => Ok(Self {
                 routes,
-                hearsay,
+                commands,
                 local,
                 runtime: on_runtime,
                 thread: Mutex::new(Some(Thread { handle, stop, done })),
@@ -194,6 +206,25 @@ impl Net {
         self.routes.send(to, frame)
     }
 
+    /// Queues a large frame for a peer whose lane is up: behind other large ones, on a second connection as soon as there is one.
+    pub fn send_bulk(&self, to: NodeId, frame: Bytes) -> Result<(), SendError> {
+        self.expect_bulk(to, frame.len());
+        self.routes.send_bulk(to, frame)
+    }
+
+    /// So many large bytes were asked of a peer. The node that dialed the lane has to know of them: the second connection is its affair.
+    pub fn expect_bulk(&self, from: NodeId, bytes: usize) {
+        if self.routes.expect_bulk(from, bytes) {
+            // If there is no room it is said again with the next one.
+            let _ = self.commands.try_send(Command::Bulk(from));
+        }
+    }
+
+    #[cfg(test)]
+    fn has_bulk(&self, peer: NodeId) -> bool {
+        self.routes.has_bulk(peer)
+    }
+
     /// The runtime of the network's own thread. For frames and events that are handled by a task there nothing changes threads, which
     /// halves what a small request costs. Such a task must not block, and ends with the network at the latest.
     #[must_use]
@@ -204,7 +235,7 @@ impl Net {
     /// Takes note of where a node is said to listen, and dials it soon unless there is a lane to it. Hearsay: it is given up after a few
     /// attempts, and no other node is accepted there. Dropped if too much of it comes at once.
     pub fn learn(&self, node: NodeId, addr: SocketAddr) {
-        let _ = self.hearsay.try_send((node, addr));
+        let _ = self.commands.try_send(Command::Heard(node, addr));
     }
 
     /// Closes the lane to a peer, if there is one; its `Down` carries this reason. Frames still queued for it may be lost. A peer with a

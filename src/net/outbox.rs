@@ -3,7 +3,7 @@
 //! Invariants:
 //! 1. For each peer, `Up` and `Down` alternate; a lane that comes and goes while nobody looks leaves no trace. So there are at most two
 //!    of them per peer here.
-//! 2. A lane is started when, and only when, its `Up` is in the channel.
+//! 2. A lane is started when, and only when, its `Up` is in the channel; one for bulk is started later, and there is one per peer here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,6 +19,8 @@ use super::limits::MAX_WAITING_NOTICES;
 enum Notice {
     Up(NetEvent, Arc<Lane>),
     Down(NetEvent),
+    /// A second connection, whose frames go in behind the `Up` of its peer.
+    Start(Arc<Lane>),
     Other(NetEvent),
 }
 
@@ -51,6 +53,16 @@ impl Outbox {
         }
     }
 
+    /// A second connection of a peer came up, whose lane did before.
+    pub(super) fn start(&mut self, bulk: Arc<Lane>) {
+        self.notices.push_back(Notice::Start(bulk));
+    }
+
+    /// A second connection went down.
+    pub(super) fn never_start(&mut self, bulk: &Arc<Lane>) {
+        self.notices.retain(|notice| !matches!(notice, Notice::Start(waiting) if Arc::ptr_eq(waiting, bulk)));
+    }
+
     /// Anything else; dropped when too many wait.
     pub(super) fn other(&mut self, event: NetEvent) {
         if self.others >= MAX_WAITING_NOTICES {
@@ -69,6 +81,7 @@ impl Outbox {
                 lane.start();
             }
             Some(Notice::Down(event)) => permit.send(event),
+            Some(Notice::Start(bulk)) => bulk.start(),
             Some(Notice::Other(event)) => {
                 self.others -= 1;
                 permit.send(event);
@@ -84,13 +97,15 @@ mod tests {
 
     use super::*;
     use crate::id::NodeId;
+    use crate::net::Carrier;
+    use crate::net::lane::Kind;
 
     fn lane() -> Arc<Lane> {
-        Arc::new(Lane::new(NodeId::from_bytes([1; 32])))
+        Arc::new(Lane::new(NodeId::from_bytes([1; 32]), Kind::Main))
     }
 
     fn up(lane: &Lane) -> NetEvent {
-        NetEvent::Up { peer: lane.peer(), addr: "127.0.0.1:1".parse().unwrap(), outbound: true }
+        NetEvent::Up { peer: lane.peer(), addr: "127.0.0.1:1".parse().unwrap(), carrier: Carrier::Tcp, outbound: true }
     }
 
     #[test]

@@ -1,5 +1,9 @@
 //! Real sockets on the loopback address, several networks in one process.
 
+mod bulk;
+#[cfg(feature = "quic")]
+mod quic;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -16,7 +20,9 @@ use tokio::sync::mpsc::{Receiver, channel};
 use tokio::time::{Instant, timeout};
 
 use super::limits::{MAX_FRAME, MAX_QUEUED_BYTES, MAX_QUEUED_FRAMES, Timings};
-use super::{DownReason, FleetSecret, FrameError, Net, NetConfig, NetError, NetEvent, PeerAddr, Refusal, SendError};
+use super::{
+    Carrier, DownReason, FleetSecret, FrameError, Net, NetConfig, NetError, NetEvent, PeerAddr, Refusal, SendError,
+};
 use crate::id::NodeId;
 use crate::identity::{Identity, Signer};
 
@@ -35,6 +41,8 @@ const QUICK: Timings = Timings {
     redial_most: Duration::from_millis(200),
     stable: Duration::from_secs(10),
     other_side: Duration::from_millis(300),
+    bulk_idle: Duration::from_millis(500),
+    bulk_retry: Duration::from_millis(300),
 };
 
 struct Node {
@@ -51,7 +59,7 @@ fn local() -> SocketAddr {
 fn config(seed: u8, listen: SocketAddr, peers: &[SocketAddr]) -> NetConfig {
     let peers = peers.iter().map(|addr| PeerAddr { addr: *addr, node: None }).collect();
     let identity = Identity::from_seed([seed; 32]);
-    NetConfig { identity, secret: SECRET, listen: vec![listen], peers, mdns: false }
+    NetConfig { identity, secret: SECRET, listen: vec![listen], peers, mdns: false, carrier: Carrier::Tcp }
 }
 
 impl Node {
@@ -275,9 +283,9 @@ async fn send_by_hand(seed: u8, to: SocketAddr, raw: &[u8]) {
 /// The same with this greeting; returns the other side's.
 async fn talk_by_hand(seed: u8, to: SocketAddr, greeting: &[u8], raw: &[u8]) -> [u8; 8] {
     let key = super::transport::keypair(&Identity::from_seed([seed; 32])).unwrap();
-    let mut stack = super::transport::build(&key, &SECRET, &QUICK).unwrap();
+    let mut stack = super::transport::build(&key, &SECRET, Carrier::Tcp, &QUICK).unwrap();
     let opts = DialOpts { role: Endpoint::Dialer, port_use: PortUse::New };
-    let (_, mut muxer) = stack.dial(super::addr::multiaddr(to), opts).unwrap().await.unwrap();
+    let (_, mut muxer) = stack.dial(super::addr::multiaddr(to, Carrier::Tcp), opts).unwrap().await.unwrap();
     let mut stream = std::future::poll_fn(|cx| muxer.poll_outbound_unpin(cx)).await.unwrap();
     let run = std::future::poll_fn(|cx| muxer.poll_unpin(cx).map(drop));
     let mut heard = [0; 8];
@@ -309,13 +317,13 @@ async fn a_peer_of_another_version_is_told_ours_and_gets_no_lane() {
 /// A node with the right secret that hangs up on everybody once they are authenticated, as a full one does; or greets them like this.
 async fn listen_by_hand(address: tokio::sync::oneshot::Sender<SocketAddr>, greeting: Option<&[u8; 8]>) {
     let key = super::transport::keypair(&Identity::from_seed([1; 32])).unwrap();
-    let mut stack = super::transport::build(&key, &SECRET, &QUICK).unwrap();
-    stack.listen_on(ListenerId::next(), super::addr::multiaddr(local())).unwrap();
+    let mut stack = super::transport::build(&key, &SECRET, Carrier::Tcp, &QUICK).unwrap();
+    stack.listen_on(ListenerId::next(), super::addr::multiaddr(local(), Carrier::Tcp)).unwrap();
     let mut address = Some(address);
     loop {
         match stack.next().await.unwrap() {
             TransportEvent::NewAddress { listen_addr, .. } => {
-                let addr = super::addr::socket_addr(&listen_addr).unwrap();
+                let (addr, _) = super::addr::socket_addr(&listen_addr).unwrap();
                 address.take().unwrap().send(addr).unwrap();
             }
             TransportEvent::Incoming { upgrade, .. } => {

@@ -1,7 +1,8 @@
-//! The stack below a lane: TCP without Nagle's delay, noise with the fleet secret in its prologue, yamux.
+//! The stack below a lane: TCP without Nagle's delay, noise with the fleet secret in its prologue, yamux; or QUIC, with the secret proved in its
+//! first frames (see `membership`).
 //!
 //! Invariant: whatever goes wrong before a connection is authenticated ends, in bounded time, as one [`HandshakeError`]. The secret costs
-//! nothing per byte: it is hashed into the handshake, and with another one the first encrypted message cannot be read.
+//! nothing per byte: over TCP it is hashed into the handshake, and with another one the first encrypted message cannot be read.
 
 use std::error::Error;
 use std::io;
@@ -18,6 +19,7 @@ use libp2p::identity::Keypair;
 use libp2p::swarm::derive_prelude::Either;
 use libp2p::{PeerId, Transport, noise, tcp, yamux};
 
+use super::addr::Carrier;
 use super::limits::{MAX_STREAMS, Timings};
 use super::secret::FleetSecret;
 use crate::identity::Identity;
@@ -72,7 +74,7 @@ impl HandshakeError {
         }
     }
 
-    fn in_io(error: &io::Error) -> Self {
+    pub(super) fn in_io(error: &io::Error) -> Self {
         use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof, WriteZero};
         match error.kind() {
             BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof | WriteZero => Self::HungUp,
@@ -86,12 +88,90 @@ pub(super) fn keypair(identity: &Identity) -> Result<Keypair, String> {
     Keypair::ed25519_from_bytes(identity.seed()).map_err(|error| error.to_string())
 }
 
-/// The whole stack. Its errors hold a [`HandshakeError`].
+/// The whole stack, which dials and listens by every carrier up to this one. Its errors hold a [`HandshakeError`].
 pub(super) fn build(
     key: &Keypair,
     secret: &FleetSecret,
+    carrier: Carrier,
     timings: &Timings,
 ) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
+    let over_tcp = tcp(key, secret, timings)?;
+    match carrier {
+        Carrier::Tcp => Ok(over_tcp.boxed()),
+        #[cfg(feature = "quic")]
+        Carrier::Quic => Ok(over_tcp
+            .or_transport(quic(key, secret, timings))
+            .map(|either, _| either.into_inner())
+            .map_err(|error| match error {
+                Either::Left(error) | Either::Right(error) => error,
+            })
+            .boxed()),
+    }
+}
+
+/// QUIC. A connection whose other side does not prove the secret goes no further than this.
+#[cfg(feature = "quic")]
+fn quic(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> impl Stack {
+    use libp2p::core::connection::ConnectedPoint;
+    use libp2p::core::transport::timeout::TransportTimeout;
+    use libp2p::quic;
+
+    use super::addr::node_id;
+    use super::membership::{Membership, Side};
+
+    let mut config = quic::Config::new(key);
+    config.handshake_timeout = timings.handshake.min(super::limits::QUIC_HANDSHAKE);
+    config.max_concurrent_stream_limit = u32::try_from(MAX_STREAMS).unwrap_or(u32::MAX);
+    let secret = secret.clone();
+    let me = node_id(key.public().to_peer_id());
+    let proved = quic::tokio::Transport::new(config)
+        .map(|(peer, connection), _| (peer, StreamMuxerBox::new(connection)))
+        .and_then(move |(peer, connection), point: ConnectedPoint| {
+            let names = me.zip(node_id(peer));
+            let side = if point.is_dialer() { Side::Dialer } else { Side::Listener };
+            let secret = secret.clone();
+            async move {
+                let (me, node) = names.ok_or(HandshakeError::OtherProtocol)?;
+                let proved = Membership::new(&secret, me).prove(connection, node, side).await;
+                proved.map(|connection| (peer, connection))
+            }
+        });
+    TransportTimeout::new(proved, timings.handshake).map_err(|error| match error {
+        TransportTimeoutError::Timeout => HandshakeError::TimedOut,
+        TransportTimeoutError::TimerError(error) => HandshakeError::Failed(error.to_string()),
+        TransportTimeoutError::Other(Either::Left(quic::Error::Io(error))) => HandshakeError::Tcp(error),
+        TransportTimeoutError::Other(Either::Left(quic::Error::HandshakeTimedOut)) => HandshakeError::TimedOut,
+        TransportTimeoutError::Other(Either::Left(error)) => HandshakeError::Failed(error.to_string()),
+        TransportTimeoutError::Other(Either::Right(error)) => error,
+    })
+}
+
+/// A transport as this module makes them.
+trait Stack:
+    Transport<
+        Output = (PeerId, StreamMuxerBox),
+        Error = HandshakeError,
+        Dial: Send + 'static,
+        ListenerUpgrade: Send + 'static,
+    > + Send
+    + Unpin
+    + 'static
+{
+}
+
+impl<T> Stack for T where
+    T: Transport<
+            Output = (PeerId, StreamMuxerBox),
+            Error = HandshakeError,
+            Dial: Send + 'static,
+            ListenerUpgrade: Send + 'static,
+        > + Send
+        + Unpin
+        + 'static
+{
+}
+
+fn tcp(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Result<impl Stack, String> {
     let prologue = secret.derive(PROLOGUE_CONTEXT).to_vec();
     let noise = noise::Config::new(key).map_err(|error| error.to_string())?.with_prologue(prologue);
     let mut yamux = yamux::Config::default();
@@ -110,8 +190,7 @@ pub(super) fn build(
             TransportTimeoutError::Other(Either::Left(Either::Right(error))) => HandshakeError::in_upgrade(&error),
             TransportTimeoutError::Other(Either::Right(error)) => HandshakeError::in_upgrade(&error),
         })
-        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(BoundedClose::new(muxer, close))))
-        .boxed())
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(BoundedClose::new(muxer, close)))))
 }
 
 /// A multiplexer whose orderly close gives up after a while. Without it a peer that reads nothing keeps our half alive for ever.

@@ -3,16 +3,22 @@
 //! Every node tells every peer where it listens. A node that was pointed at a peer by its person also asks that peer whom else it knows, and
 //! dials them all; for a while it is told of those that come after it. Nodes that found each other this way do not ask again, so joining
 //! costs each fleet one list per newcomer and not one per lane. Only first-hand addresses travel: where a connected peer itself said that
-//! it listens. Invariant: everything kept here is bounded by the peers that are connected. Addresses that only this machine can reach are
-//! told to peers on this machine only, and are believed of nobody else.
+//! it listens.
+//!
+//! A node that somebody wants to ask, and to which there is no lane, is looked for: at the addresses that it told while there was one, else at
+//! those that a few peers know of it, who are asked in turns and ever less often. Invariant: everything kept here is bounded, by the peers
+//! that are connected or by name. Addresses that only this machine can reach are told to peers on this machine only, and are believed of
+//! nobody else.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use crate::fabric::Time;
 use crate::id::NodeId;
-use crate::limits::{MAX_LISTEN_ADDRS, MAX_TOLD_PEERS};
+use crate::limits::{
+    ASKED_WHERE, MAX_LISTEN_ADDRS, MAX_REMEMBERED, MAX_SOUGHT, MAX_TOLD_PEERS, SEEK_AGAIN, SEEK_AGAIN_AT_MOST,
+};
 use crate::message::{Addresses, Message};
 
 /// How long a newcomer is told of those that come after it: two that join in the same moment each miss the other in the first list.
@@ -44,6 +50,21 @@ pub(super) struct Exchange {
     configured: BTreeSet<SocketAddr>,
     mine: Vec<SocketAddr>,
     peers: BTreeMap<NodeId, Known>,
+    /// Where peers that are gone said that they listen, and how they were reached themselves.
+    remembered: BTreeMap<NodeId, (IpAddr, Vec<SocketAddr>)>,
+    /// The same nodes, in the order in which they went.
+    went: VecDeque<NodeId>,
+    sought: BTreeMap<NodeId, Search>,
+}
+
+/// A node that somebody wants to ask.
+#[derive(Debug, Clone, Copy)]
+struct Search {
+    /// Nothing is done for it before.
+    next: Time,
+    wait: Duration,
+    /// Who was asked last where it is: the next ones come after.
+    asked: Option<NodeId>,
 }
 
 impl Exchange {
@@ -60,6 +81,10 @@ impl Exchange {
 
     /// There is a lane to this peer; returns what to tell it first.
     pub(super) fn up(&mut self, peer: NodeId, remote: SocketAddr) -> Message {
+        self.sought.remove(&peer);
+        if self.remembered.remove(&peer).is_some() {
+            self.went.retain(|gone| *gone != peer);
+        }
         let mine = reachable(&self.mine, remote.ip());
         let curious = self.configured.contains(&remote);
         let known = Known { remote: remote.ip(), listening: Vec::new(), asked: curious, curious_until: None };
@@ -68,7 +93,56 @@ impl Exchange {
     }
 
     pub(super) fn down(&mut self, peer: NodeId) {
-        self.peers.remove(&peer);
+        let Some(known) = self.peers.remove(&peer) else { return };
+        if known.listening.is_empty() {
+            return;
+        }
+        if self.remembered.len() >= MAX_REMEMBERED
+            && let Some(first) = self.went.pop_front()
+        {
+            self.remembered.remove(&first);
+        }
+        self.went.push_back(peer);
+        self.remembered.insert(peer, (known.remote, known.listening));
+    }
+
+    /// Somebody wants to ask a node to which there is no lane. A search that comes too soon after the one before leads to nothing.
+    pub(super) fn seek(&mut self, node: NodeId, now: Time) -> Consequences {
+        let mut consequences = Consequences::default();
+        let full = self.sought.len() >= MAX_SOUGHT && !self.sought.contains_key(&node);
+        if full {
+            // Those that nobody looked for again in all that time make room.
+            self.sought.retain(|_, search| now < search.next + SEEK_AGAIN_AT_MOST);
+        }
+        if self.peers.contains_key(&node) || self.sought.len() >= MAX_SOUGHT && full {
+            return consequences;
+        }
+        let search = self.sought.entry(node).or_insert(Search { next: now, wait: SEEK_AGAIN, asked: None });
+        if now < search.next {
+            return consequences;
+        }
+        (search.next, search.wait) = (now + search.wait, (search.wait * 2).min(SEEK_AGAIN_AT_MOST));
+        if let Some((_, addresses)) = self.remembered.get(&node) {
+            consequences.dial.extend(addresses.iter().map(|address| (node, *address)));
+        }
+        // It may listen elsewhere by now.
+        let after = search.asked;
+        let later = self.peers.keys().filter(|peer| after.is_none_or(|after| **peer > after));
+        let first = self.peers.keys().filter(|peer| after.is_some_and(|after| **peer <= after));
+        for peer in later.chain(first).take(ASKED_WHERE) {
+            search.asked = Some(*peer);
+            consequences.send.push((*peer, Message::WhereIs { node }));
+        }
+        consequences
+    }
+
+    /// The answer to a peer that looks for a node, if there is one.
+    pub(super) fn where_is(&self, from: NodeId, node: NodeId) -> Option<Message> {
+        let remote = self.peers.get(&from)?.remote;
+        let connected = self.peers.get(&node).map(|known| &known.listening);
+        let addresses = connected.or_else(|| self.remembered.get(&node).map(|(_, addresses)| addresses))?;
+        let usable = reachable(addresses, remote);
+        (!usable.is_empty()).then(|| tell(vec![(node, usable)]))
     }
 
     /// A peer told addresses.
@@ -191,6 +265,82 @@ mod tests {
         assert!(asked.len() == 1 && said(&asked[0].1).curious, "it dialed first and is asked all the same");
         exchange.down(node(1));
         assert_eq!(exchange.heard(node(1), listens("10.0.0.1:7", true), AT), Consequences::default());
+    }
+
+    #[test]
+    fn a_node_that_is_looked_for_is_dialed_where_it_was_and_asked_for_ever_less_often() {
+        let mut exchange = Exchange::new([]);
+        for n in 1..=7 {
+            exchange.up(node(n), addr(&format!("10.0.0.{n}:50000")));
+            exchange.heard(node(n), listens(&format!("10.0.0.{n}:7"), false), AT);
+        }
+        assert_eq!(exchange.seek(node(1), AT), Consequences::default(), "there is a lane");
+        exchange.down(node(1));
+        let found = exchange.seek(node(1), AT);
+        assert_eq!(found.dial, [(node(1), addr("10.0.0.1:7"))]);
+        let asked = |found: &Consequences| found.send.iter().map(|(peer, _)| *peer).collect::<Vec<_>>();
+        assert_eq!(asked(&found), [node(2), node(3), node(4)]);
+        assert_eq!(found.send[0].1, Message::WhereIs { node: node(1) });
+        assert_eq!(exchange.seek(node(1), AT), Consequences::default(), "too soon");
+        let (mut now, mut times, mut whom) = (AT, Vec::new(), Vec::new());
+        while now < Time(AT.0 + Duration::from_mins(5)) {
+            now = now + Duration::from_millis(100);
+            let found = exchange.seek(node(1), now);
+            if found != Consequences::default() {
+                times.push(now.0.as_secs_f64().round() as u64 - 1);
+                whom.extend(asked(&found));
+            }
+        }
+        assert_eq!(times, [1, 3, 7, 15, 31, 63, 127, 191, 255]);
+        assert_eq!(whom[..6], [5, 6, 7, 2, 3, 4].map(node), "in turns");
+        exchange.up(node(1), addr("10.0.0.1:50000"));
+        exchange.down(node(1));
+        assert_ne!(exchange.seek(node(1), now), Consequences::default(), "what was found begins anew");
+    }
+
+    #[test]
+    fn where_a_node_listens_is_told_first_hand_and_to_whom_it_is_of_use() {
+        let mut exchange = Exchange::new([]);
+        for (n, at) in [(1, "10.0.0.1:7"), (2, "127.0.0.1:7")] {
+            let remote = if n == 2 { "127.0.0.1:50000" } else { "10.0.0.1:50000" };
+            exchange.up(node(n), addr(remote));
+            exchange.heard(node(n), listens(at, false), AT);
+        }
+        let other = Addresses { others: vec![(node(9), vec![addr("10.0.0.9:7")])], ..Addresses::default() };
+        assert_eq!(exchange.heard(node(1), other, AT).dial, [(node(9), addr("10.0.0.9:7"))]);
+        assert_eq!(exchange.where_is(node(1), node(9)), None, "hearsay");
+        assert_eq!(exchange.where_is(node(1), node(2)), None, "that is another machine's loopback");
+        let told = exchange.where_is(node(2), node(1)).expect("it is known");
+        assert_eq!(said(&told).others, [(node(1), vec![addr("10.0.0.1:7")])]);
+        exchange.down(node(1));
+        assert_eq!(exchange.where_is(node(2), node(1)), Some(told), "it is remembered");
+        assert_eq!(exchange.where_is(node(1), node(2)), None, "whoever asks has a lane");
+    }
+
+    #[test]
+    fn what_is_remembered_and_looked_for_is_bounded() {
+        let name = |n: usize| {
+            let mut name = [1; 32];
+            name[..8].copy_from_slice(&n.to_be_bytes());
+            NodeId::from_bytes(name)
+        };
+        let mut exchange = Exchange::new([]);
+        for n in 0..2 * MAX_REMEMBERED {
+            for _ in 0..2 {
+                exchange.up(name(n), addr("10.0.0.1:50000"));
+                exchange.heard(name(n), listens("10.0.0.1:7", false), AT);
+                exchange.down(name(n));
+            }
+        }
+        assert_eq!((exchange.remembered.len(), exchange.went.len()), (MAX_REMEMBERED, MAX_REMEMBERED));
+        assert!(exchange.remembered.contains_key(&name(2 * MAX_REMEMBERED - 1)));
+        for n in 0..2 * MAX_SOUGHT {
+            exchange.seek(name(n), AT);
+        }
+        assert_eq!(exchange.sought.len(), MAX_SOUGHT);
+        assert!(!exchange.sought.contains_key(&name(MAX_SOUGHT)));
+        exchange.seek(name(MAX_SOUGHT), AT + SEEK_AGAIN_AT_MOST * 2);
+        assert!(exchange.sought.contains_key(&name(MAX_SOUGHT)), "old searches make room");
     }
 
     #[test]

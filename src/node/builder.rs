@@ -110,6 +110,8 @@ pub struct Network {
     pub peers: Vec<crate::net::PeerAddr>,
     /// Whether to look for peers on the local network.
     pub mdns: bool,
+    /// What carries the lanes.
+    pub carrier: crate::net::Carrier,
 }
 
 impl NodeBuilder {
@@ -253,6 +255,7 @@ impl NodeBuilder {
             _ => None,
         };
         let hands = Hands {
+            clock,
             signer,
             verifier: Arc::new(MemoVerifier::default()),
             cassette,
@@ -324,7 +327,7 @@ fn open_directory(data_dir: Option<&Path>) -> Result<(Arc<dyn Storage>, Identity
         Ok((Arc::new(storage), identity))
     } else {
         let seed = random().map_err(|source| StartError::System { what: "randomness", source })?;
-        Ok((Arc::new(MemoryStorage::new()), Identity::from_seed(seed)))
+        Ok((Arc::new(MemoryStorage::volatile()), Identity::from_seed(seed)))
     }
 }
 
@@ -340,6 +343,7 @@ fn start_lanes(network: Option<Network>, identity: &Identity) -> Result<(Lanes, 
         listen: network.listen,
         peers: network.peers,
         mdns: network.mdns,
+        carrier: network.carrier,
     };
     let net = Net::start(config, sender)?;
     let addresses = net.local_addrs();

@@ -12,7 +12,7 @@ use futures_channel::oneshot;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::bao::{ChunkClaim, ProvenChunk};
+use crate::bao::ProvenChunk;
 use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
@@ -23,7 +23,7 @@ use crate::fabric::{
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Addresses, Announcement, AskId, Manifest, Message, SegmentName};
+use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::Node;
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
@@ -70,6 +70,7 @@ pub(super) struct Driver {
 
 /// What carries out the fabric's outputs.
 pub(super) struct Hands {
+    pub(super) clock: Clock,
     pub(super) signer: Arc<dyn Signer>,
     pub(super) verifier: Arc<MemoVerifier<Ed25519>>,
     pub(super) cassette: Cassette,
@@ -182,9 +183,16 @@ impl Hands {
                 self.exchange.down(peer);
                 Some(Input::PeerDown(peer))
             }
-            LaneEvent::Frame(peer, bytes) => Some(match crate::wire::decode(&bytes) {
+            LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(bytes) {
                 Ok(Message::Addresses(told)) => {
-                    self.on_addresses(peer, told, now);
+                    let consequences = self.exchange.heard(peer, told, now);
+                    self.carry_out(consequences);
+                    return None;
+                }
+                Ok(Message::WhereIs { node }) => {
+                    if let Some(known) = self.exchange.where_is(peer, node) {
+                        self.send(peer, known);
+                    }
                     return None;
                 }
                 Ok(message) => Input::Message(peer, message),
@@ -202,8 +210,8 @@ impl Hands {
         }
     }
 
-    fn on_addresses(&mut self, from: NodeId, told: Addresses, now: Time) {
-        let Consequences { send, dial } = self.exchange.heard(from, told, now);
+    /// What the peer exchange has decided.
+    fn carry_out(&mut self, Consequences { send, dial }: Consequences) {
         for (peer, message) in send {
             self.send(peer, message);
         }
@@ -258,7 +266,8 @@ impl Effects for Hands {
     fn send(&mut self, to: NodeId, message: Message) {
         match crate::wire::encode(&message) {
             Ok(frame) => {
-                if let Err(error) = self.lanes.send(to, frame) {
+                self.lanes.expect_bulk(to, message.bulk_wanted());
+                if let Err(error) = self.lanes.send(to, frame, message.is_bulk()) {
                     self.shared.count_dropped();
                     debug!(peer = %to.short(), %error, "a message was not sent");
                 }
@@ -311,11 +320,6 @@ impl Effects for Hands {
 
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
         self.believe(from, ask, id, move |verifier| VerifiedReply::check(id, evidence, payloads, verifier));
-    }
-
-    fn check_chunk(&mut self, from: NodeId, ask: AskId, claim: ChunkClaim) {
-        let work = move || Input::ChunkChecked(from, ask, Some(claim.prove()));
-        self.off_loop(work, |_| Input::ChunkChecked(from, ask, None));
     }
 
     fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
@@ -446,7 +450,8 @@ impl Effects for Hands {
     }
 
     fn connect(&mut self, peer: NodeId) {
-        debug!(peer = %peer.short(), "a log can only be had from its author, to whom there is no lane");
+        let consequences = self.exchange.seek(peer, self.clock.now());
+        self.carry_out(consequences);
     }
 
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {

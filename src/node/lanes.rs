@@ -81,15 +81,26 @@ impl Lanes {
         std::future::pending().await
     }
 
-    /// Queues a frame for a peer; never blocks.
+    /// Queues a frame for a peer, a large one where it holds up no small one; never blocks.
     #[cfg(feature = "net")]
-    pub(super) fn send(&self, to: NodeId, frame: Bytes) -> Result<(), String> {
+    pub(super) fn send(&self, to: NodeId, frame: Bytes, bulk: bool) -> Result<(), String> {
         let (net, _) = self.net.as_ref().ok_or_else(|| "there is no network".to_owned())?;
-        net.send(to, frame).map_err(|error| error.to_string())
+        let sent = if bulk { net.send_bulk(to, frame) } else { net.send(to, frame) };
+        sent.map_err(|error| error.to_string())
+    }
+
+    /// So many bytes in large frames were asked of a peer.
+    pub(super) fn expect_bulk(&self, from: NodeId, bytes: usize) {
+        #[cfg(feature = "net")]
+        if let Some((net, _)) = self.net.as_ref().filter(|_| bytes > 0) {
+            net.expect_bulk(from, bytes);
+        }
+        #[cfg(not(feature = "net"))]
+        let _ = (from, bytes);
     }
 
     #[cfg(not(feature = "net"))]
-    pub(super) fn send(&self, _: NodeId, _: Bytes) -> Result<(), String> {
+    pub(super) fn send(&self, _: NodeId, _: Bytes, _: bool) -> Result<(), String> {
         Err("there is no network".to_owned())
     }
 

@@ -14,7 +14,7 @@ use super::mutate::Mutation;
 use super::node::{Acting, Wanted};
 use super::queue::{Event, Work};
 use super::span::Span;
-use crate::bao::{ChunkClaim, ProvenChunk};
+use crate::bao::ProvenChunk;
 use crate::cassette::Proven;
 use crate::error::EvalError;
 use crate::eval::Origin;
@@ -191,14 +191,6 @@ impl Effects for Acting<'_> {
         self.checked(from, ask, id, checked);
     }
 
-    fn check_chunk(&mut self, from: NodeId, ask: AskId, claim: ChunkClaim) {
-        let (node, blob) = (self.hands.life.place, claim.blob.digest);
-        let proven = claim.prove();
-        self.shared.history.chunks.push(Chunk { node, from, blob, holds: proven.is_ok() });
-        let input = Input::ChunkChecked(from, ask, Some(proven));
-        self.off_loop(Work::ChunkChecked, &OFF_LOOP, input);
-    }
-
     fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
         let checked = VerifiedReply::assemble(id, evidence, chunks, &*self.shared.verifier);
         if let Err(why) = &checked {
@@ -263,6 +255,9 @@ impl Effects for Acting<'_> {
 
     fn read_chunk(&mut self, peer: NodeId, ask: AskId, id: ContentId, blob: Digest, offset: u64, len: u32) {
         let found = self.hands.cassette.payload_chunk(id, blob, offset, len).ok().flatten();
+        if let (Some(&to), true) = (self.shared.places.get(&peer), found.is_some()) {
+            self.shared.history.chunks.push(Chunk { to, from: self.hands.life.place, blob });
+        }
         self.off_loop(Work::FoundChunk, &OFF_LOOP, Input::FoundChunk(peer, ask, found));
     }
 

@@ -258,17 +258,15 @@ pub struct Retracted {
     pub sure: bool,
 }
 
-/// A chunk of a large reply that came.
+/// A chunk of a large reply that was sent.
 #[derive(Debug, Clone)]
 pub struct Chunk {
-    /// Where.
-    pub node: Place,
-    /// From whom.
-    pub from: NodeId,
+    /// To whom.
+    pub to: Place,
+    /// By whom.
+    pub from: Place,
     /// Of which payload.
     pub blob: Digest,
-    /// Whether it is part of it.
-    pub holds: bool,
 }
 
 /// A connection ended because of what the other side had sent.

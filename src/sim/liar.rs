@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::rng::Rng;
+use crate::bao::ChunkProof;
 use crate::id::{Digest, NodeId};
 use crate::identity::Signature;
 use crate::message::{LogItem, Message};
@@ -108,8 +109,18 @@ impl Liar {
             }
             (Lie::Replay, _) => return Twisted::Twice(message),
             (Lie::WrongBytes, Message::Held { payloads, .. }) => payloads.iter_mut().for_each(|bytes| self.flip(bytes)),
-            (Lie::WrongBytes, Message::Chunk { bytes, .. } | Message::ProvenChunk { bytes, .. }) => self.flip(bytes),
-            (Lie::WrongProof, Message::ProvenChunk { siblings, .. }) => match self.rng.below(3) {
+            (
+                Lie::WrongBytes,
+                Message::Chunk { bytes, .. } | Message::ProvenChunk { bytes, .. } | Message::Leaf { bytes, .. },
+            ) => self.flip(bytes),
+            (Lie::WrongBytes, Message::Leaves { proof, .. }) => {
+                let at = self.rng.index(proof.leaves.len());
+                proof.leaves.iter_mut().skip(at).take(1).for_each(|leaf| leaf[0] ^= 1);
+            }
+            (
+                Lie::WrongProof,
+                Message::ProvenChunk { siblings, .. } | Message::Leaves { proof: ChunkProof { siblings, .. }, .. },
+            ) => match self.rng.below(3) {
                 0 => siblings.reverse(),
                 1 => drop(siblings.pop()),
                 _ => siblings.iter_mut().for_each(|sibling| sibling[31] ^= 1),

@@ -74,7 +74,6 @@ pub(super) enum Work {
     SegmentChecked,
     FoundSegment,
     Described,
-    ChunkChecked,
 }
 
 impl Event {

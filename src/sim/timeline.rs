@@ -64,8 +64,11 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::NotHeld { .. } => "not-held",
         Message::GetChunk { .. } => "get-chunk",
         Message::Chunk { .. } | Message::ProvenChunk { .. } => "chunk",
+        Message::Leaves { .. } => "leaves",
+        Message::Leaf { .. } => "leaf",
         Message::Cancel { .. } => "cancel",
         Message::Addresses(_) => "addresses",
+        Message::WhereIs { .. } => "where-is",
     }
 }
 

@@ -5,16 +5,21 @@
 
 use bytes::Bytes;
 
+use crate::bao::LEAF;
 use crate::limits::{
     BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_ROWS,
     MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_SIBLINGS, MAX_TOLD_PEERS,
 };
-use crate::message::Message;
+use crate::message::{AskId, Message};
 
 /// The first byte of every frame.
 const FRAME_V1: u8 = 1;
 /// Room for everything in a frame that is not a payload or a record.
 const OVERHEAD: usize = 256 * 1024;
+/// Bytes of one leaf of a payload: nothing larger travels unproven.
+const LEAF_BYTES: usize = LEAF as usize;
+/// Leaves of the largest chunk.
+const LEAVES_IN_CHUNK: usize = CHUNK as usize / LEAF_BYTES;
 /// Most frames are smaller: they are made without growing a buffer.
 const SMALL: usize = 512;
 /// The largest frame that is written or read.
@@ -56,12 +61,33 @@ pub fn encode(message: &Message) -> Result<Bytes, WireError> {
         Err(postcard::Error::SerializeBufferFull) => None,
         Err(error) => Some(error),
     };
-    let bytes = error.map_or_else(|| postcard::to_extend(message, vec![FRAME_V1]), Err);
+    let room = || {
+        let mut frame = Vec::with_capacity(bulk(message) + SMALL);
+        frame.push(FRAME_V1);
+        frame
+    };
+    let bytes = error.map_or_else(|| postcard::to_extend(message, room()), Err);
     let bytes = bytes.map_err(|error| WireError::Encoding(error.to_string()))?;
     if bytes.len() > MAX_FRAME {
         return Err(WireError::TooLarge(bytes.len()));
     }
     Ok(bytes.into())
+}
+
+/// The variant of [`Message::Leaf`] on the wire.
+const LEAF_TAG: u8 = 23;
+
+/// The message in a frame, all bounds checked. The bytes of a leaf stay where they are.
+pub fn take(frame: Bytes) -> Result<Message, WireError> {
+    if let [FRAME_V1, LEAF_TAG, body @ ..] = &frame[..]
+        && let Ok(((ask, number, len), bytes)) = postcard::take_from_bytes::<(AskId, u32, u64)>(body)
+        && bytes.len() as u64 == len
+        && bytes.len() <= LEAF_BYTES
+    {
+        let start = frame.len() - bytes.len();
+        return Ok(Message::Leaf { ask, number, bytes: frame.slice(start..) });
+    }
+    decode(&frame)
 }
 
 /// The message in a frame, all bounds checked.
@@ -83,6 +109,14 @@ pub fn decode(frame: &[u8]) -> Result<Message, WireError> {
     }
 }
 
+/// How many bytes of a message are those of a leaf.
+fn bulk(message: &Message) -> usize {
+    match message {
+        Message::Chunk { bytes, .. } | Message::ProvenChunk { bytes, .. } | Message::Leaf { bytes, .. } => bytes.len(),
+        _ => 0,
+    }
+}
+
 /// What is bounded in a message, how long it is, and its bound.
 fn bounds(message: &Message) -> [(&'static str, usize, usize); 3] {
     const NONE: (&str, usize, usize) = ("nothing", 0, 0);
@@ -101,10 +135,15 @@ fn bounds(message: &Message) -> [(&'static str, usize, usize); 3] {
             ("inline reply", payloads.iter().map(Bytes::len).sum(), INLINE_REPLY),
         ],
         Message::GetChunk { len, .. } => [("chunk", *len as usize, CHUNK as usize), NONE, NONE],
-        Message::Chunk { bytes, .. } => [("chunk", bytes.len(), CHUNK as usize), NONE, NONE],
+        Message::Chunk { bytes, .. } => [("chunk", bytes.len(), LEAF_BYTES), NONE, NONE],
         Message::ProvenChunk { bytes, siblings, .. } => {
-            [("chunk", bytes.len(), CHUNK as usize), ("proof", siblings.len(), MAX_SIBLINGS), NONE]
+            [("chunk", bytes.len(), LEAF_BYTES), ("proof", siblings.len(), MAX_SIBLINGS), NONE]
         }
+        Message::Leaves { proof, .. } => {
+            let leaves = ("leaves", proof.leaves.len(), LEAVES_IN_CHUNK);
+            [leaves, ("proof", proof.siblings.len(), MAX_SIBLINGS), NONE]
+        }
+        Message::Leaf { bytes, .. } => [("leaf", bytes.len(), LEAF_BYTES), NONE, NONE],
         Message::Addresses(told) => {
             let each = told.others.iter().map(|(_, addresses)| addresses.len()).max().unwrap_or(0);
             let listen = ("listen addresses", told.mine.len().max(each), MAX_LISTEN_ADDRS);
@@ -120,7 +159,8 @@ fn bounds(message: &Message) -> [(&'static str, usize, usize); 3] {
         | Message::Ask { .. }
         | Message::NotHeld { .. }
         | Message::Busy { .. }
-        | Message::Cancel { .. } => [NONE; 3],
+        | Message::Cancel { .. }
+        | Message::WhereIs { .. } => [NONE; 3],
     }
 }
 
@@ -129,8 +169,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::bao::ChunkProof;
     use crate::id::{ContentId, Digest};
-    use crate::message::AskId;
 
     #[test]
     fn messages_round_trip_and_tails_are_refused() {
@@ -157,6 +197,18 @@ mod tests {
         assert_eq!(encode(&chunk).expect("in bounds")[..], [1, 18, 7, 2, 1, 2]);
         assert_eq!(encode(&proven).expect("in bounds")[..], golden);
         assert_eq!((decode(&[1, 18, 7, 2, 1, 2]), decode(&golden)), (Ok(chunk), Ok(proven)));
+        let leaves = ChunkProof { siblings: vec![[4; 32]], leaves: vec![[5; 32], [6; 32]] };
+        let leaves = Message::Leaves { ask: AskId(300), proof: leaves };
+        let golden = [&[1, 22, 0xac, 2, 1][..], &[4; 32], &[2], &[5; 32], &[6; 32]].concat();
+        assert_eq!((&encode(&leaves).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(leaves)));
+        let leaf = Message::Leaf { ask: AskId(7), number: 200, bytes: vec![1, 2].into() };
+        let golden = [1, 23, 7, 200, 1, 2, 1, 2];
+        assert_eq!((&encode(&leaf).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(leaf.clone())));
+        let (frame, short) = (
+            Bytes::from_static(&[1, LEAF_TAG, 7, 200, 1, 2, 1, 2]),
+            Bytes::from_static(&[1, LEAF_TAG, 7, 200, 1, 3, 1, 2]),
+        );
+        assert_eq!((take(frame), take(short.clone())), (Ok(leaf), decode(&short)));
         let longer =
             Message::ProvenChunk { ask: AskId(1), bytes: Bytes::new(), siblings: vec![[0; 32]; MAX_SIBLINGS + 1] };
         let frame = encode(&longer).expect("fits a frame");
@@ -165,18 +217,32 @@ mod tests {
 
     #[test]
     fn a_chunk_beyond_the_bound_is_refused() {
-        let message = Message::Chunk { ask: AskId(1), bytes: vec![0; CHUNK as usize + 1].into() };
-        let frame = encode(&message).expect("fits a frame");
-        assert!(matches!(decode(&frame), Err(WireError::Bound { what: "chunk", .. })));
+        let proof = |leaves, siblings| ChunkProof { siblings: vec![[0; 32]; siblings], leaves: vec![[0; 32]; leaves] };
+        let (ask, bytes) = (AskId(1), Bytes::from(vec![0; LEAF_BYTES + 1]));
+        for (message, part) in [
+            (Message::Chunk { ask, bytes: bytes.clone() }, "chunk"),
+            (Message::ProvenChunk { ask, bytes: bytes.clone(), siblings: Vec::new() }, "chunk"),
+            (Message::Leaf { ask, number: 0, bytes }, "leaf"),
+            (Message::Leaves { ask, proof: proof(LEAVES_IN_CHUNK + 1, 0) }, "leaves"),
+            (Message::Leaves { ask, proof: proof(1, MAX_SIBLINGS + 1) }, "proof"),
+        ] {
+            let frame = encode(&message).expect("fits a frame");
+            assert!(matches!(decode(&frame), Err(WireError::Bound { what, .. }) if what == part), "{part}");
+        }
     }
 
     proptest! {
         #[test]
         fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode(&bytes);
+            prop_assert_eq!(take(bytes.clone().into()), decode(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = FRAME_V1;
             }
+            if let Some(tag) = bytes.get_mut(1).filter(|tag| **tag > 200) {
+                *tag = LEAF_TAG;
+            }
+            prop_assert_eq!(take(bytes.clone().into()), decode(&bytes));
             if let Ok(message) = decode(&bytes) {
                 prop_assert_eq!(decode(&encode(&message).expect("was in bounds")), Ok(message));
             }

@@ -12,5 +12,6 @@ mod ledger;
 #[cfg(unix)]
 mod ledger_disk;
 mod ledger_model;
+mod network;
 mod request_id;
 mod sim;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use evalmesh::id::NodeId;
 use evalmesh::identity::Identity;
-use evalmesh::net::{FleetSecret, Net, NetConfig, NetEvent};
+use evalmesh::net::{Carrier, FleetSecret, Net, NetConfig, NetEvent};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ fn start(seed: u8, peers: Vec<String>) -> Result<(Net, mpsc::Receiver<NetEvent>)
     let listen = if peers.is_empty() { vec!["127.0.0.1:0".parse()?] } else { Vec::new() };
     let peers = peers.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?;
     let (identity, secret) = (Identity::from_seed([seed; 32]), FleetSecret::from_bytes([3; 32]));
-    let net = Net::start(NetConfig { identity, secret, listen, peers, mdns: false }, sender)?;
+    let net = Net::start(NetConfig { identity, secret, listen, peers, mdns: false, carrier: Carrier::default() }, sender)?;
     Ok((net, events))
 }
 

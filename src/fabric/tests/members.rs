@@ -48,7 +48,8 @@ fn versions_that_do_not_overlap_are_named() {
     let (mut script, peer) = (Script::new(), Remote::new(1));
     script.give(Input::PeerUp(peer.node()));
     script.say(&peer, Message::Hello { newest: 9, oldest: 7, lineage: vec![peer.epoch], length: 0 });
-    let reason = Disconnect::Protocol { theirs_oldest: 7, theirs_newest: 9, ours_oldest: 2, ours_newest: 2 };
+    let (ours_oldest, ours_newest) = (OLDEST_PROTOCOL, PROTOCOL);
+    let reason = Disconnect::Protocol { theirs_oldest: 7, theirs_newest: 9, ours_oldest, ours_newest };
     assert_eq!(script.disconnects(), [(peer.node(), reason)]);
 }
 

@@ -247,7 +247,6 @@ impl Script {
                 let checked = VerifiedReply::check(*id, evidence.clone(), payloads.clone(), &Ed25519);
                 Some(Input::Checked(*from, *ask, checked.map_err(|why| why.to_string())))
             }
-            Output::CheckChunk(from, ask, claim) => Some(Input::ChunkChecked(*from, *ask, Some(claim.clone().prove()))),
             Output::Assemble(from, ask, id, evidence, chunks) => {
                 let checked = VerifiedReply::assemble(*id, evidence.clone(), chunks.clone(), &Ed25519);
                 Some(Input::Checked(*from, *ask, checked.map_err(|why| why.to_string())))

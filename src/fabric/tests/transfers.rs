@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::asks::holders;
 use super::*;
-use crate::bao::ChunkClaim;
-use crate::bao::tests::claim;
+use crate::bao::{LEAF, proof_of};
 use crate::error::LimitHit;
+use crate::id::Digest;
 use crate::limits::{CHUNK, CHUNKS_IN_FLIGHT, SOURCE_STALL, TRANSFER_STALL};
 
-/// Chunks that a holder was asked for: the ask, and where the chunk begins.
-type Wanted = Vec<(AskId, u64)>;
+/// A chunk that a holder was asked for: the ask, where the chunk begins, and how long it is.
+type Wanted = (AskId, u64, u32);
 
 /// A question whose reply of so many bytes is on its way.
 struct Fetch {
@@ -18,10 +18,11 @@ struct Fetch {
     payload: Vec<u8>,
     job: JobId,
     computed: Vec<FlightId>,
-    /// How often each chunk was asked for.
+    digest: Digest,
+    /// How often each leaf was asked for.
     asked: BTreeMap<u64, usize>,
-    /// Chunks and their proofs, made once.
-    claims: BTreeMap<u64, ChunkClaim>,
+    /// The messages that bring a chunk, made once.
+    made: BTreeMap<(u64, u32), Vec<Message>>,
 }
 
 impl Fetch {
@@ -32,41 +33,67 @@ impl Fetch {
         script.say(lead, lead.held(ask, request(1).0, len));
         script.check_all();
         let payload = vec![7; len];
-        let step = u64::from(CHUNK);
-        let places = (0..len as u64).step_by(CHUNK as usize).map(|at| at..(at + step).min(len as u64));
-        let claims = places.map(|range| (range.start, claim(&payload, range))).collect();
-        Self { script, payload, job, computed: Vec::new(), asked: BTreeMap::new(), claims }
+        let digest = Digest::of(&payload);
+        Self { script, payload, job, computed: Vec::new(), digest, asked: BTreeMap::new(), made: BTreeMap::new() }
     }
 
-    fn wanted(&mut self, of: &Remote) -> Wanted {
-        let digest = self.claims[&0].blob.digest;
+    fn wanted(&mut self, of: &Remote) -> Vec<Wanted> {
         let chunk = |message| match message {
             Message::GetChunk { ask, id, blob, offset, len } => {
-                let whole = (self.payload.len() as u64 - offset).min(u64::from(CHUNK));
-                assert_eq!((id, blob, u64::from(len)), (request(1).0, digest, whole));
-                Some((ask, offset))
+                let end = offset + u64::from(len);
+                assert!((id, blob) == (request(1).0, self.digest) && end <= self.payload.len() as u64);
+                assert!(len <= CHUNK && offset.is_multiple_of(LEAF) && len > 0);
+                Some((ask, offset, len))
             }
             Message::Ask { .. } | Message::Cancel { .. } => None,
             other => panic!("{other:?}"),
         };
-        let wanted: Wanted = self.script.sent(of).into_iter().filter_map(chunk).collect();
-        for (_, offset) in &wanted {
-            *self.asked.entry(*offset).or_default() += 1;
+        let wanted: Vec<Wanted> = self.script.sent(of).into_iter().filter_map(chunk).collect();
+        for (_, offset, len) in &wanted {
+            for leaf in (*offset..offset + u64::from(*len)).step_by(16 * 1024) {
+                *self.asked.entry(leaf).or_default() += 1;
+            }
         }
         wanted
     }
 
-    fn chunk(&self, (ask, offset): (AskId, u64)) -> Message {
-        let claim = self.claims[&offset].clone();
-        assert!(!claim.siblings.is_empty());
-        Message::ProvenChunk { ask, bytes: claim.bytes, siblings: claim.siblings }
+    /// What brings a chunk: what its leaves are, and then each of them.
+    fn messages(&mut self, (ask, offset, len): Wanted) -> Vec<Message> {
+        let make = || {
+            let range = offset..offset + u64::from(len);
+            let place = |at: u64| usize::try_from(at).expect("small");
+            let (bytes, proof) = (&self.payload[place(range.start)..place(range.end)], proof_of(&self.payload, &range));
+            let one = |number, bytes| Message::Leaf { ask, number, bytes: Bytes::copy_from_slice(bytes) };
+            match bytes.chunks(place(LEAF)) {
+                leaves if leaves.len() > 1 => {
+                    let leaves = (0..).zip(leaves).map(|(number, bytes)| one(number, bytes));
+                    [Message::Leaves { ask, proof }].into_iter().chain(leaves).collect()
+                }
+                _ => {
+                    let (bytes, siblings) = (Bytes::copy_from_slice(bytes), proof.siblings);
+                    assert!(!siblings.is_empty());
+                    vec![Message::ProvenChunk { ask, bytes, siblings }]
+                }
+            }
+        };
+        let mut made = self.made.entry((offset, len)).or_insert_with(make).clone();
+        for message in &mut made {
+            let (Message::Leaves { ask: of, .. }
+            | Message::Leaf { ask: of, .. }
+            | Message::ProvenChunk { ask: of, .. }) = message
+            else {
+                unreachable!()
+            };
+            *of = ask;
+        }
+        made
     }
 
-    fn bring(&mut self, from: &Remote, wanted: (AskId, u64)) {
-        let chunk = self.chunk(wanted);
-        self.script.say(from, chunk);
-        self.script.check_all();
-        // Once more for what is put together after the last one.
+    fn bring(&mut self, from: &Remote, wanted: Wanted) {
+        for message in self.messages(wanted) {
+            self.script.say(from, message);
+        }
+        // For what is put together after the last one.
         self.script.check_all();
     }
 
@@ -144,7 +171,7 @@ fn a_stalled_transfer_is_given_up_and_computed_instead() {
 fn a_chunk_of_another_length_is_a_lie() {
     let (script, [holder]) = holders([4]);
     let mut fetch = Fetch::start(script, &holder, chunks(3));
-    let (ask, _) = fetch.wanted(&holder)[0];
+    let (ask, ..) = fetch.wanted(&holder)[0];
     fetch.script.say(&holder, Message::Chunk { ask, bytes: Bytes::from_static(b"short") });
     assert!(matches!(fetch.script.disconnects()[..], [(_, Disconnect::Unbelievable(_))]));
     assert_eq!(fetch.computes(), 1);
@@ -160,7 +187,7 @@ fn all_holders_bring_chunks_and_a_faster_one_brings_more() {
         for (n, (remote, every)) in remotes.iter().enumerate() {
             let fresh = fetch.wanted(remote);
             queues[n].extend(fresh);
-            let open = queues[n].iter().filter(|(_, offset)| !here.contains(offset)).count();
+            let open = queues[n].iter().filter(|(_, offset, _)| !here.contains(offset)).count();
             assert!(open <= CHUNKS_IN_FLIGHT, "{open}");
             if tick % every == 0 && !queues[n].is_empty() {
                 let first = queues[n].remove(0);
@@ -178,7 +205,7 @@ fn all_holders_bring_chunks_and_a_faster_one_brings_more() {
     }
     fetch.assert_delivered();
     assert!(brought[0] >= 35 && brought[1] >= 8 && brought[2] >= 8, "{brought:?}");
-    let twice = fetch.asked.values().filter(|count| **count > 1).count();
+    let twice = fetch.asked.values().filter(|count| **count > 1).count() / 16;
     assert_eq!(twice as u64, fetch.script.fabric.counters().stolen);
     assert!((1..=2 * CHUNKS_IN_FLIGHT).contains(&twice), "the slower ones are relieved of their last windows: {twice}");
     assert!(fetch.asked.values().all(|count| *count <= 2));
@@ -213,39 +240,115 @@ fn a_transfer_goes_on_when_a_holder_is_lost_in_the_middle() {
         fetch.bring_all(&remotes[1 - lost]);
         fetch.assert_delivered();
         let again: usize = fetch.asked.values().map(|count| count - 1).sum();
-        assert!(again <= CHUNKS_IN_FLIGHT, "what came is kept: {again} chunks were asked for again");
+        assert!(again <= CHUNKS_IN_FLIGHT * 16, "what came is kept: {again} leaves were asked for again");
         assert_eq!(fetch.script.fabric.counters().replaced, 1);
     }
 }
 
 #[test]
-fn the_first_wrong_chunk_costs_a_holder_its_standing_and_only_that_chunk_is_lost() {
-    for (twist, lies) in [("byte", 0), ("sibling", 1), ("length", 2), ("none", 3), ("other place", 4)] {
+fn the_first_wrong_leaf_costs_a_holder_its_standing_and_only_that_leaf_is_lost() {
+    for leaf in [0, 1, 7, 15] {
         let (script, [liar, honest]) = holders([4, 10]);
         let mut fetch = Fetch::start(script, &liar, chunks(12) + 1);
         let wanted = [fetch.wanted(&liar), fetch.wanted(&honest)];
         fetch.bring(&liar, wanted[0][0]);
-        let Message::ProvenChunk { ask, bytes, mut siblings } = fetch.chunk(wanted[0][1]) else { unreachable!() };
-        let mut bytes = bytes.to_vec();
-        match lies {
-            0 => *bytes.last_mut().expect("a chunk") ^= 1,
-            1 => siblings[0][31] ^= 1,
-            2 => siblings.push([0; 32]),
-            3 => siblings.clear(),
-            // All leaves of this payload have the same bytes, yet another place in the tree.
-            _ => siblings.rotate_left(1),
+        let (_, begin, _) = wanted[0][1];
+        let mut messages = fetch.messages(wanted[0][1]);
+        let Message::Leaf { bytes, .. } = &mut messages[1 + leaf] else { unreachable!() };
+        let mut wrong = bytes.to_vec();
+        *wrong.last_mut().expect("a leaf") ^= 1;
+        *bytes = wrong.into();
+        for message in messages {
+            fetch.script.say(&liar, message);
         }
-        fetch.script.say(&liar, Message::ProvenChunk { ask, bytes: bytes.into(), siblings });
-        fetch.script.check_all();
         let ended = fetch.script.disconnects();
-        assert!(matches!(&ended[..], [(who, Disconnect::Unbelievable(_))] if *who == liar.node()), "{twist}");
-        assert!(fetch.script.fabric.hit_ratio(liar.node()) < 0.01, "{twist}");
+        assert!(matches!(&ended[..], [(who, Disconnect::Unbelievable(_))] if *who == liar.node()), "{leaf}");
+        assert!(fetch.script.fabric.hit_ratio(liar.node()) < 0.01, "{leaf}");
+        assert_eq!(
+            fetch.script.fabric.counters().wasted,
+            LEAF,
+            "the lane is ended before the next one is read ({leaf})"
+        );
         wanted[1].iter().for_each(|wanted| fetch.bring(&honest, *wanted));
         fetch.bring_all(&honest);
         fetch.assert_delivered();
-        assert_eq!(fetch.asked[&wanted[0][0].1], 1, "what held is kept ({twist})");
+        for (place, times) in fetch.asked.range(begin..begin + u64::from(CHUNK)) {
+            let kept = *place < begin + leaf as u64 * LEAF;
+            assert_eq!(*times, if kept { 1 } else { 2 }, "leaf {leaf}, byte {place}");
+        }
+        assert_eq!(fetch.asked[&wanted[0][0].1], 1, "what held is kept ({leaf})");
         assert_eq!(fetch.script.fabric.counters().disbelieved, 1);
     }
+}
+
+#[test]
+fn leaves_that_do_not_lead_to_the_digest_are_found_out_before_any_byte_comes() {
+    type Twist = fn(&mut crate::bao::ChunkProof);
+    let twists: [(&str, Twist); 6] = [
+        ("leaf", |proof| proof.leaves[3][0] ^= 1),
+        ("sibling", |proof| proof.siblings[0][31] ^= 1),
+        ("more siblings", |proof| proof.siblings.push([0; 32])),
+        ("no siblings", |proof| proof.siblings.clear()),
+        ("fewer leaves", |proof| proof.leaves.truncate(15)),
+        // All leaves of this payload have the same bytes, yet another place in the tree.
+        ("other place", |proof| proof.leaves.rotate_left(1)),
+    ];
+    for (twist, lie) in twists {
+        let (script, [liar, honest]) = holders([4, 10]);
+        let mut fetch = Fetch::start(script, &liar, chunks(12));
+        let wanted = [fetch.wanted(&liar), fetch.wanted(&honest)];
+        let Message::Leaves { ask, mut proof } = fetch.messages(wanted[0][0]).remove(0) else { unreachable!() };
+        lie(&mut proof);
+        fetch.script.say(&liar, Message::Leaves { ask, proof });
+        let ended = fetch.script.disconnects();
+        assert!(matches!(&ended[..], [(who, Disconnect::Unbelievable(_))] if *who == liar.node()), "{twist}");
+        assert_eq!(fetch.script.fabric.counters().wasted, 0);
+        wanted[1].iter().for_each(|wanted| fetch.bring(&honest, *wanted));
+        fetch.bring_all(&honest);
+        fetch.assert_delivered();
+    }
+}
+
+#[test]
+fn leaves_may_come_in_any_order_and_twice_and_one_that_was_not_told_of_counts_for_nothing() {
+    let (script, [holder]) = holders([4]);
+    let mut fetch = Fetch::start(script, &holder, chunks(2) + 5);
+    let wanted = fetch.wanted(&holder);
+    let mut messages = fetch.messages(wanted[0]);
+    let early = messages[5].clone();
+    fetch.script.say(&holder, early.clone());
+    assert_eq!(fetch.script.fabric.counters().wasted, LEAF, "its hash was not told yet");
+    messages[1..].reverse();
+    for message in messages {
+        fetch.script.say(&holder, message);
+    }
+    fetch.script.say(&holder, early);
+    assert_eq!(fetch.script.fabric.counters().wasted, 2 * LEAF, "it came too late");
+    assert!(fetch.script.disconnects().is_empty());
+    wanted[1..].iter().for_each(|wanted| fetch.bring(&holder, *wanted));
+    fetch.assert_delivered();
+}
+
+#[test]
+fn what_a_lost_holder_brought_of_a_chunk_is_not_asked_for_again() {
+    let (script, [lost, honest]) = holders([4, 10]);
+    let mut fetch = Fetch::start(script, &lost, chunks(1) * 20);
+    let wanted = [fetch.wanted(&lost), fetch.wanted(&honest)];
+    let (_, begin, _) = wanted[0][0];
+    // Every third leaf, so what is left are runs of two.
+    let messages = fetch.messages(wanted[0][0]);
+    let some = messages.into_iter().enumerate().filter(|(n, _)| n % 3 == 0).map(|(_, message)| message);
+    for message in some {
+        fetch.script.say(&lost, message);
+    }
+    fetch.script.give(Input::PeerDown(lost.node()));
+    wanted[1].iter().for_each(|wanted| fetch.bring(&honest, *wanted));
+    fetch.bring_all(&honest);
+    fetch.assert_delivered();
+    for (leaf, (place, times)) in fetch.asked.range(begin..begin + u64::from(CHUNK)).enumerate() {
+        assert_eq!(*times, if leaf % 3 == 2 { 1 } else { 2 }, "leaf {leaf} at {place}");
+    }
+    assert_eq!(fetch.script.fabric.counters().wasted, 0);
 }
 
 #[test]
@@ -271,7 +374,7 @@ fn a_holder_of_another_answer_is_done_without_and_keeps_its_name() {
         let (script, [near, far]) = holders([4, 10]);
         let mut fetch = Fetch::start(script, &near, chunks(20));
         let (first, refused) = (fetch.wanted(&near), fetch.wanted(&far));
-        let ask = refused[0].0;
+        let (ask, ..) = refused[0];
         fetch.script.say(&far, if n == 0 { Message::NotHeld { ask } } else { Message::Busy { ask } });
         for wanted in first {
             fetch.bring(&near, wanted);
@@ -302,7 +405,7 @@ fn without_any_holder_left_the_question_is_computed() {
 fn a_lead_that_no_longer_holds_it_is_forgotten_and_the_last_one_ends_the_transfer() {
     let (script, [holder]) = holders([4]);
     let mut fetch = Fetch::start(script, &holder, chunks(3));
-    let (ask, _) = fetch.wanted(&holder)[0];
+    let (ask, ..) = fetch.wanted(&holder)[0];
     fetch.script.say(&holder, Message::NotHeld { ask });
     assert_eq!(fetch.computes(), 1);
     assert!(fetch.script.fabric.holders().holders(request(1).0.fingerprint()).is_empty());
@@ -330,37 +433,13 @@ fn a_newcomer_joins_in() {
 }
 
 #[test]
-fn a_chunk_that_cannot_be_checked_now_is_asked_for_again_but_not_for_ever() {
-    let (script, [holder]) = holders([4]);
-    let mut fetch = Fetch::start(script, &holder, chunks(3));
-    let start = fetch.script.now;
-    while fetch.computes() == 0 {
-        for wanted in fetch.wanted(&holder) {
-            let chunk = fetch.chunk(wanted);
-            fetch.script.say(&holder, chunk);
-        }
-        let unchecked = fetch.script.take(|output| match output {
-            Output::CheckChunk(from, ask, _) => Some(Input::ChunkChecked(*from, *ask, None)),
-            _ => None,
-        });
-        assert_eq!(unchecked.len(), 3);
-        for input in unchecked {
-            fetch.script.give(input);
-        }
-        fetch.script.pass(ms(100));
-        fetch.script.answer_heartbeats(&holder);
-        assert!(fetch.script.now - start < TRANSFER_STALL * 2);
-    }
-    assert!(fetch.script.disconnects().is_empty(), "that is not the holder's fault");
-}
-
-#[test]
 fn whoever_goes_away_leaves_no_chunk_behind() {
     let (script, [near, far]) = holders([4, 10]);
     let mut fetch = Fetch::start(script, &near, chunks(20));
     let wanted = fetch.wanted(&near);
-    let chunk = fetch.chunk(wanted[0]);
-    fetch.script.say(&near, chunk);
+    for message in fetch.messages(wanted[0]).drain(..3) {
+        fetch.script.say(&near, message);
+    }
     fetch.script.give(Input::Abandon(fetch.job));
     assert!(fetch.script.fabric.asks.is_empty() && fetch.script.fabric.in_flight() == 0);
     fetch.script.check_all();
@@ -401,17 +480,35 @@ fn any_mix_of_holders_ends_with_the_whole_reply_or_with_computing() {
                     gone.insert(n);
                 }
                 1 if n as u64 != stays => {
-                    if let Some((ask, _)) = queues[n].pop() {
+                    if let Some((ask, ..)) = queues[n].pop() {
                         fetch.script.say(&remotes[n], Message::NotHeld { ask });
                     }
                 }
                 2 if n as u64 != stays => {
-                    if let Some((ask, offset)) = queues[n].pop() {
-                        let wrong =
-                            vec![9; fetch.payload.len().min(usize::try_from(offset).expect("small") + chunks(1))];
-                        let bytes = wrong[usize::try_from(offset).expect("small")..].to_vec().into();
-                        fetch.script.say(&remotes[n], Message::ProvenChunk { ask, bytes, siblings: vec![[1; 32]; 3] });
-                        fetch.script.check_all();
+                    if let Some(wanted) = queues[n].pop() {
+                        let mut messages = fetch.messages(wanted);
+                        let at = usize::try_from(random(messages.len() as u64)).expect("small");
+                        match &mut messages[at] {
+                            Message::Leaves { proof, .. } => proof.leaves[0] = [1; 32],
+                            Message::Leaf { bytes, .. } | Message::ProvenChunk { bytes, .. } => {
+                                *bytes = vec![9; bytes.len()].into();
+                            }
+                            other => panic!("{other:?}"),
+                        }
+                        for message in messages {
+                            fetch.script.say(&remotes[n], message);
+                        }
+                        gone.insert(n);
+                    }
+                }
+                // A part of a chunk, and then nothing more of it.
+                4 if n as u64 != stays => {
+                    if let Some(wanted) = queues[n].pop() {
+                        let messages = fetch.messages(wanted);
+                        let part = usize::try_from(random(messages.len() as u64)).expect("small");
+                        for message in messages.into_iter().take(part) {
+                            fetch.script.say(&remotes[n], message);
+                        }
                     }
                 }
                 3 => {

@@ -38,6 +38,8 @@ struct Disk {
     next_file: u64,
     /// Rises with every crash: a handle from before it is dead.
     boot: u64,
+    /// Nothing outlives the process anyway: no second copy is kept of what would.
+    volatile: bool,
 }
 
 /// The directory part of a path.
@@ -75,6 +77,13 @@ impl MemoryStorage {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty disk for what lives no longer than the process: a sync costs nothing, and a crash leaves nothing.
+    #[must_use]
+    pub fn volatile() -> Self {
+        let disk = Disk { volatile: true, ..Disk::default() };
+        Self { disk: Arc::new(Mutex::new(disk)) }
     }
 
     /// An independent copy of this disk, as a backup tool would make one: everything written, synced or not, becomes durable in it.
@@ -245,6 +254,10 @@ impl Handle {
         // A removed file lives on while it is open.
         Ok(act(disk.files.entry(self.id).or_default()))
     }
+
+    fn is_volatile(&self) -> bool {
+        self.disk.lock().expect("no code panics while it holds the disk").volatile
+    }
 }
 
 fn index(value: u64) -> io::Result<usize> {
@@ -263,15 +276,18 @@ impl StorageFile for Handle {
     }
 
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        let offset = index(offset)?;
+        let (offset, volatile) = (index(offset)?, self.is_volatile());
         self.with(|content| {
-            let end = offset + bytes.len();
             let old = content.live.len();
-            if end > old {
-                content.live.resize(end, 0);
+            if offset > old {
+                content.live.resize(offset, 0);
             }
-            content.live[offset..end].copy_from_slice(bytes);
-            content.dirty.push(offset.min(old)..end);
+            let (inside, beyond) = bytes.split_at(bytes.len().min(content.live.len() - offset));
+            content.live[offset..offset + inside.len()].copy_from_slice(inside);
+            content.live.extend_from_slice(beyond);
+            if !volatile {
+                content.dirty.push(offset.min(old)..offset + bytes.len());
+            }
         })
     }
 
@@ -289,7 +305,11 @@ impl StorageFile for Handle {
     }
 
     fn sync(&self) -> io::Result<()> {
+        let volatile = self.is_volatile();
         self.with(|content| {
+            if volatile {
+                return content.dirty.clear();
+            }
             let len = content.live.len();
             content.synced.resize(len, 0);
             for range in std::mem::take(&mut content.dirty) {
@@ -307,6 +327,18 @@ mod tests {
     fn text(disk: &MemoryStorage, path: &str) -> Option<String> {
         let file = disk.open(path).ok()?;
         Some(String::from_utf8(super::super::read_all(&*file).expect("reads")).expect("text"))
+    }
+
+    #[test]
+    fn a_volatile_disk_keeps_what_was_written_and_no_second_copy() {
+        let disk = MemoryStorage::volatile();
+        let file = disk.create_new("a").expect("new");
+        file.write_at(b"hello", 0).expect("writes");
+        file.write_at(b"p me", 3).expect("writes");
+        file.write_at(b"!", 9).expect("writes");
+        file.sync().expect("syncs");
+        assert_eq!(text(&disk, "a").as_deref(), Some("help me\0\0!"));
+        assert!(disk.lock().files.values().all(|content| content.synced.is_empty() && content.dirty.is_empty()));
     }
 
     #[test]

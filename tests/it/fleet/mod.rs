@@ -19,7 +19,7 @@ use evalmesh::request::{AnswerFrom, Class};
 use evalmesh::sim::check::{self, Check};
 use evalmesh::sim::history::{Asked, End, Evaluated, Final, Found, History, Missing, Opened, Source, Story};
 
-use self::process::{Answer, Fleet, wait_for};
+use self::process::{Answer, Fleet, FoundBy, wait_for};
 
 /// The checks that can be made of what is seen from outside.
 const SEEN_FROM_OUTSIDE: [&str; 8] = [
@@ -175,14 +175,54 @@ fn killed_stopped_and_restarted_processes_keep_their_promises() {
     recording.judge(fleet);
 }
 
+/// A fleet in namespaces, or a word about why there is none.
+fn in_namespaces(nodes: usize, found_by: FoundBy) -> Option<Fleet> {
+    let fleet = namespaces::fleet(nodes, found_by);
+    let told = |why| println!("skipped: no network namespaces here ({why}); run it as root on Linux with iproute2");
+    fleet.map_err(told).ok()
+}
+
+#[test]
+fn five_nodes_find_each_other_by_mdns_and_again_after_a_cut() {
+    let Some(fleet) = in_namespaces(5, FoundBy::Mdns) else { return };
+    let mut recording = Recording::new(&fleet);
+    // Nobody was told of anybody, and yet what one computed the others fetch.
+    recording.ask(&fleet, 0, 4, false);
+    recording.ask(&fleet, 1, 3, false);
+    fleet.settle(1);
+    for node in 0..5 {
+        for n in 3..5 {
+            let source = recording.ask(&fleet, node, n, true);
+            assert_ne!(source, Source::Computed, "node {node} found nobody");
+        }
+    }
+    // Two nodes are cut off until the others have let them go; all go on alone.
+    for node in [3, 4] {
+        fleet.cut(node, true);
+    }
+    wait_for("the lanes to go down", || fleet.peers() == [2, 2, 2, 0, 0]);
+    recording.ask(&fleet, 0, 5, false);
+    recording.ask(&fleet, 3, 6, false);
+    recording.ask(&fleet, 4, 7, false);
+    for node in [3, 4] {
+        fleet.cut(node, false);
+    }
+    wait_for("everybody to find everybody again", || fleet.peers() == [4; 5]);
+    fleet.settle(4);
+    for node in 0..5 {
+        for n in 3..8 {
+            let source = recording.ask(&fleet, node, n, true);
+            assert_ne!(source, Source::Computed, "{n} queens on node {node} after the cut");
+        }
+    }
+    // One lane for each pair, whoever dialed.
+    assert_eq!(fleet.peers(), [4; 5]);
+    recording.judge(fleet);
+}
+
 #[test]
 fn a_fleet_in_namespaces_survives_cuts_a_narrow_link_and_a_full_disk() {
-    let fleet = match namespaces::fleet(3) {
-        Ok(fleet) => fleet,
-        Err(why) => {
-            return println!("skipped: no network namespaces here ({why}); run it as root on Linux with iproute2");
-        }
-    };
+    let Some(fleet) = in_namespaces(3, FoundBy::Configuration) else { return };
     let mut recording = Recording::new(&fleet);
     recording.ask(&fleet, 0, 4, false);
     fleet.limit(1, "2mbit");

@@ -1,11 +1,14 @@
 //! Network namespaces on this machine: a bridge, a link for each node that can be cut or narrowed, and a small disk for each node.
 //!
+//! Where they are not allowed a test says so and is skipped, unless `EVALMESH_NAMESPACES=required` is set, as our own checks do: then it fails.
+//!
 //! Everything made here has a name of its own and goes away with the value.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::process::Fleet;
+use super::process::{Fleet, FoundBy};
 
 /// The namespaces of one fleet.
 pub(super) struct Namespaces {
@@ -26,12 +29,19 @@ fn ip(line: &str) -> Result<(), String> {
 }
 
 /// A fleet with a namespace for each node.
-pub(super) fn fleet(nodes: usize) -> Result<Fleet, String> {
-    let namespaces = Namespaces { prefix: format!("em{}", std::process::id() % 100_000), nodes, disks: Vec::new() };
-    namespaces.make()?;
-    let prefix = namespaces.prefix.clone();
+pub(super) fn fleet(nodes: usize, found_by: FoundBy) -> Result<Fleet, String> {
+    // Several tests of one process may have a fleet each.
+    static FLEETS: AtomicU32 = AtomicU32::new(0);
+    let number = FLEETS.fetch_add(1, Ordering::Relaxed);
+    let prefix = format!("em{}x{number}", std::process::id() % 100_000);
+    let namespaces = Namespaces { prefix: prefix.clone(), nodes, disks: Vec::new() };
+    if let Err(why) = namespaces.make() {
+        let required = std::env::var_os("EVALMESH_NAMESPACES").is_some_and(|value| value == "required");
+        assert!(!required, "no network namespaces here: {why}");
+        return Err(why);
+    }
     let place = |number: usize| (format!("10.77.0.{}:7000", number + 1), Some(format!("{prefix}n{number}")));
-    Ok(Fleet::start(nodes, &place, Some(namespaces)))
+    Ok(Fleet::start(nodes, &place, Some(namespaces), found_by))
 }
 
 impl Namespaces {
@@ -47,6 +57,8 @@ impl Namespaces {
             ip(&format!("-n {p}n{n} link add eth0 type veth peer name port{n} netns {p}b"))?;
             ip(&format!("-n {p}n{n} addr add 10.77.0.{}/24 dev eth0", n + 1))?;
             ip(&format!("-n {p}n{n} link set eth0 up"))?;
+            // Discovery speaks to a group of many.
+            ip(&format!("-n {p}n{n} route add 224.0.0.0/4 dev eth0"))?;
             ip(&format!("-n {p}b link set port{n} master br0 up"))?;
         }
         Ok(())

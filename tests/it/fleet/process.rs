@@ -18,6 +18,15 @@ pub(super) enum Answer {
     Failed(String),
 }
 
+/// How the nodes of a fleet get to know each other.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FoundBy {
+    /// Everybody is told where those are that started before.
+    Configuration,
+    /// Nobody is told anything.
+    Mdns,
+}
+
 /// A node's place on this machine, and its process while it runs.
 pub(super) struct Node {
     data: PathBuf,
@@ -33,6 +42,7 @@ pub(super) struct Fleet {
     pub(super) nodes: Vec<Node>,
     // Dropped after the nodes: a namespace and a folder outlive the processes in them.
     pub(super) namespaces: Option<Namespaces>,
+    found_by: FoundBy,
     folder: tempfile::TempDir,
 }
 
@@ -52,17 +62,18 @@ fn evalmesh(args: &[&str]) -> Output {
 impl Fleet {
     /// A fleet on loopback in which everybody knows each other.
     pub(super) fn on_loopback(nodes: usize) -> Self {
-        Self::start(nodes, &|_| ("127.0.0.1:0".to_owned(), None), None)
+        Self::start(nodes, &|_| ("127.0.0.1:0".to_owned(), None), None, FoundBy::Configuration)
     }
 
     pub(super) fn start(
         nodes: usize,
         place: &dyn Fn(usize) -> (String, Option<String>),
         namespaces: Option<Namespaces>,
+        found_by: FoundBy,
     ) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let secret = folder.path().join("secret");
-        let mut fleet = Self { nodes: Vec::new(), namespaces, folder };
+        let mut fleet = Self { nodes: Vec::new(), namespaces, found_by, folder };
         for number in 0..nodes {
             let (listen, namespace) = place(number);
             let data = fleet.folder.path().join(format!("node{number}"));
@@ -80,9 +91,18 @@ impl Fleet {
 
     /// Starts a node (again); it is told of all nodes that run.
     pub(super) fn restart(&mut self, number: usize) {
-        let peers: Vec<_> =
-            self.nodes.iter().filter(|node| node.process.is_some()).map(|node| node.line("listening")).collect();
-        self.nodes[number].start(&peers);
+        let running = self.nodes.iter().filter(|node| node.process.is_some());
+        let peers: Vec<_> = match self.found_by {
+            FoundBy::Configuration => running.map(|node| node.line("listening")).collect(),
+            FoundBy::Mdns => Vec::new(),
+        };
+        self.nodes[number].start(&peers, self.found_by);
+    }
+
+    /// How many peers each node has a lane to.
+    pub(super) fn peers(&self) -> Vec<usize> {
+        let count = |node: &Node| node.status().lines().filter(|line| line.starts_with("peer ")).count();
+        self.nodes.iter().map(count).collect()
     }
 
     /// Waits until everybody knows everybody, and of so many questions.
@@ -114,7 +134,7 @@ impl Fleet {
 }
 
 impl Node {
-    fn start(&mut self, peers: &[String]) {
+    fn start(&mut self, peers: &[String], found_by: FoundBy) {
         let program = env!("CARGO_BIN_EXE_evalmesh");
         let mut command = match &self.namespace {
             None => Command::new(program),
@@ -125,7 +145,10 @@ impl Node {
             }
         };
         command.arg("up").arg("--data").arg(&self.data).arg("--secret").arg(&self.secret);
-        command.args(["--listen", &self.listen, "--no-mdns"]);
+        command.args(["--listen", &self.listen]);
+        if found_by == FoundBy::Configuration {
+            command.arg("--no-mdns");
+        }
         if !self.secret.exists() {
             command.arg("--new-secret");
         }

@@ -1,0 +1,96 @@
+//! A whole hit between two nodes: look-up, ask, serve, check of bytes, proof and signature, delivery, and the append to the asker's ledger.
+//!
+//! Every question is new to the asker and known to the server, whose signed heads are checked once each.
+
+use std::time::{Duration, Instant};
+
+use evalmesh::eval::{Eval, Origin};
+use evalmesh::evaluator::Job;
+use evalmesh::evaluator::host::HostEvaluator;
+use evalmesh::evaluator::pool::Pool;
+use evalmesh::net::{Carrier, FleetSecret};
+use evalmesh::node::{Network, Node};
+use evalmesh::reply::Reply;
+use evalmesh::request::{AnswerFrom, Class, Program, Request};
+
+use super::{Client, Failure, SIZE, Server, Sizes};
+
+/// Fewer than of the others, since the server has to hold an answer to each.
+pub(super) const SIZES: Sizes = Sizes { warm: 2_000, alone: 5_000, together: 60_000, many: 5_000 };
+const HELD: usize = SIZES.warm + SIZES.alone + SIZES.together + SIZES.many + 64;
+
+fn question(number: usize) -> Result<Request, Failure> {
+    Ok(Request::new(Program::host("bytes", 1)?).class(Class::Portable).arg(number.to_string()))
+}
+
+fn start(peers: Vec<String>) -> Result<Node, Failure> {
+    let listen = if peers.is_empty() { vec!["127.0.0.1:0".parse()?] } else { Vec::new() };
+    let peers = peers.iter().map(|peer| peer.parse()).collect::<Result<_, _>>()?;
+    let network = Network { secret: FleetSecret::from_bytes([3; 32]), listen, peers, mdns: false, carrier: Carrier::default() };
+    let make = |_: &Job| Ok(Reply::ok(vec![7; SIZE]));
+    let host = HostEvaluator::new(Pool::start("host", 1)?).function("bytes".parse()?, 1, Class::Portable, make);
+    Ok(Node::builder().network(network).evaluator(host).patience(Duration::from_secs(5)).start()?)
+}
+
+pub(super) async fn serve() -> Result<(), Failure> {
+    let node = start(Vec::new())?;
+    for number in 0..HELD {
+        node.eval(question(number)?).await?;
+    }
+    println!("{}", node.status().addresses[0]);
+    std::future::pending().await
+}
+
+pub(super) struct Hit {
+    node: Node,
+    server: Server,
+    next: usize,
+}
+
+pub(super) async fn client() -> Result<Hit, Failure> {
+    let (server, address) = Server::start("hit-server").await?;
+    let node = start(vec![address])?;
+    let begin = Instant::now();
+    while node.status().index_facts < HELD as u64 {
+        if begin.elapsed() > Duration::from_secs(60) {
+            return Err("the holder was not heard of".into());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(Hit { node, server, next: 0 })
+}
+
+impl Client for Hit {
+    async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
+        let mut tasks = tokio::task::JoinSet::new();
+        let each = count / in_flight;
+        for _ in 0..in_flight {
+            let (node, first) = (self.node.clone(), self.next);
+            self.next += each;
+            tasks.spawn(async move {
+                let mut times = Vec::new();
+                for number in first..first + each {
+                    let request = question(number)?.answer_from(AnswerFrom::HeldOnly);
+                    let begin = Instant::now();
+                    let answer = node.eval(request).await?;
+                    if in_flight == 1 {
+                        times.push(begin.elapsed());
+                    }
+                    if !matches!(answer.origin, Origin::Peer(_)) {
+                        return Err(Failure::from("it was here already"));
+                    }
+                }
+                Ok(times)
+            });
+        }
+        let mut times = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            times.extend(done??);
+        }
+        Ok(times)
+    }
+
+    fn server(&self) -> u32 {
+        self.server.pid()
+    }
+}
