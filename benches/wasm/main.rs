@@ -16,6 +16,10 @@ use evalmesh::evaluator::pool::Pool;
 use evalmesh::evaluator::wasm::{WasmEvaluator, WasmLimits};
 use evalmesh::request::{Program, Request};
 
+/// The allocator of the `evalmesh` program; bare wasmtime has it too.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROUNDS: usize = 61;
 const CALLS: usize = 400;
 
