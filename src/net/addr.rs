@@ -171,15 +171,17 @@ mod tests {
         assert_eq!(node_id(PeerId::random()), None);
     }
 
+    const CARRIERS: &[Carrier] = &[
+        Carrier::Tcp,
+        #[cfg(feature = "quic")]
+        Carrier::Quic,
+    ];
+
     #[test]
     fn socket_addresses_convert_both_ways() {
         for text in ["127.0.0.1:7117", "[::1]:7117", "[2001:db8::5]:1"] {
             let addr: SocketAddr = text.parse().unwrap();
-            for carrier in [
-                Carrier::Tcp,
-                #[cfg(feature = "quic")]
-                Carrier::Quic,
-            ] {
+            for carrier in CARRIERS.iter().copied() {
                 let long = multiaddr(addr, carrier);
                 assert_eq!(socket_addr(&long), Some((addr, carrier)));
                 assert_eq!(socket_addr(&long.with(Protocol::P2p(PeerId::random()))), Some((addr, carrier)));

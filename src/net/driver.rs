@@ -65,15 +65,13 @@ impl Routes {
 
     /// So many large bytes are on their way to or from a peer. Whether it is time to dial it a second time; one that is there is kept.
     pub(super) fn expect_bulk(&self, peer: NodeId, bytes: usize) -> bool {
-        let expect = |route: &Route| match &route.bulk {
-            Some(bulk) => {
+        let expect = |route: &Route| {
+            if let Some(bulk) = &route.bulk {
                 bulk.keep();
-                false
+                return false;
             }
-            None => {
-                let heavy = route.heavy.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
-                route.outbound && heavy >= BULK_FROM
-            }
+            let heavy = route.heavy.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes);
+            route.outbound && heavy >= BULK_FROM
         };
         self.with(peer, expect).unwrap_or(false)
     }

@@ -35,7 +35,8 @@ pub(super) const BULK_FROM: usize = 1 << 20;
 pub const MAX_BULK: usize = 64;
 
 /// Established connections in all: a full mesh of 250 nodes, twice, and the second connections.
-pub const MAX_CONNECTIONS: u32 = 512 + MAX_BULK as u32;
+pub const MAX_CONNECTIONS: u32 = 512 + 64;
+const _: () = assert!(MAX_CONNECTIONS as usize == 512 + MAX_BULK);
 
 /// Established connections with one peer. One is the steady state, two while there is something large to carry; two dials that cross and
 /// predecessors that are still closing add to it.

@@ -169,7 +169,7 @@ impl Net {
                     Ok((driver, local)) => {
                         drop(ready.send(Ok(local)));
                         drop(config);
-                        driver.run(stopped, asked).await;
+                        Box::pin(driver.run(stopped, asked)).await;
                     }
                     Err(error) => drop(ready.send(Err(error))),
                 }

@@ -183,7 +183,7 @@ impl Hands {
                 self.exchange.down(peer);
                 Some(Input::PeerDown(peer))
             }
-            LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(bytes) {
+            LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(&bytes) {
                 Ok(Message::Addresses(told)) => {
                     let consequences = self.exchange.heard(peer, told, now);
                     self.carry_out(consequences);

@@ -17,7 +17,8 @@ const FRAME_V1: u8 = 1;
 /// Room for everything in a frame that is not a payload or a record.
 const OVERHEAD: usize = 256 * 1024;
 /// Bytes of one leaf of a payload: nothing larger travels unproven.
-const LEAF_BYTES: usize = LEAF as usize;
+const LEAF_BYTES: usize = 16 * 1024;
+const _: () = assert!(LEAF_BYTES as u64 == LEAF);
 /// Leaves of the largest chunk.
 const LEAVES_IN_CHUNK: usize = CHUNK as usize / LEAF_BYTES;
 /// Most frames are smaller: they are made without growing a buffer.
@@ -78,7 +79,7 @@ pub fn encode(message: &Message) -> Result<Bytes, WireError> {
 const LEAF_TAG: u8 = 23;
 
 /// The message in a frame, all bounds checked. The bytes of a leaf stay where they are.
-pub fn take(frame: Bytes) -> Result<Message, WireError> {
+pub fn take(frame: &Bytes) -> Result<Message, WireError> {
     if let [FRAME_V1, LEAF_TAG, body @ ..] = &frame[..]
         && let Ok(((ask, number, len), bytes)) = postcard::take_from_bytes::<(AskId, u32, u64)>(body)
         && bytes.len() as u64 == len
@@ -87,7 +88,7 @@ pub fn take(frame: Bytes) -> Result<Message, WireError> {
         let start = frame.len() - bytes.len();
         return Ok(Message::Leaf { ask, number, bytes: frame.slice(start..) });
     }
-    decode(&frame)
+    decode(frame)
 }
 
 /// The message in a frame, all bounds checked.
@@ -208,7 +209,7 @@ mod tests {
             Bytes::from_static(&[1, LEAF_TAG, 7, 200, 1, 2, 1, 2]),
             Bytes::from_static(&[1, LEAF_TAG, 7, 200, 1, 3, 1, 2]),
         );
-        assert_eq!((take(frame), take(short.clone())), (Ok(leaf), decode(&short)));
+        assert_eq!((take(&frame), take(&short)), (Ok(leaf), decode(&short)));
         let longer =
             Message::ProvenChunk { ask: AskId(1), bytes: Bytes::new(), siblings: vec![[0; 32]; MAX_SIBLINGS + 1] };
         let frame = encode(&longer).expect("fits a frame");
@@ -235,14 +236,14 @@ mod tests {
         #[test]
         fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode(&bytes);
-            prop_assert_eq!(take(bytes.clone().into()), decode(&bytes));
+            prop_assert_eq!(take(&bytes.clone().into()), decode(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = FRAME_V1;
             }
             if let Some(tag) = bytes.get_mut(1).filter(|tag| **tag > 200) {
                 *tag = LEAF_TAG;
             }
-            prop_assert_eq!(take(bytes.clone().into()), decode(&bytes));
+            prop_assert_eq!(take(&bytes.clone().into()), decode(&bytes));
             if let Ok(message) = decode(&bytes) {
                 prop_assert_eq!(decode(&encode(&message).expect("was in bounds")), Ok(message));
             }

@@ -13,7 +13,7 @@ use evalmesh::node::{Network, Node};
 use evalmesh::reply::Reply;
 use evalmesh::request::{AnswerFrom, Class, Program, Request};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn start(data: &Path, listen: &str, peers: Vec<PeerAddr>) -> Node {
     let secret = FleetSecret::from_bytes([5; 32]);

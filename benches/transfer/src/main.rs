@@ -10,7 +10,7 @@
 //!   server, beside a blob of 64 MiB that is fetched by iroh-blobs into its memory store. Both in turns, medians of seven.
 //! - `small`: the time of small questions (256 bytes, each one new to the asker, one at a time), alone and while such a fetch runs.
 //! - `holders`: four nodes that hold the same 64 MiB, each behind a relay in this process that passes 20 MiB/s (a token bucket for all of a
-//!   holder's connections together, 20 ms deep), so that it works without being root.
+//!   holder's connections together, 5 ms deep after a pause), so that it works without being root.
 //!
 //! Both sides use mimalloc, as the released binary does. Ratios are what counts, machines differ.
 

@@ -12,8 +12,8 @@ use tokio::time::Instant;
 
 use super::Failure;
 
-/// How much a relay may send at once after a pause, as time: it is not always on a processor when a piece is due.
-const DEPTH: Duration = Duration::from_millis(20);
+/// How much a relay may send at once after a time in which nothing came, as time.
+const DEPTH: Duration = Duration::from_millis(5);
 const PIECE: usize = 16 << 10;
 
 /// When what was sent so far is paid for.
@@ -23,10 +23,14 @@ struct Bucket {
 }
 
 impl Bucket {
-    async fn take(&self, bytes: usize) {
+    /// Waits until so many bytes may pass. While something waits to be passed on, time in which this process was not on a processor is made up
+    /// for, as a link is never idle then.
+    async fn take(&self, bytes: usize, idle: bool) {
         let mut paid = self.paid.lock().await;
-        let now = Instant::now();
-        *paid = (*paid).max(now - DEPTH) + Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        if idle {
+            *paid = (*paid).max(Instant::now() - DEPTH);
+        }
+        *paid += Duration::from_secs_f64(bytes as f64 / self.rate as f64);
         // Others wait behind this one, which is what a narrow link does.
         tokio::time::sleep_until(*paid).await;
     }
@@ -53,9 +57,20 @@ pub(crate) async fn start(to: SocketAddr, rate: u64) -> Result<SocketAddr, Failu
 
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, bucket: Option<Arc<Bucket>>) {
     let mut piece = vec![0; PIECE];
-    while let Ok(read @ 1..) = from.read(&mut piece).await {
+    loop {
+        let (read, idle) = match from.try_read(&mut piece) {
+            Ok(read) => (read, false),
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => match from.read(&mut piece).await {
+                Ok(read) => (read, true),
+                Err(_) => return,
+            },
+            Err(_) => return,
+        };
+        if read == 0 {
+            return;
+        }
         if let Some(bucket) = &bucket {
-            bucket.take(read).await;
+            bucket.take(read, idle).await;
         }
         if to.write_all(&piece[..read]).await.is_err() {
             return;

@@ -76,8 +76,8 @@ impl Fetch {
                 }
             }
         };
-        let mut made = self.made.entry((offset, len)).or_insert_with(make).clone();
-        for message in &mut made {
+        let mut messages = self.made.entry((offset, len)).or_insert_with(make).clone();
+        for message in &mut messages {
             let (Message::Leaves { ask: of, .. }
             | Message::Leaf { ask: of, .. }
             | Message::ProvenChunk { ask: of, .. }) = message
@@ -86,7 +86,7 @@ impl Fetch {
             };
             *of = ask;
         }
-        made
+        messages
     }
 
     fn bring(&mut self, from: &Remote, wanted: Wanted) {
