@@ -10,6 +10,8 @@ mod clock;
 pub mod control;
 mod driver;
 mod evaluators;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod keyfile;
 mod lanes;
 mod nested;
@@ -71,6 +73,8 @@ struct Inner {
     wasm: crate::evaluator::wasm::WasmEvaluator,
     #[cfg(feature = "wasm")]
     slots: slots::NodeSlots,
+    #[cfg(feature = "gpu")]
+    gpu: Option<crate::evaluator::gpu::GpuEvaluator>,
     /// The loop thread, until somebody joins it.
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -185,6 +189,10 @@ impl Node {
             },
             #[cfg(feature = "wasm")]
             wasm: Some(self.wasm_status()),
+            #[cfg(feature = "gpu")]
+            gpu: self.gpu_summary(),
+            #[cfg(feature = "gpu")]
+            device_classes: self.device_classes(),
         }
     }
 

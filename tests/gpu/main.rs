@@ -1,0 +1,30 @@
+//! The GPU evaluator on software devices: two that are sound, and one that lies. This program is its own worker, which a test under the usual
+//! harness could not be.
+//!
+//! `tests/drivers.sh` makes the drivers. Where they are missing nothing here runs, except in CI, where that is a failure. Each check is a function
+//! named in `main`; a failed assertion ends the process with another status than 0.
+
+#![expect(clippy::disallowed_methods, reason = "these tests measure how long killing takes")]
+
+mod drivers;
+mod exact;
+mod hostile;
+
+use evalmesh::evaluator::worker::enter_worker_role;
+
+type Check = (&'static str, fn());
+
+fn main() {
+    enter_worker_role();
+    if !drivers::are_there() {
+        return;
+    }
+    let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
+    for (name, check) in [exact::CHECKS, hostile::CHECKS].concat() {
+        if wanted.as_ref().is_none_or(|wanted| name.contains(wanted.as_str())) {
+            let start = std::time::Instant::now();
+            check();
+            println!("ok: {name} ({:.1} s)", start.elapsed().as_secs_f64());
+        }
+    }
+}
