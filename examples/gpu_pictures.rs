@@ -14,7 +14,7 @@ use evalmesh::node::Node;
 use evalmesh::request::{Class, Request};
 
 /// The exact program, as `examples/gpu/automaton.toml` says it.
-pub fn automaton() -> GpuProgram {
+pub(crate) fn automaton() -> GpuProgram {
     GpuProgram {
         shader: include_str!("gpu/automaton.wgsl").to_owned(),
         bindings: vec![
@@ -32,7 +32,7 @@ pub fn automaton() -> GpuProgram {
 }
 
 /// The float program, as `examples/gpu/nbody.toml` says it, with so many steps.
-pub fn nbody(steps: u32) -> GpuProgram {
+pub(crate) fn nbody(steps: u32) -> GpuProgram {
     GpuProgram {
         shader: include_str!("gpu/nbody.wgsl").to_owned(),
         bindings: vec![
@@ -50,11 +50,11 @@ pub fn nbody(steps: u32) -> GpuProgram {
 }
 
 /// The inputs of both.
-pub const SEED: [u32; 4] = [2026, 0, 0, 0];
+pub(crate) const SEED: [u32; 4] = [2026, 0, 0, 0];
 /// Bodies, the picture's side, time step and softening.
-pub const WORLD: (u32, u32, f32, f32) = (2048, 192, 0.01, 0.002);
+pub(crate) const WORLD: (u32, u32, f32, f32) = (2048, 192, 0.01, 0.002);
 
-pub fn world() -> Vec<u8> {
+pub(crate) fn world() -> Vec<u8> {
     let (bodies, side, step, softening) = WORLD;
     [bodies.to_le_bytes(), side.to_le_bytes(), step.to_le_bytes(), softening.to_le_bytes()].concat()
 }
@@ -70,7 +70,7 @@ fn stage(repeat: u32, dispatches: &[(&str, [u32; 3])]) -> Stage {
 }
 
 /// A cell's colour: the states are a ring of hues.
-fn hue(state: u8) -> [u8; 3] {
+pub(crate) fn hue(state: u8) -> [u8; 3] {
     let turn = f32::from(state) / 14.0 * std::f32::consts::TAU;
     [0.0, 2.1, 4.2].map(|shift: f32| (127.5 + 120.0 * (turn + shift).cos()) as u8)
 }
@@ -80,8 +80,8 @@ fn glow(count: u32) -> u8 {
     (f32::from(u16::try_from(count).unwrap_or(u16::MAX)).sqrt() * 6.0).min(15.0) as u8
 }
 
-/// Writes a picture of at most sixteen colours, each given by its red, green and blue.
-fn write(path: &Path, side: usize, palette: &[[u8; 3]], pixels: &[u8]) {
+/// A PNG of at most sixteen colours, each given by its red, green and blue.
+pub(crate) fn picture(side: usize, palette: &[[u8; 3]], pixels: &[u8]) -> Vec<u8> {
     // Four bits a pixel; each line begins with its filter, which is none.
     let lines =
         pixels.chunks(side).flat_map(|line| [0].into_iter().chain(line.chunks(2).map(|two| two[0] << 4 | two[1])));
@@ -102,8 +102,7 @@ fn write(path: &Path, side: usize, palette: &[[u8; 3]], pixels: &[u8]) {
         png.extend(chunk);
         png.extend(sum.to_be_bytes());
     }
-    std::fs::write(path, png).expect("a file");
-    println!("wrote {}", path.display());
+    png
 }
 
 /// A zlib stream that stores and does not compress.
@@ -123,6 +122,11 @@ fn stored(data: &[u8]) -> Vec<u8> {
     });
     stream.extend((two << 16 | one).to_be_bytes());
     stream
+}
+
+fn write(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).expect("a file");
+    println!("wrote {}", path.display());
 }
 
 fn output<'a>(answer: &'a Answer, name: &str) -> &'a [u8] {
@@ -161,12 +165,12 @@ fn main() -> ExitCode {
     if let Some(folder) = folder {
         let folder = Path::new(&folder);
         let hues: Vec<_> = (0..14).map(hue).collect();
-        write(&folder.join("automaton.png"), 256, &hues, output(&cells, "picture"));
+        write(&folder.join("automaton.png"), &picture(256, &hues, output(&cells, "picture")));
         let words = output(&stars, "picture").chunks_exact(4);
         let pixels: Vec<u8> =
             words.map(|word| glow(u32::from_le_bytes(word.try_into().expect("four bytes")))).collect();
         let night: Vec<_> = (0..16_u8).map(|light| [light * 17, light * 16, light * 12 + 20]).collect();
-        write(&folder.join("nbody.png"), 192, &night, &pixels);
+        write(&folder.join("nbody.png"), &picture(192, &night, &pixels));
     }
     node.shutdown();
     ExitCode::SUCCESS

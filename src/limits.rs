@@ -108,6 +108,12 @@ pub const MAX_LINEAGE: usize = 4096;
 pub const MAX_LISTEN_ADDRS: usize = 16;
 /// Peers that one list of addresses may name: as many as a full mesh has.
 pub const MAX_TOLD_PEERS: usize = 256;
+/// Device classes that one node may offer: as many devices as a machine has.
+pub const MAX_OFFERED: usize = 64;
+/// Evaluations that one node does for others at one time; the next one is refused as busy, and another node is asked.
+pub const MAX_PLACED: usize = 16;
+/// Bytes of a program and its inputs that travel to another node to be evaluated there: what fits a frame.
+pub const PLACED_BYTES: usize = 1024 * 1024;
 /// How often a node tells each peer how long its log is; also the heartbeat.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// First guess of a peer's round trip, before anything was measured.

@@ -266,6 +266,8 @@ pub struct Options {
     pub files: Option<u64>,
     /// Whether an answer of another device class will do, where none of the request's own is held. It comes with that other question's id.
     pub approximate: bool,
+    /// Whether it must be computed on the node that is asked, if it is computed at all.
+    pub here: bool,
 }
 
 /// One question. Build it with the methods below; ask it with `Eval::eval`.

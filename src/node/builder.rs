@@ -242,7 +242,16 @@ impl NodeBuilder {
         #[cfg(feature = "gpu")]
         let gpu = self.make_gpu();
         #[cfg(feature = "gpu")]
-        gpu.iter().for_each(|gpu| evaluators.add(Arc::new(gpu.clone())));
+        if let Some(gpu) = &gpu {
+            let events = events.clone();
+            gpu.when_ready(move |devices| {
+                let classes =
+                    devices.sound().filter_map(|device| device.class.clone()).take(crate::limits::MAX_OFFERED);
+                // A node that stops offers nothing.
+                drop(events.blocking_send(Event::Offer(classes.collect())));
+            });
+            evaluators.add(Arc::new(gpu.clone()));
+        }
         for evaluator in &self.evaluators {
             evaluators.add(Arc::clone(evaluator));
         }
@@ -305,6 +314,9 @@ impl NodeBuilder {
             waits: Arc::default(),
             askers: std::collections::BTreeMap::new(),
             wake_at: None,
+            placements: super::placement::Placements::default(),
+            for_others: super::placement::ForOthers::default(),
+            offered: Vec::new(),
         };
         let driver = Driver { clock, fabric: Fabric::new(config), hands };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;

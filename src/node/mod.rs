@@ -18,6 +18,7 @@ mod nested;
 #[cfg(test)]
 #[cfg(feature = "wasm")]
 mod nested_tests;
+mod placement;
 mod resolve;
 mod shared;
 #[cfg(feature = "wasm")]
@@ -219,6 +220,12 @@ impl Node {
             match self.look_up(id)? {
                 Ok(answer) => return Ok(answer),
                 Err(miss) => why = miss,
+            }
+            #[cfg(feature = "gpu")]
+            if options.approximate
+                && let Some(answer) = self.of_another_class(&resolved.request, id).await?
+            {
+                return Ok(answer);
             }
         }
         let resolved = (answer_from != AnswerFrom::HeldOnly).then(|| Arc::new(resolved));

@@ -66,6 +66,7 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::Chunk { .. } | Message::ProvenChunk { .. } => "chunk",
         Message::Cancel { .. } => "cancel",
         Message::Addresses(_) => "addresses",
+        Message::Placement(_) => "placement",
     }
 }
 

@@ -13,14 +13,14 @@ use evalmesh::request::{Class, Name, Request};
 
 /// A driver by its file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Driver {
+pub(crate) enum Driver {
     Lavapipe,
     SwiftShader,
     /// The distribution's own, which ends loops early.
     Old,
 }
 
-pub const ALL: [Driver; 3] = [Driver::Lavapipe, Driver::SwiftShader, Driver::Old];
+pub(crate) const ALL: [Driver; 3] = [Driver::Lavapipe, Driver::SwiftShader, Driver::Old];
 
 fn folder() -> PathBuf {
     let usual = concat!(env!("CARGO_MANIFEST_DIR"), "/target/drivers").into();
@@ -28,7 +28,7 @@ fn folder() -> PathBuf {
 }
 
 /// Whether `tests/drivers.sh` was run. In CI it must have been.
-pub fn are_there() -> bool {
+pub(crate) fn are_there() -> bool {
     if folder().join("done").is_file() {
         return true;
     }
@@ -37,7 +37,7 @@ pub fn are_there() -> bool {
     false
 }
 
-pub fn config(drivers: &[Driver]) -> GpuConfig {
+pub(crate) fn config(drivers: &[Driver]) -> GpuConfig {
     let file = |driver: &Driver| {
         let name = match driver {
             Driver::Lavapipe => "lavapipe.json",
@@ -51,14 +51,14 @@ pub fn config(drivers: &[Driver]) -> GpuConfig {
     GpuConfig { env, spare: false, ..GpuConfig::default() }
 }
 
-pub fn evaluator(drivers: &[Driver]) -> GpuEvaluator {
+pub(crate) fn evaluator(drivers: &[Driver]) -> GpuEvaluator {
     GpuEvaluator::new(config(drivers))
 }
 
 /// One evaluator with all three drivers, for the checks that do no harm.
-pub static COMMON: LazyLock<GpuEvaluator> = LazyLock::new(|| evaluator(&ALL));
+pub(crate) static COMMON: LazyLock<GpuEvaluator> = LazyLock::new(|| evaluator(&ALL));
 
-pub fn class(evaluator: &GpuEvaluator, driver: Driver) -> Name {
+pub(crate) fn class(evaluator: &GpuEvaluator, driver: Driver) -> Name {
     let is = |device: &DeviceReport| match driver {
         Driver::Lavapipe => {
             device.adapter.name.starts_with("llvmpipe") && device.adapter.driver_version.contains("25.0.7")
@@ -72,32 +72,32 @@ pub fn class(evaluator: &GpuEvaluator, driver: Driver) -> Name {
     device.class.clone().unwrap_or_else(|| panic!("{driver:?} has no class: {device:?}"))
 }
 
-pub fn run(evaluator: &GpuEvaluator, request: Request) -> Result<Reply, EvalError> {
+pub(crate) fn run(evaluator: &GpuEvaluator, request: Request) -> Result<Reply, EvalError> {
     let (done, outcome) = std::sync::mpsc::sync_channel(1);
     evaluator.start(Job::inline(request)?, Box::new(move |result| drop(done.send(result))));
     outcome.recv().expect("every evaluation ends")
 }
 
-pub fn on(evaluator: &GpuEvaluator, driver: Driver, request: &Request) -> Result<Reply, EvalError> {
+pub(crate) fn on(evaluator: &GpuEvaluator, driver: Driver, request: &Request) -> Result<Reply, EvalError> {
     run(evaluator, request.clone().class(Class::Device(class(evaluator, driver))))
 }
 
-pub fn words(bytes: &[u8]) -> Vec<u32> {
+pub(crate) fn words(bytes: &[u8]) -> Vec<u32> {
     bytes.chunks_exact(4).map(|word| u32::from_le_bytes(word.try_into().expect("four bytes"))).collect()
 }
 
-pub fn bytes(words: &[u32]) -> Vec<u8> {
+pub(crate) fn bytes(words: &[u32]) -> Vec<u8> {
     words.iter().flat_map(|word| word.to_le_bytes()).collect()
 }
 
 /// The words of the output `out`.
-pub fn out(reply: &Reply) -> Vec<u32> {
+pub(crate) fn out(reply: &Reply) -> Vec<u32> {
     let file = reply.files.iter().find(|file| file.path.as_str() == "out").expect("an output `out`");
     words(file.data.bytes().expect("inline"))
 }
 
 /// A program with an input `in` at binding 0 and an output `out` at binding 1.
-pub fn program(shader: &str, outputs: u64, groups: u32) -> GpuProgram {
+pub(crate) fn program(shader: &str, outputs: u64, groups: u32) -> GpuProgram {
     GpuProgram {
         shader: shader.to_owned(),
         bindings: vec![
@@ -116,12 +116,12 @@ pub fn program(shader: &str, outputs: u64, groups: u32) -> GpuProgram {
     }
 }
 
-pub fn request(program: &GpuProgram, input: &[u32]) -> Request {
+pub(crate) fn request(program: &GpuProgram, input: &[u32]) -> Request {
     program.request().expect("a program").file("in", bytes(input)).expect("a name")
 }
 
 /// A body for `main` with `a` and `b` at the two bindings of [`program`].
-pub fn shader(body: &str) -> String {
+pub(crate) fn shader(body: &str) -> String {
     format!(
         "@group(0) @binding(0) var<storage, read> a: array<u32>;
         @group(0) @binding(1) var<storage, read_write> b: array<u32>;

@@ -7,7 +7,7 @@ use evalmesh::request::Class;
 use crate::Check;
 use crate::drivers::{COMMON, Driver, class, evaluator, on, out, program, request, run, shader};
 
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("two devices are sound and the third is refused by the test it fails", two_are_sound_and_one_is_refused),
     ("an exact kernel agrees on both sound devices and with Rust", an_exact_kernel_agrees),
     ("float kernels are of one class, and asking for them as portable is an error", float_kernels_keep_to_their_class),

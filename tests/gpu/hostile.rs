@@ -11,7 +11,7 @@ use evalmesh::request::{Program, Request};
 use crate::Check;
 use crate::drivers::{COMMON, Driver, class, config, evaluator, on, out, program, request, run, shader};
 
-pub const CHECKS: &[Check] = &[
+pub(crate) const CHECKS: &[Check] = &[
     ("endless loops end as a limit and cost no worker", endless_loops_end),
     ("a shader beyond its time is ended, and the next one runs at once", beyond_its_time),
     ("hostile shaders are refused", hostile_shaders),

@@ -8,7 +8,9 @@
 
 mod drivers;
 mod exact;
+mod examples;
 mod hostile;
+mod nodes;
 
 use evalmesh::evaluator::worker::enter_worker_role;
 
@@ -20,7 +22,7 @@ fn main() {
         return;
     }
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
-    for (name, check) in [exact::CHECKS, hostile::CHECKS].concat() {
+    for (name, check) in [exact::CHECKS, examples::CHECKS, hostile::CHECKS, nodes::CHECKS].concat() {
         if wanted.as_ref().is_none_or(|wanted| name.contains(wanted.as_str())) {
             let start = std::time::Instant::now();
             check();

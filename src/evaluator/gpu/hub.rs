@@ -80,7 +80,11 @@ struct Shared {
     proofs: Arc<Proofs>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Called when the devices were tested.
+    then: Mutex<Option<Then>>,
 }
+
+type Then = Box<dyn FnOnce(&Devices) + Send>;
 
 #[derive(Default)]
 enum State {
@@ -113,6 +117,7 @@ impl GpuEvaluator {
             proofs,
             state: Mutex::default(),
             changed: Condvar::new(),
+            then: Mutex::default(),
         };
         Self(Arc::new(Hub(Arc::new(shared))))
     }
@@ -132,6 +137,11 @@ impl GpuEvaluator {
             state = shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.devices().unwrap_or_default()
+    }
+
+    /// Has this called, once, when the devices were tested.
+    pub fn when_ready(&self, then: impl FnOnce(&Devices) + Send + 'static) {
+        *self.0.0.then.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(then));
     }
 
     /// The devices, if that is known already.
@@ -275,9 +285,12 @@ impl Shared {
             drop(state);
             return lanes.iter().for_each(Lane::close);
         }
+        let found = devices.clone();
         let before = std::mem::replace(&mut *state, State::Ready(devices, lanes));
         drop(state);
         self.changed.notify_all();
+        let then = self.then.lock().unwrap_or_else(PoisonError::into_inner).take();
+        then.into_iter().for_each(|then| then(&found));
         if let State::Looking(waiting) = before {
             waiting.into_iter().for_each(|pending| self.look(Some(pending)));
         }

@@ -39,8 +39,9 @@ pub(super) const STEPS: u32 = 1 << 28;
 /// Bytes of one uniform buffer, as every device offers.
 pub(super) const UNIFORM_BYTES: u64 = 64 * 1024;
 
-/// Payloads up to this size travel inside a worker's messages; larger ones lie in shared memory.
-pub(super) const INLINE: u64 = 64 * 1024;
+/// Payloads up to this size travel inside a worker's messages; larger ones lie in shared memory. A few of them fit a pipe, so neither side waits for
+/// the other half-way through a message.
+pub(super) const INLINE: u64 = 16 * 1024;
 /// Evaluations of one batch: enough to share the cost of a submission, few enough to answer the first one soon.
 pub(super) const BATCH: usize = 16;
 /// Evaluations that may wait for one device; the next one is refused as `Busy`.
