@@ -13,8 +13,9 @@ use std::time::{Duration, Instant};
 use bare::Bare;
 use evalmesh::error::{EvalError, LimitHit};
 use evalmesh::eval::Eval;
-use evalmesh::evaluator::gpu::{Binding, Dispatch, GpuProgram, Groups, Kind, Size, Stage};
+use evalmesh::evaluator::gpu::{Binding, Dispatch, GpuConfig, GpuEvaluator, GpuProgram, Groups, Kind, Size, Stage};
 use evalmesh::evaluator::worker::enter_worker_role;
+use evalmesh::evaluator::{Evaluator, Job};
 use evalmesh::node::Node;
 use evalmesh::request::{Class, Request};
 
@@ -37,15 +38,20 @@ fn main() {
         println!("{}", devices.summary());
         return;
     };
+    let alone = GpuEvaluator::new(GpuConfig { spare: false, ..GpuConfig::default() });
     let class = Class::Device(device.class.clone().expect("a sound device has one"));
     println!("on {}\n", device.adapter);
-    println!("{:>12} {:>12} {:>12} {:>12} {:>8} {:>12}", "bytes", "bare", "eval", "overhead", "ratio", "on device");
+    println!(
+        "{:>12} {:>12} {:>12} {:>12} {:>8} {:>12} {:>12}",
+        "bytes", "bare", "eval", "overhead", "ratio", "no node", "on device"
+    );
     for (bytes, rounds) in [(4096, 400), (64 << 10, 200), (1 << 20, 50), (64 << 20, 7)] {
         let rounds = if quick { 1 } else { rounds };
-        overhead(&node, &runtime, &device.adapter.name, &class, bytes, rounds);
+        overhead(&node, &runtime, &alone, &device.adapter.name, &class, bytes, rounds);
     }
+    drop(alone);
     respawn(&node, &runtime, &class, if quick { 1 } else { 5 });
-    together(&node, &runtime, &class, if quick { 10 } else { 2000 });
+    together(&node, &runtime, &class, if quick { 10 } else { 1000 });
     card::measure(&node, &runtime, &class, quick);
     node.shutdown();
 }
@@ -71,12 +77,20 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn overhead(node: &Node, runtime: &tokio::runtime::Runtime, adapter: &str, class: &Class, bytes: usize, rounds: u32) {
+fn overhead(
+    node: &Node,
+    runtime: &tokio::runtime::Runtime,
+    alone: &GpuEvaluator,
+    adapter: &str,
+    class: &Class,
+    bytes: usize,
+    rounds: u32,
+) {
     let groups = u32::try_from(bytes / 16 / 256).expect("fits");
     let bare = Bare::new(adapter, SHADER, bytes as u64, groups);
     let program = program(SHADER, bytes as u64, groups, 1);
     let mut input = vec![7; bytes];
-    let (mut bares, mut evals, mut insides) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut bares, mut evals, mut singles, mut insides) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..rounds + 2 {
         // Another question each time, or it would be remembered.
         input[..4].copy_from_slice(&round.to_le_bytes());
@@ -89,16 +103,23 @@ fn overhead(node: &Node, runtime: &tokio::runtime::Runtime, adapter: &str, class
         let answer = runtime.block_on(node.eval(request)).expect("an answer");
         evals.push(start.elapsed());
         insides.push(answer.reply.facts.duration);
+        drop(answer);
+        let given = input.clone();
+        let start = Instant::now();
+        let request = program.request().expect("a program").file("in", given).expect("a name").class(class.clone());
+        let (done, outcome) = std::sync::mpsc::sync_channel(1);
+        alone.start(Job::inline(request).expect("a job"), Box::new(move |result| drop(done.send(result))));
+        outcome.recv().expect("it ends").expect("a reply");
+        singles.push(start.elapsed());
         assert_eq!(answer.reply.files[0].data.bytes().expect("inline"), &right, "both do the same");
     }
     // The first two have pipelines and buffers made.
     let (bare, eval) = (median(bares.split_off(2)), median(evals.split_off(2)));
+    let single = median(singles.split_off(2));
     let inside = median(insides.split_off(2));
     let ratio = eval.as_secs_f64() / bare.as_secs_f64();
-    println!(
-        "{bytes:>12} {bare:>12.1?} {eval:>12.1?} {:>12.1?} {ratio:>8.2} {inside:>12.1?}",
-        eval.saturating_sub(bare)
-    );
+    let over = eval.saturating_sub(bare);
+    println!("{bytes:>12} {bare:>12.1?} {eval:>12.1?} {over:>12.1?} {ratio:>8.2} {single:>12.1?} {inside:>12.1?}");
 }
 
 /// From the end of a worker that had to be ended to the next result.

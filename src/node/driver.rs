@@ -419,8 +419,8 @@ impl Effects for Hands {
         let inline = is_inline(&resolved.request);
         let (cassette, evaluators, events) = (self.cassette.clone(), Arc::clone(&self.evaluators), self.events.clone());
         let task = move || {
-            let (events_too, asked) = (events.clone(), Arc::clone(&resolved));
-            let done: Done = Box::new(move |result| tell(&events_too, Event::Computed(flight, asked, result)));
+            let (events_too, about) = (events.clone(), Arc::clone(&resolved));
+            let done: Done = Box::new(move |result| tell(&events_too, Event::Computed(flight, about, result)));
             let job = load(&cassette, &resolved.request).map(|(code, inputs)| Job {
                 id,
                 request: Arc::new(resolved.request.clone()),
@@ -517,13 +517,11 @@ impl Effects for Hands {
                 trace: None,
                 upstream,
             };
-            let record = Record::observe(about, &reply, producer);
-            let payloads = reply.payloads().filter_map(Payload::bytes).cloned().collect();
             let done = move |result: Result<_, crate::ledger::LedgerError>| {
                 let result = result.map(drop).map_err(|error| error.to_string());
                 tell(&events, Event::Fabric(Input::Recorded(flight, result)));
             };
-            recorder.record(record, payloads, done);
+            recorder.observe(about, &reply, producer, done);
         };
         if small {
             // Hashing it takes less than another thread's turn.

@@ -311,9 +311,9 @@ impl Shared {
                 return (devices, Vec::new());
             }
         };
-        let mut places = BTreeMap::new();
+        let mut alike = BTreeMap::new();
         let place = |facts: AdapterFacts| {
-            let next = places.entry(facts.clone()).or_insert(0_u32);
+            let next = alike.entry(facts.clone()).or_insert(0_u32);
             *next += 1;
             (facts, *next - 1)
         };

@@ -38,8 +38,8 @@ pub(super) fn weigh(module: &Module, info: &ModuleInfo) -> Result<Vec<(String, [
         if entry.stage != ShaderStage::Compute {
             return Err(Refusal::Shader(format!("`{}` is no compute entry point", entry.name)));
         }
-        let uses = info.get_entry_point(index);
-        let used = |handle: Handle<naga::GlobalVariable>| !uses[handle].is_empty();
+        let entry_info = info.get_entry_point(index);
+        let used = |handle: Handle<naga::GlobalVariable>| !entry_info[handle].is_empty();
         let own = weight(&entry.function, &functions, bytes);
         within("size of an entry point with its calls expanded", own.size, limits::EXPANDED)?;
         within(
@@ -67,9 +67,9 @@ fn weight(function: &Function, called: &BTreeMap<usize, Weight>, bytes: impl Fn(
     walk(&function.body, &mut |statement| {
         weight.size = weight.size.saturating_add(1);
         if let Statement::Call { function, .. } = statement {
-            let callee = called.get(&function.index()).copied().unwrap_or_default();
-            weight.size = weight.size.saturating_add(callee.size);
-            weight.locals = weight.locals.saturating_add(callee.locals);
+            let inner = called.get(&function.index()).copied().unwrap_or_default();
+            weight.size = weight.size.saturating_add(inner.size);
+            weight.locals = weight.locals.saturating_add(inner.locals);
         }
     });
     weight
