@@ -186,6 +186,25 @@ pub enum Refusal {
     /// Untrusted programs need a worker process and none can be started.
     #[error("worker unavailable: {0}")]
     WorkerUnavailable(String),
+    /// The bytes are not a GPU program, or its shader is not one that runs here.
+    #[error("shader: {0}")]
+    Shader(String),
+    /// An input or output of a GPU program does not fit its shader.
+    #[error("binding `{name}`: {why}")]
+    Binding {
+        /// The binding's name, or its numbers.
+        name: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// No device of this node may answer.
+    #[error("no device for {wanted}: {why}")]
+    NoDevice {
+        /// The class that is wanted.
+        wanted: String,
+        /// What is known about the devices here.
+        why: String,
+    },
 }
 
 impl Refusal {
@@ -196,6 +215,9 @@ impl Refusal {
             Self::Entry { .. } => "name an exported function with --entry",
             Self::Arguments(_) => "pass one --arg for each parameter",
             Self::Capability(_) => "start the node with that grant, or ask without it",
+            Self::Shader(_) => "docs/gpu.md says what a shader may be",
+            Self::Binding { .. } => "compare the bindings with the shader's `@group(..) @binding(..)` variables",
+            Self::NoDevice { .. } => "`evalmesh devices` shows what is here and why; or ask a node that has the device",
             Self::NoEvaluator(_) => "build evalmesh with that engine's feature, or ask another node",
             Self::ClassNotProven(_) | Self::NoFunction { .. } | Self::TooLarge { .. } | Self::WorkerUnavailable(_) => {
                 return None;
@@ -269,6 +291,18 @@ pub enum LimitHit {
     #[error("more than {bound} questions asked by one evaluation")]
     FanOut {
         /// The bound.
+        bound: u64,
+    },
+    /// One invocation of a shader ran through too many loop iterations.
+    #[error("more than {bound} loop iterations in one invocation")]
+    Steps {
+        /// The bound.
+        bound: u64,
+    },
+    /// A GPU program wants more memory of its device than this node gives.
+    #[error("device memory beyond {bound} bytes")]
+    DeviceMemory {
+        /// The bound in bytes.
         bound: u64,
     },
 }

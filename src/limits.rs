@@ -118,6 +118,12 @@ pub const ASKED_WHERE: usize = 3;
 pub const SEEK_AGAIN: Duration = Duration::from_secs(1);
 /// The longest such wait.
 pub const SEEK_AGAIN_AT_MOST: Duration = Duration::from_secs(64);
+/// Device classes that one node may offer: as many devices as a machine has.
+pub const MAX_OFFERED: usize = 64;
+/// Evaluations that one node does for others at one time; the next one is refused as busy, and another node is asked.
+pub const MAX_PLACED: usize = 16;
+/// Bytes of a program and its inputs that travel to another node to be evaluated there: what fits a frame.
+pub const PLACED_BYTES: usize = 1024 * 1024;
 /// How often a node tells each peer how long its log is; also the heartbeat.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often a heartbeat wants a pong once a peer's round trip is known: more often would be half of all messages of a quiet fleet.

@@ -2,16 +2,19 @@
 
 use std::net::SocketAddr;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::bao::ChunkProof;
+use crate::error::EvalError;
 use crate::id::{ContentId, Digest, EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::SEGMENT;
 use crate::proof::{Evidence, Hash, SignedHead};
+use crate::request::{Class, Name, Slot};
 
 /// The newest protocol version spoken here.
 pub const PROTOCOL: u16 = 3;
@@ -425,6 +428,8 @@ pub enum Message {
         /// Who is looked for.
         node: NodeId,
     },
+    /// Who computes what for others; see the node's `placement`. The fabric has no part in it.
+    Placement(Placement),
 }
 
 /// What a segment is taken for before it came, in bytes: a full one has about as many.
@@ -453,6 +458,32 @@ impl Message {
             _ => 0,
         }
     }
+}
+
+/// What nodes say to each other so that one computes for another. Append-only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Placement {
+    /// "I compute in these device classes": all of them, in place of what was said before.
+    Offer(Vec<Name>),
+    /// "Compute this for me, and hold the answer."
+    Work(AskId, Work),
+    /// "I hold it now", or why not.
+    Done(AskId, Result<(), EvalError>),
+}
+
+/// A GPU evaluation for another node, with all its bytes: nothing in it nests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// The program's bytes.
+    pub program: Bytes,
+    /// The inputs' bytes.
+    pub inputs: Vec<(Slot, Bytes)>,
+    /// Class and namespace, as in the request.
+    pub class: Class,
+    /// See the request.
+    pub scope: Option<Name>,
+    /// How long the caller waits.
+    pub timeout: Option<Duration>,
 }
 
 /// Addresses to dial.

@@ -181,6 +181,12 @@ impl Program {
         Self { engine: Engine::Wasm, abi: 1, code: Code::Bytes(Payload::Inline(module.into())), entry: String::new() }
     }
 
+    /// A GPU program in its canonical form, as [`GpuProgram::encode`](crate::evaluator::gpu::GpuProgram::encode) gives it.
+    #[must_use]
+    pub fn gpu(program: impl Into<Bytes>) -> Self {
+        Self { engine: Engine::Gpu, abi: 1, code: Code::Bytes(Payload::Inline(program.into())), entry: String::new() }
+    }
+
     /// A function of the embedding process, registered there under `name`.
     pub fn host(name: &str, version: u32) -> Result<Self, RequestError> {
         let kind: Name = name.parse()?;
@@ -258,6 +264,10 @@ pub struct Options {
     pub cpu: Option<Duration>,
     /// Files that the program may make or change.
     pub files: Option<u64>,
+    /// Whether an answer of another device class will do, where none of the request's own is held. It comes with that other question's id.
+    pub approximate: bool,
+    /// Whether it must be computed on the node that is asked, if it is computed at all.
+    pub here: bool,
 }
 
 /// One question. Build it with the methods below; ask it with `Eval::eval`.

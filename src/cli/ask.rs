@@ -4,6 +4,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "gpu")]
+use crate::cli::gpu;
 use crate::cli::up::Fleet;
 use crate::cli::{DataDir, Failure, exit, paths, print_bytes, runtime};
 use crate::eval::{Answer, Eval};
@@ -15,7 +17,7 @@ use crate::request::{AnswerFrom, Name, Program, Request};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct EvalArgs {
-    /// The program: a WASI preview 1 command or a plain WebAssembly module.
+    /// The program: a WASI preview 1 command or a plain WebAssembly module, or a GPU program: a `.wgsl` file or its `.toml` manifest.
     program: PathBuf,
     /// An argument for the program; may be repeated.
     #[arg(long = "arg", value_name = "ARG", allow_hyphen_values = true)]
@@ -38,6 +40,9 @@ pub(super) struct EvalArgs {
     /// Something that the program may do beyond computing, for example `eval`: ask for other replies. May be repeated.
     #[arg(long = "capability", value_name = "NAME")]
     capabilities: Vec<Name>,
+    #[cfg(feature = "gpu")]
+    #[command(flatten)]
+    gpu: gpu::GpuArgs,
     #[command(flatten)]
     limits: Limits,
     /// Compute even if the answer is held, and record it again.
@@ -91,12 +96,15 @@ pub(super) struct GetArgs {
 
 enum Question {
     Eval(Box<Request>),
+    /// In the class of the best device of whoever answers.
+    #[cfg(feature = "gpu")]
+    OnDevice(Box<Request>),
     Get(ContentId),
 }
 
 pub(super) fn eval(args: EvalArgs) -> Result<u8, Failure> {
-    let request = request(&args)?;
-    let (answer, took) = ask(Question::Eval(Box::new(request)), &args.data.resolve()?, args.fleet)?;
+    let question = question(&args)?;
+    let (answer, took) = ask(question, &args.data.resolve()?, args.fleet)?;
     let log = answer.reply.stderr.as_ref().and_then(Payload::bytes).filter(|_| args.log);
     if let Some(log) = log {
         eprint!("{}", String::from_utf8_lossy(log));
@@ -112,9 +120,24 @@ pub(super) fn get(args: GetArgs) -> Result<u8, Failure> {
     show(&answer, took)
 }
 
-fn request(args: &EvalArgs) -> Result<Request, Failure> {
+fn question(args: &EvalArgs) -> Result<Question, Failure> {
+    #[cfg(feature = "gpu")]
+    if gpu::is_gpu(&args.program) {
+        let (wanted, class) = gpu::request(&args.program, &args.entry, &args.gpu)?;
+        let wanted = Box::new(request(args, wanted)?);
+        return Ok(if class == gpu::WantedClass::BestDevice {
+            Question::OnDevice(wanted)
+        } else {
+            Question::Eval(wanted)
+        });
+    }
     let module = read(&args.program)?;
-    let mut request = Request::new(Program::wasm(module).entry(args.entry.as_str()));
+    let wanted = Request::new(Program::wasm(module).entry(args.entry.as_str()));
+    Ok(Question::Eval(Box::new(request(args, wanted)?)))
+}
+
+/// What the command line says beyond the program.
+fn request(args: &EvalArgs, mut request: Request) -> Result<Request, Failure> {
     request.args.clone_from(&args.args);
     if let Some(input) = &args.input {
         request = request.stdin(read(input)?);
@@ -162,6 +185,11 @@ fn ask(question: Question, directory: &Path, fleet: Fleet) -> Result<(Answer, Du
         let start = Instant::now();
         let answer = match Client::connect(directory).await {
             Ok(client) => match question {
+                #[cfg(feature = "gpu")]
+                Question::OnDevice(request) => {
+                    let devices = client.devices().await?;
+                    client.ask_eval(gpu::on_best(*request, &devices)?).await??
+                }
                 Question::Eval(request) => client.ask_eval(*request).await??,
                 Question::Get(id) => client.get(id).await??,
             },
@@ -198,6 +226,11 @@ async fn ask_here(question: Question, directory: &Path, fleet: Fleet) -> Result<
         join(&node, wanted).await?;
     }
     let answer = match question {
+        #[cfg(feature = "gpu")]
+        Question::OnDevice(request) => {
+            let devices = node.devices().await?;
+            node.eval(gpu::on_best(*request, &devices)?).await
+        }
         Question::Eval(request) => node.eval(*request).await,
         Question::Get(id) => node.get(id).await,
     };
@@ -229,7 +262,12 @@ async fn join(node: &Node, peers: usize) -> Result<(), Failure> {
 
 /// The reply's bytes on stdout, one line about it on stderr.
 pub(super) fn show(answer: &Answer, took: Duration) -> Result<u8, Failure> {
-    if let Some(bytes) = answer.reply.stdout.as_ref().and_then(Payload::bytes) {
+    // A GPU program's only output is what was asked for, whatever its name is.
+    let only = match &answer.reply.files[..] {
+        [file] if answer.reply.stdout.is_none() => Some(&file.data),
+        _ => None,
+    };
+    if let Some(bytes) = answer.reply.stdout.as_ref().or(only).and_then(Payload::bytes) {
         print_bytes(bytes)?;
     }
     let status = if answer.reply.status.is_ok() { String::new() } else { format!(" [{}]", answer.reply.status) };

@@ -4,6 +4,8 @@ mod ask;
 pub mod demo;
 pub mod exit;
 mod failure;
+#[cfg(feature = "gpu")]
+mod gpu;
 #[cfg(feature = "wasm")]
 mod inspect;
 mod ledger;
@@ -42,7 +44,7 @@ struct Cli {
 enum Command {
     /// Run a node until Ctrl-C.
     Up(up::Args),
-    /// Ask a question: run a wasm program, or get its answer from whoever holds it.
+    /// Ask a question: run a wasm or GPU program, or get its answer from whoever holds it.
     Eval(ask::EvalArgs),
     /// Print a held answer by its id.
     Get(ask::GetArgs),
@@ -50,6 +52,9 @@ enum Command {
     Status(status::Args),
     /// Show the peers of a running node: how they are, and how much of their logs is known.
     Peers(peers::PeersArgs),
+    /// Show the GPUs of this machine or of a running node: whether they may answer, their classes, limits and speed.
+    #[cfg(feature = "gpu")]
+    Devices(gpu::devices::Args),
     /// Show which other nodes are said to hold an answer.
     Holders(peers::HoldersArgs),
     /// Show what a program is, what it needs, and whether a node would admit it.
@@ -102,8 +107,8 @@ struct DataDir {
 /// Runs the command line of this process.
 #[must_use]
 pub fn main() -> ExitCode {
-    #[cfg(feature = "wasm")]
-    crate::evaluator::wasm::worker::enter_worker_role();
+    #[cfg(any(feature = "gpu", feature = "wasm"))]
+    crate::evaluator::worker::enter_worker_role();
     let cli = Cli::parse();
     let result = match cli.command {
         Command::Up(args) => up::run(args),
@@ -112,6 +117,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::run(&args),
         Command::Peers(args) => peers::peers(&args),
         Command::Holders(args) => peers::holders(&args),
+        #[cfg(feature = "gpu")]
+        Command::Devices(args) => gpu::devices::run(&args),
         #[cfg(feature = "wasm")]
         Command::Inspect(args) => inspect::run(&args),
         #[cfg(feature = "wasm")]

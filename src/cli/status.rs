@@ -50,6 +50,11 @@ fn text(status: &Status) -> String {
     }
     line("listening", status.addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "));
     line("evaluators", status.evaluators.join(", "));
+    #[cfg(feature = "gpu")]
+    {
+        line("gpu", status.gpu.clone());
+        status.device_classes.iter().for_each(|class| line("", class.clone()));
+    }
     let ledger = &status.ledger;
     line(
         "ledger",

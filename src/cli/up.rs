@@ -86,6 +86,10 @@ pub(super) struct Args {
     #[cfg(feature = "wasm")]
     #[arg(long, value_name = "TEXT", requires = "artifacts")]
     artifact_source: Option<String>,
+    /// Leave the GPUs of this machine alone.
+    #[cfg(feature = "gpu")]
+    #[arg(long)]
+    no_gpu: bool,
     /// How long to wait for a known holder before computing beside it [default: one measured round trip and 2 ms].
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     patience: Option<Duration>,
@@ -124,6 +128,10 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
     {
         builder = remotes.into_iter().fold(builder, NodeBuilder::artifacts);
     }
+    #[cfg(feature = "gpu")]
+    if args.no_gpu {
+        builder = builder.without_gpu();
+    }
     if let Some(patience) = args.patience {
         builder = builder.patience(patience);
     }
@@ -134,6 +142,8 @@ pub(super) fn run(args: Args) -> Result<u8, Failure> {
         builder = builder.memory_budget(usize::try_from(bytes).unwrap_or(usize::MAX));
     }
     let node = builder.start()?;
+    #[cfg(feature = "gpu")]
+    node.prepare_devices();
     let addresses: Vec<_> = node.status().addresses.iter().map(ToString::to_string).collect();
     info!(node = %node.id().short(), data = %directory.display(), listening = addresses.join(" "), "up; Ctrl-C stops");
     let runtime = runtime()?;

@@ -4,6 +4,7 @@
 //! threads of its own, on somebody's async runtime, or in a child process that can be killed, and nothing above it changes.
 //! An evaluator knows values only: nothing of ledgers, peers or the fabric.
 
+pub mod gpu;
 pub mod host;
 pub mod pool;
 #[cfg(any(all(test, feature = "wasm"), feature = "cli"))]
@@ -12,6 +13,8 @@ pub(crate) mod reference;
 pub mod slots;
 #[cfg(feature = "wasm")]
 pub mod wasm;
+#[cfg(any(feature = "gpu", feature = "wasm"))]
+pub mod worker;
 
 use std::fmt;
 use std::sync::Arc;

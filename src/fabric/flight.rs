@@ -197,6 +197,17 @@ impl Fabric {
         }
     }
 
+    /// What could not be computed here was computed by a peer, which is asked for the answer as any holder is.
+    pub(super) fn on_placed(&mut self, step: &mut Step<'_>, flight_id: FlightId, peer: NodeId, error: EvalError) {
+        let Some(flight) = self.flights.get_mut(&flight_id) else { return };
+        flight.computing = Computing::Failed(error);
+        if flight.wants_held() {
+            flight.candidates.push_front(peer);
+            self.ask_next(step, flight_id);
+        }
+        self.settle(step, flight_id);
+    }
+
     pub(super) fn on_recorded(&mut self, step: &mut Step<'_>, flight_id: FlightId, result: Result<(), String>) {
         let Some(flight) = self.flights.get_mut(&flight_id) else { return };
         let Computing::Recording(reply) = std::mem::replace(&mut flight.computing, Computing::Idle) else { return };

@@ -122,6 +122,8 @@ pub enum Input {
     Garbage(NodeId, String),
     /// An evaluation ended.
     Computed(FlightId, Result<Reply, EvalError>),
+    /// Another node computed it and holds the answer; the error is why this node could not, for who has no answer in the end.
+    Placed(FlightId, NodeId, EvalError),
     /// A computed reply was appended, or could not be.
     Recorded(FlightId, Result<(), String>),
     /// An answer was checked; the error says why it is not believed.
@@ -276,6 +278,7 @@ impl Fabric {
             Input::Message(from, message) => self.on_message(step, from, message),
             Input::Garbage(from, what) => self.end_lane(step, from, Disconnect::Garbage(what)),
             Input::Computed(flight, result) => self.on_computed(step, flight, result),
+            Input::Placed(flight, peer, error) => self.on_placed(step, flight, peer, error),
             Input::Recorded(flight, result) => self.on_recorded(step, flight, result),
             Input::Checked(from, ask, result) => self.on_checked(step, from, ask, result),
             Input::AnnouncementChecked(from, announcement, holds) => {
@@ -355,7 +358,7 @@ impl Fabric {
             Message::Leaves { ask, proof } => self.on_leaves(step, from, ask, proof),
             Message::Leaf { ask, number, bytes } => self.on_leaf(step, from, ask, number, bytes),
             // Where nodes listen is the driver's affair. Look-ups are short: by the time a cancel comes, the answer is on its way.
-            Message::Cancel { .. } | Message::Addresses(_) | Message::WhereIs { .. } => {}
+            Message::Cancel { .. } | Message::Addresses(_) | Message::WhereIs { .. } | Message::Placement(_) => {}
         }
     }
 

@@ -94,8 +94,21 @@ pub struct NodeBuilder {
     compilation: Option<crate::evaluator::wasm::Compilation>,
     #[cfg(feature = "wasm")]
     remotes: Vec<crate::evaluator::wasm::RemoteConfig>,
+    #[cfg(feature = "gpu")]
+    gpu: GpuUse,
     #[cfg(feature = "net")]
     network: Option<Network>,
+}
+
+/// What a node does with GPUs.
+#[cfg(feature = "gpu")]
+#[derive(Default)]
+enum GpuUse {
+    /// It uses what is there.
+    #[default]
+    Usual,
+    As(crate::evaluator::gpu::GpuConfig),
+    Off,
 }
 
 /// How a node joins its fleet.
@@ -190,6 +203,23 @@ impl NodeBuilder {
         self
     }
 
+    /// How GPUs are used. Without it: every device that passes its tests, from when the first GPU program comes or somebody asks for the devices, in
+    /// worker processes of this executable if it called [`enter_worker_role`](crate::evaluator::worker::enter_worker_role).
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn gpu(mut self, config: crate::evaluator::gpu::GpuConfig) -> Self {
+        self.gpu = GpuUse::As(config);
+        self
+    }
+
+    /// Leaves the GPUs alone: GPU programs are answered from memory and by other nodes.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn without_gpu(mut self) -> Self {
+        self.gpu = GpuUse::Off;
+        self
+    }
+
     /// Starts the node. Returns when it answers; listening sockets are bound by then.
     pub fn start(self) -> Result<Node, StartError> {
         let system = |what| move |source| StartError::System { what, source };
@@ -211,6 +241,19 @@ impl NodeBuilder {
         let wasm = self.start_wasm(&identity)?;
         #[cfg(feature = "wasm")]
         evaluators.add(Arc::new(wasm.clone()));
+        #[cfg(feature = "gpu")]
+        let gpu = self.make_gpu();
+        #[cfg(feature = "gpu")]
+        if let Some(gpu) = &gpu {
+            let events = events.clone();
+            gpu.when_ready(move |devices| {
+                let classes =
+                    devices.sound().filter_map(|device| device.class.clone()).take(crate::limits::MAX_OFFERED);
+                // A node that stops offers nothing.
+                drop(events.blocking_send(Event::Offer(classes.collect())));
+            });
+            evaluators.add(Arc::new(gpu.clone()));
+        }
         for evaluator in &self.evaluators {
             evaluators.add(Arc::clone(evaluator));
         }
@@ -244,6 +287,8 @@ impl NodeBuilder {
             wasm,
             #[cfg(feature = "wasm")]
             slots,
+            #[cfg(feature = "gpu")]
+            gpu,
             thread: Mutex::new(None),
         });
         let own_handle = Node { inner: Arc::clone(&inner), _guard: None };
@@ -272,6 +317,9 @@ impl NodeBuilder {
             waits: Arc::default(),
             askers: std::collections::BTreeMap::new(),
             wake_at: None,
+            placements: super::placement::Placements::default(),
+            for_others: super::placement::ForOthers::default(),
+            offered: Vec::new(),
         };
         let driver = Driver { clock, fabric: Fabric::new(config), hands };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
@@ -294,6 +342,17 @@ impl NodeBuilder {
             thread::Builder::new().name("evalmesh-node".to_owned()).spawn(run).map_err(system("loop thread"))?;
         *inner.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(thread);
         Ok(Node { _guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
+    }
+
+    #[cfg(feature = "gpu")]
+    fn make_gpu(&self) -> Option<crate::evaluator::gpu::GpuEvaluator> {
+        let mut config = match &self.gpu {
+            GpuUse::Usual => crate::evaluator::gpu::GpuConfig::default(),
+            GpuUse::As(config) => config.clone(),
+            GpuUse::Off => return None,
+        };
+        config.folder = config.folder.or_else(|| Some(self.data_dir.as_ref()?.join("gpu")));
+        Some(crate::evaluator::gpu::GpuEvaluator::new(config))
     }
 
     #[cfg(feature = "wasm")]

@@ -15,32 +15,37 @@ use tracing::{debug, warn};
 use crate::bao::ProvenChunk;
 use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
+use crate::eval::Eval;
 use crate::evaluator::pool::Pool;
-use crate::evaluator::{Asker, Cancel, Job, NESTING};
+use crate::evaluator::{Asker, Cancel, Done, Job, NESTING};
 use crate::fabric::{
     Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Output, Time, perform, segment,
 };
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
+use crate::message::{Announcement, AskId, Manifest, Message, Placement, SegmentName, Work};
 use crate::node::Node;
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
-use crate::node::nested::{NodeAsker, Waits};
+use crate::node::nested::{NodeAsker, Waits, block_on};
+use crate::node::placement::{self, ForOthers, Next, Placements};
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
 use crate::node::status::HolderStatus;
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
-use crate::request::Request;
+use crate::request::{Code, Name, Request, Source};
 use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// Events that may wait for the loop. Callers wait when it is full; completions come from a bounded number of threads.
 pub(super) const EVENTS: usize = 16 * 1024;
+
+/// Replies up to this size are hashed on the loop: a few microseconds.
+const HASHED_HERE: u64 = 16 * 1024;
 
 /// Who waits for the outcome of a job.
 pub(super) type Waiting = oneshot::Sender<Result<Delivery, EvalError>>;
@@ -55,6 +60,15 @@ pub(super) enum Event {
     Ask(Ask, Waiting),
     /// Something for the fabric.
     Fabric(Input),
+    /// An evaluation ended on this node.
+    Computed(FlightId, Arc<Resolved>, Result<Reply, EvalError>),
+    /// What is to be sent to a peer, if it is still there.
+    Send(NodeId, Message),
+    /// The device classes of this node are known, or are others than before.
+    #[cfg(feature = "gpu")]
+    Offer(Vec<Name>),
+    /// Somebody wants to know which classes peers offer.
+    Offered(oneshot::Sender<std::collections::BTreeSet<Name>>),
     /// Somebody wants to know who holds an answer.
     Holders(ContentId, oneshot::Sender<Vec<HolderStatus>>),
     /// Shut down.
@@ -90,6 +104,34 @@ pub(super) struct Hands {
     /// Of evaluations that may ask, from their start to their record.
     pub(super) askers: BTreeMap<FlightId, Arc<NodeAsker>>,
     pub(super) wake_at: Option<Time>,
+    /// What peers compute for this node.
+    pub(super) placements: Placements,
+    /// What this node computes for peers.
+    pub(super) for_others: ForOthers,
+    /// The device classes of this node.
+    pub(super) offered: Vec<Name>,
+}
+
+/// Whether all bytes of a request are here.
+fn is_inline(request: &Request) -> bool {
+    let inline = |payload: &Payload| matches!(payload, Payload::Inline(_));
+    let code = match &request.program.code {
+        Code::Bytes(payload) => inline(payload),
+        Code::Opaque { .. } => true,
+    };
+    code && request.inputs.values().all(|source| matches!(source, Source::Payload(payload) if inline(payload)))
+}
+
+/// Tells the loop something, from any thread, the loop's own too.
+fn tell(events: &mpsc::Sender<Event>, event: Event) {
+    match events.try_send(event) {
+        Err(mpsc::error::TrySendError::Full(event)) if tokio::runtime::Handle::try_current().is_err() => {
+            drop(events.blocking_send(event));
+        }
+        Err(mpsc::error::TrySendError::Full(_)) => warn!("the node is overloaded: an event was lost"),
+        // A loop that has ended needs no news.
+        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+    }
 }
 
 impl Driver {
@@ -113,13 +155,21 @@ impl Driver {
                         self.apply(Input::Eval(ask), &mut outputs);
                     }
                     Some(Event::Fabric(input)) => self.apply(input, &mut outputs),
+                    Some(Event::Computed(flight, resolved, result)) => self.computed(flight, &resolved, result, &mut outputs),
+                    Some(Event::Send(peer, message)) => self.hands.send(peer, message),
+                    #[cfg(feature = "gpu")]
+                    Some(Event::Offer(classes)) => self.hands.offer(classes),
+                    Some(Event::Offered(found)) => {
+                        // Whoever asked may be gone.
+                        let _ = found.send(self.hands.placements.classes());
+                    }
                     Some(Event::Holders(id, found)) => {
                         // Whoever asked may be gone.
                         let _ = found.send(self.holders(id));
                     }
                 },
                 lane = self.hands.lanes.next() => {
-                    if let Some(input) = self.hands.on_lane(lane, self.clock.now()) {
+                    for input in self.hands.on_lane(lane, self.clock.now()) {
                         self.apply(input, &mut outputs);
                     }
                 }
@@ -137,6 +187,30 @@ impl Driver {
             let _ = waiting.send(Err(EvalError::Closed));
         }
         self.hands.lanes
+    }
+
+    /// An evaluation ended; what this node cannot another one may.
+    fn computed(
+        &mut self,
+        flight: FlightId,
+        resolved: &Resolved,
+        result: Result<Reply, EvalError>,
+        outputs: &mut Vec<Output>,
+    ) {
+        let wants_place = |error: &EvalError| placement::may_place(&resolved.request, error);
+        let input = match result {
+            Err(error) if self.hands.running.contains_key(&flight) && wants_place(&error) => {
+                let next = match placement::work(&self.hands.cassette, resolved) {
+                    Some(work) => self.hands.placements.begin(flight, work, error),
+                    None => Next::End(flight, error),
+                };
+                self.hands.place(next)
+            }
+            result => Some(Input::Computed(flight, result)),
+        };
+        if let Some(input) = input {
+            self.apply(input, outputs);
+        }
     }
 
     fn holders(&self, id: ContentId) -> Vec<HolderStatus> {
@@ -170,31 +244,36 @@ impl Driver {
 }
 
 impl Hands {
-    fn on_lane(&mut self, event: LaneEvent, now: Time) -> Option<Input> {
-        match event {
+    fn on_lane(&mut self, event: LaneEvent, now: Time) -> Vec<Input> {
+        let input = match event {
             LaneEvent::Up(peer, address) => {
                 self.shared.peer_up(peer, address);
                 let greeting = self.exchange.up(peer, address);
                 self.send(peer, greeting);
+                if !self.offered.is_empty() {
+                    self.send(peer, Message::Placement(Placement::Offer(self.offered.clone())));
+                }
                 Some(Input::PeerUp(peer))
             }
             LaneEvent::Down(peer) => {
                 self.shared.peer_down(peer);
                 self.exchange.down(peer);
-                Some(Input::PeerDown(peer))
+                let moved: Vec<_> = self.placements.down(peer);
+                return moved.into_iter().filter_map(|next| self.place(next)).chain([Input::PeerDown(peer)]).collect();
             }
             LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(&bytes) {
                 Ok(Message::Addresses(told)) => {
                     let consequences = self.exchange.heard(peer, told, now);
                     self.carry_out(consequences);
-                    return None;
+                    return Vec::new();
                 }
                 Ok(Message::WhereIs { node }) => {
                     if let Some(known) = self.exchange.where_is(peer, node) {
                         self.send(peer, known);
                     }
-                    return None;
+                    return Vec::new();
                 }
+                Ok(Message::Placement(said)) => return self.on_placement(peer, said).into_iter().collect(),
                 Ok(message) => Input::Message(peer, message),
                 Err(error) => Input::Garbage(peer, error.to_string()),
             }),
@@ -207,6 +286,67 @@ impl Hands {
                 self.shared.listening(address);
                 None
             }
+        };
+        input.into_iter().collect()
+    }
+
+    fn on_placement(&mut self, from: NodeId, said: Placement) -> Option<Input> {
+        match said {
+            Placement::Offer(classes) => {
+                self.placements.offered(from, classes);
+                None
+            }
+            Placement::Work(ask, work) => {
+                self.work_for(from, ask, work);
+                None
+            }
+            Placement::Done(ask, result) => {
+                let next = self.placements.done(from, ask, result)?;
+                self.place(next)
+            }
+        }
+    }
+
+    /// Does what is next about a placed evaluation.
+    fn place(&mut self, next: Next) -> Option<Input> {
+        match next {
+            Next::Send(peer, ask, work) => {
+                self.send(peer, Message::Placement(Placement::Work(ask, *work)));
+                None
+            }
+            Next::HeldBy(flight, peer, error) => {
+                self.running.remove(&flight);
+                Some(Input::Placed(flight, peer, error))
+            }
+            Next::End(flight, error) => Some(Input::Computed(flight, Err(error))),
+        }
+    }
+
+    /// Evaluates for another node, on a thread that waits for it.
+    fn work_for(&mut self, peer: NodeId, ask: AskId, work: Work) {
+        let done = move |result| Message::Placement(Placement::Done(ask, result));
+        let seat = match self.for_others.take() {
+            Ok(seat) => seat,
+            Err(busy) => return self.send(peer, done(Err(busy))),
+        };
+        let (node, events) = (self.node.clone(), self.events.clone());
+        let evaluate = move || {
+            let request = placement::request(work);
+            let answer = Eval::admit(&node, &request).and_then(|()| block_on(node.eval(request), &|| Ok(())));
+            drop(seat);
+            drop(events.blocking_send(Event::Send(peer, done(answer.map(drop)))));
+        };
+        if let Err(error) = std::thread::Builder::new().name("evalmesh-placed".to_owned()).spawn(evaluate) {
+            self.send(peer, done(Err(EvalError::Failed(error.to_string()))));
+        }
+    }
+
+    /// Tells all peers what this node computes.
+    #[cfg(feature = "gpu")]
+    fn offer(&mut self, classes: Vec<Name>) {
+        self.offered = classes;
+        for peer in self.shared.view().peers.into_keys() {
+            self.send(peer, Message::Placement(Placement::Offer(self.offered.clone())));
         }
     }
 
@@ -285,11 +425,11 @@ impl Effects for Hands {
         let cancel = Cancel::default();
         self.running.insert(flight, cancel.clone());
         let asker = self.asker(flight, id, &resolved.request);
+        let inline = is_inline(&resolved.request);
         let (cassette, evaluators, events) = (self.cassette.clone(), Arc::clone(&self.evaluators), self.events.clone());
         let task = move || {
-            let events_too = events.clone();
-            let done =
-                Box::new(move |result| drop(events_too.blocking_send(Event::Fabric(Input::Computed(flight, result)))));
+            let (events_too, about) = (events.clone(), Arc::clone(&resolved));
+            let done: Done = Box::new(move |result| tell(&events_too, Event::Computed(flight, about, result)));
             let job = load(&cassette, &resolved.request).map(|(code, inputs)| Job {
                 id,
                 request: Arc::new(resolved.request.clone()),
@@ -304,6 +444,10 @@ impl Effects for Hands {
                 Err(error) => done(Err(error)),
             }
         };
+        if inline {
+            // Nothing is read, so nothing blocks, and a thread's turn is saved.
+            return task();
+        }
         if let Err(error) = self.io.spawn(task)
             && self.events.try_send(Event::Fabric(Input::Computed(flight, Err(error)))).is_err()
         {
@@ -315,6 +459,7 @@ impl Effects for Hands {
         if let Some(cancel) = self.running.remove(&flight) {
             cancel.cancel();
         }
+        self.placements.forget(flight);
         self.askers.remove(&flight);
     }
 
@@ -364,6 +509,7 @@ impl Effects for Hands {
     fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
         let (recorder, events, producer) = (self.recorder.clone(), self.events.clone(), self.signer.node());
         let asker = self.askers.remove(&flight);
+        let small = reply.len() <= HASHED_HERE;
         let task = move || {
             let mut upstream = resolved.upstream.clone();
             upstream.extend(asker.iter().flat_map(|asker| asker.asked()));
@@ -375,14 +521,16 @@ impl Effects for Hands {
                 trace: None,
                 upstream,
             };
-            let record = Record::observe(about, &reply, producer);
-            let payloads = reply.payloads().filter_map(Payload::bytes).cloned().collect();
             let done = move |result: Result<_, crate::ledger::LedgerError>| {
                 let result = result.map(drop).map_err(|error| error.to_string());
-                drop(events.blocking_send(Event::Fabric(Input::Recorded(flight, result))));
+                tell(&events, Event::Fabric(Input::Recorded(flight, result)));
             };
-            recorder.record(record, payloads, done);
+            recorder.observe(about, &reply, producer, done);
         };
+        if small {
+            // Hashing it takes less than another thread's turn.
+            return task();
+        }
         if let Err(error) = self.io.spawn(task) {
             let input = Input::Recorded(flight, Err(error.to_string()));
             if self.events.try_send(Event::Fabric(input)).is_err() {

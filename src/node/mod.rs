@@ -10,12 +10,15 @@ mod clock;
 pub mod control;
 mod driver;
 mod evaluators;
+#[cfg(feature = "gpu")]
+mod gpu;
 mod keyfile;
 mod lanes;
 mod nested;
 #[cfg(test)]
 #[cfg(feature = "wasm")]
 mod nested_tests;
+mod placement;
 mod resolve;
 mod shared;
 #[cfg(feature = "wasm")]
@@ -71,6 +74,8 @@ struct Inner {
     wasm: crate::evaluator::wasm::WasmEvaluator,
     #[cfg(feature = "wasm")]
     slots: slots::NodeSlots,
+    #[cfg(feature = "gpu")]
+    gpu: Option<crate::evaluator::gpu::GpuEvaluator>,
     /// The loop thread, until somebody joins it.
     thread: Mutex<Option<thread::JoinHandle<()>>>,
 }
@@ -185,6 +190,10 @@ impl Node {
             },
             #[cfg(feature = "wasm")]
             wasm: Some(self.wasm_status()),
+            #[cfg(feature = "gpu")]
+            gpu: self.gpu_summary(),
+            #[cfg(feature = "gpu")]
+            device_classes: self.device_classes(),
         }
     }
 
@@ -211,6 +220,12 @@ impl Node {
             match self.look_up(id)? {
                 Ok(answer) => return Ok(answer),
                 Err(miss) => why = miss,
+            }
+            #[cfg(feature = "gpu")]
+            if options.approximate
+                && let Some(answer) = self.of_another_class(&resolved.request, id).await?
+            {
+                return Ok(answer);
             }
         }
         let resolved = (answer_from != AnswerFrom::HeldOnly).then(|| Arc::new(resolved));

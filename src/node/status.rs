@@ -54,6 +54,12 @@ pub struct Status {
     /// The wasm evaluator, where one runs.
     #[cfg(feature = "wasm")]
     pub wasm: Option<WasmStatus>,
+    /// What is known of its GPUs, in a few words.
+    #[cfg(feature = "gpu")]
+    pub gpu: String,
+    /// The device classes that it answers.
+    #[cfg(feature = "gpu")]
+    pub device_classes: Vec<String>,
 }
 
 /// The wasm evaluator in numbers.

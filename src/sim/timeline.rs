@@ -69,6 +69,7 @@ pub(super) fn name(message: &Message) -> &'static str {
         Message::Cancel { .. } => "cancel",
         Message::Addresses(_) => "addresses",
         Message::WhereIs { .. } => "where-is",
+        Message::Placement(_) => "placement",
     }
 }
 

@@ -7,10 +7,10 @@ use bytes::Bytes;
 
 use crate::bao::LEAF;
 use crate::limits::{
-    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_PROOF, MAX_RECORD, MAX_ROWS,
-    MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_SIBLINGS, MAX_TOLD_PEERS,
+    BATCH_FACTS, CHUNK, INLINE_REPLY, MAX_INPUTS, MAX_LINEAGE, MAX_LISTEN_ADDRS, MAX_OFFERED, MAX_PROOF, MAX_RECORD,
+    MAX_ROWS, MAX_SEGMENT_BYTES, MAX_SEGMENTS, MAX_SIBLINGS, MAX_TOLD_PEERS,
 };
-use crate::message::{AskId, Message};
+use crate::message::{AskId, Message, Placement};
 
 /// The first byte of every frame.
 const FRAME_V1: u8 = 1;
@@ -150,7 +150,10 @@ fn bounds(message: &Message) -> [(&'static str, usize, usize); 3] {
             let listen = ("listen addresses", told.mine.len().max(each), MAX_LISTEN_ADDRS);
             [listen, ("peers told of", told.others.len(), MAX_TOLD_PEERS), NONE]
         }
-        Message::Pong { .. }
+        Message::Placement(Placement::Offer(classes)) => [("device classes", classes.len(), MAX_OFFERED), NONE, NONE],
+        Message::Placement(Placement::Work(_, work)) => [("inputs", work.inputs.len(), MAX_INPUTS), NONE, NONE],
+        Message::Placement(Placement::Done(..))
+        | Message::Pong { .. }
         | Message::Pull { .. }
         | Message::Describe
         | Message::GetSegment { .. }
@@ -172,6 +175,7 @@ mod tests {
     use super::*;
     use crate::bao::ChunkProof;
     use crate::id::{ContentId, Digest};
+    use crate::message::Work;
 
     #[test]
     fn messages_round_trip_and_tails_are_refused() {
@@ -200,7 +204,7 @@ mod tests {
         assert_eq!((decode(&[1, 18, 7, 2, 1, 2]), decode(&golden)), (Ok(chunk), Ok(proven)));
         let leaves = ChunkProof { siblings: vec![[4; 32]], leaves: vec![[5; 32], [6; 32]] };
         let leaves = Message::Leaves { ask: AskId(300), proof: leaves };
-        let golden = [&[1, 22, 0xac, 2, 1][..], &[4; 32], &[2], &[5; 32], &[6; 32]].concat();
+        let golden = [&[1, 25, 0xac, 2, 1][..], &[4; 32], &[2], &[5; 32], &[6; 32]].concat();
         assert_eq!((&encode(&leaves).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(leaves)));
         let leaf = Message::Leaf { ask: AskId(7), number: 200, bytes: vec![1, 2].into() };
         let golden = [1, 23, 7, 200, 1, 2, 1, 2];
@@ -214,6 +218,30 @@ mod tests {
             Message::ProvenChunk { ask: AskId(1), bytes: Bytes::new(), siblings: vec![[0; 32]; MAX_SIBLINGS + 1] };
         let frame = encode(&longer).expect("fits a frame");
         assert!(matches!(decode(&frame), Err(WireError::Bound { what: "proof", .. })));
+    }
+
+    #[test]
+    fn the_bytes_of_placement_are_frozen() {
+        let name = |text: &str| text.parse().expect("a name");
+        let work = Work {
+            program: vec![1, 2].into(),
+            inputs: vec![(crate::request::Slot::Stdin, vec![3].into())],
+            class: crate::request::Class::Portable,
+            scope: None,
+            timeout: None,
+        };
+        let golden: [(Placement, &[u8]); 3] = [
+            (Placement::Offer(vec![name("gpu:a")]), &[1, 25, 0, 1, 5, b'g', b'p', b'u', b':', b'a']),
+            (Placement::Work(AskId(7), work), &[1, 25, 1, 7, 2, 1, 2, 1, 0, 1, 3, 0, 0, 0]),
+            (Placement::Done(AskId(7), Ok(())), &[1, 25, 2, 7, 0]),
+        ];
+        for (placement, bytes) in golden {
+            let message = Message::Placement(placement);
+            assert_eq!(encode(&message).expect("in bounds")[..], *bytes);
+            assert_eq!(decode(bytes), Ok(message));
+        }
+        let many = Message::Placement(Placement::Offer(vec![name("gpu:a"); MAX_OFFERED + 1]));
+        assert!(matches!(decode(&encode(&many).expect("fits")), Err(WireError::Bound { what: "device classes", .. })));
     }
 
     #[test]

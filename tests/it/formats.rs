@@ -78,6 +78,52 @@ fn golden_host_request() {
 }
 
 #[test]
+fn golden_gpu_request() {
+    use evalmesh::evaluator::gpu::{Binding, Dispatch, GpuProgram, Groups, Kind, Size, Stage};
+
+    let binding =
+        |group, binding, name: &str, kind| Binding { group, binding, name: name.parse().expect("a name"), kind };
+    let program = GpuProgram {
+        shader: "// WGSL".to_owned(),
+        bindings: vec![
+            binding(0, 0, "in", Kind::Input),
+            binding(1, 300, "out", Kind::Output(Size::Bytes(4096))),
+            binding(0, 2, "both", Kind::InOut),
+            binding(0, 3, "tmp", Kind::Scratch(Size::Of { binding: 0, times: 3, over: 2 })),
+        ],
+        stages: vec![Stage {
+            repeat: 7,
+            dispatches: vec![
+                Dispatch { entry: "main".to_owned(), groups: Groups::Fixed([1, 2, 3]) },
+                Dispatch { entry: "next".to_owned(), groups: Groups::Cover { binding: 0, stride: 4 } },
+            ],
+        }],
+    };
+    let golden = "01".to_owned()
+        + "072f2f205747534c"
+        + "04"
+        + "000002696e00"
+        + "01ac02036f7574010080"
+        + "20"
+        + "000204626f746802"
+        + "000303746d700301000302"
+        + "010702"
+        + "046d61696e00010203"
+        + "046e657874010004";
+    let bytes = program.encode().expect("in bounds");
+    assert_eq!(hex(&bytes), golden);
+    assert_eq!(GpuProgram::decode(&bytes), Ok(program.clone()));
+    let request =
+        program.request().expect("in bounds").class(Class::Device("gpu:a:0123456789abcdef".parse().expect("a name")));
+    let canonical = hex(&request.canonical().expect("valid"));
+    let blob = hex(Digest::of(&bytes).as_bytes());
+    assert_eq!(
+        canonical,
+        "01010100".to_owned() + &blob + "45" + "0000000000" + "01166770753a613a30313233343536373839616263646566" + "00"
+    );
+}
+
+#[test]
 fn golden_reply() {
     assert_eq!(reply().answer().to_string(), include_str!("../golden/reply-v1.answer").trim());
     assert_eq!(hex(&postcard::to_stdvec(&reply()).expect("encodes")), include_str!("../golden/reply-v1.hex").trim());

@@ -79,6 +79,15 @@ impl Client {
         }
     }
 
+    /// The GPUs of the node.
+    #[cfg(feature = "gpu")]
+    pub async fn devices(&self) -> Result<crate::evaluator::gpu::Devices, ClientError> {
+        match self.ask(&Command::Devices).await? {
+            Reaction::Devices(Ok(devices)) => Ok(*devices),
+            other => Err(self.unexpected(&other)),
+        }
+    }
+
     /// The other nodes that are said to hold an answer to this question.
     pub async fn holders(&self, id: ContentId) -> Result<Result<Vec<HolderStatus>, EvalError>, ClientError> {
         match self.ask(&Command::Holders(id)).await? {

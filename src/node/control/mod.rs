@@ -67,6 +67,9 @@ pub(crate) enum Command {
     /// Call a slot, as this kind if one is given, with this input.
     #[cfg(feature = "wasm")]
     SlotCall(Name, Option<SlotKind>, Bytes),
+    /// What GPUs are there?
+    #[cfg(feature = "gpu")]
+    Devices,
 }
 
 /// What a node answers. Append-only.
@@ -84,6 +87,8 @@ pub(crate) enum Reaction {
     Slots(Vec<SlotStatus>),
     #[cfg(feature = "wasm")]
     SlotCall(Result<Box<Answer>, SlotError>),
+    #[cfg(feature = "gpu")]
+    Devices(Result<Box<crate::evaluator::gpu::Devices>, EvalError>),
 }
 
 async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), value: &impl Serialize) -> io::Result<()> {

@@ -101,6 +101,8 @@ pub(crate) async fn serve(node: &Node, command: Command) -> Reaction {
         Command::Get(id) => Reaction::Eval(node.get(id).await.map(Box::new)),
         Command::Admit(request) => Reaction::Admit(node.admit(&request)),
         Command::Holders(id) => Reaction::Holders(node.holders(id).await),
+        #[cfg(feature = "gpu")]
+        Command::Devices => Reaction::Devices(node.devices().await.map(Box::new)),
         Command::Status => Reaction::Status(Box::new(node.status())),
         #[cfg(feature = "wasm")]
         Command::SlotSet(wanted) => Reaction::SlotSet(slot_set(node, *wanted).await.map(Box::new)),

@@ -56,7 +56,7 @@ const MISUSED: i32 = 64;
 const FAILED: i32 = 70;
 
 /// Does a worker's work and ends the process.
-pub(super) fn run(args: impl Iterator<Item = OsString>) -> ! {
+pub(in crate::evaluator) fn run(args: impl Iterator<Item = OsString>) -> ! {
     let args: Option<Vec<String>> = args.map(|arg| arg.into_string().ok()).collect();
     let Some([flavour, seconds, memory]) = args.as_deref() else { exit(MISUSED) };
     let flavour = [Flavour::Portable, Flavour::Native].into_iter().find(|one| name(*one) == flavour);

@@ -3,26 +3,26 @@
 //! One child compiles one program and ends; the next one waits, warm, so that nobody pays for starting it. Invariant: whatever a child does,
 //! this process gets code, a refusal or an error within the bounds, and the child is gone. The child's side is `child`.
 
-pub(super) mod child;
-mod sweep;
+pub(in crate::evaluator) mod child;
 
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{ChildStdin, ChildStdout, ExitStatus, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use self::child::Answer;
-use self::sweep::Registered;
 use super::engine::Flavour;
 use super::limits::{ARTIFACT_BYTES, COMPILE_PATIENCE, WORKER_START};
 use crate::error::{EvalError, LimitHit, Refusal};
+pub use crate::evaluator::worker::enter_worker_role;
+use crate::evaluator::worker::{self, Running, Start, unavailable};
 use crate::id::Digest;
 
 /// The first argument of a worker.
-const ROLE: &str = "__evalmesh-wasm-compiler";
+pub(in crate::evaluator) const ROLE: &str = "__evalmesh-wasm-compiler";
 
 /// How programs are compiled in a process of their own.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,25 +45,9 @@ impl WorkerConfig {
     }
 }
 
-/// This process' own executable, once it said that it can be a worker.
-static SELF: OnceLock<PathBuf> = OnceLock::new();
-
-/// Call this first in `main`: where the process was started as a compile worker it does that work and never returns. Otherwise it returns at once,
-/// and evaluators of this process compile in workers of the same executable unless they are told otherwise.
-pub fn enter_worker_role() {
-    let mut args = std::env::args_os();
-    let _program = args.next();
-    if args.next().is_some_and(|role| role == ROLE) {
-        child::run(args);
-    }
-    if let Ok(exe) = std::env::current_exe() {
-        let _ = SELF.set(exe);
-    }
-}
-
 /// The workers that [`enter_worker_role`] made possible.
 pub(super) fn own() -> Option<WorkerConfig> {
-    SELF.get().map(WorkerConfig::new)
+    worker::own_exe().map(WorkerConfig::new)
 }
 
 /// Starts workers and gives them work.
@@ -71,22 +55,14 @@ pub(super) fn own() -> Option<WorkerConfig> {
 pub(super) struct Workers {
     config: WorkerConfig,
     /// A child that is ready, for portable programs: nearly all are.
-    spare: Mutex<Option<Worker>>,
-}
-
-#[derive(Debug)]
-struct Worker {
-    child: Killed,
-    stdin: ChildStdin,
-    stdout: ChildStdout,
-    _registered: Option<Registered>,
+    spare: Mutex<Option<Running>>,
 }
 
 impl Workers {
     /// Ends what earlier processes left running and starts the first spare.
     pub(super) fn start(config: WorkerConfig) -> Result<Self, EvalError> {
         if let Some(folder) = &config.folder {
-            sweep::sweep(folder).map_err(|error| unavailable(&format!("{}: {error}", folder.display())))?;
+            worker::sweep_folder(folder)?;
         }
         let workers = Self { config, spare: Mutex::new(None) };
         let first = workers.spawn(Flavour::Portable)?;
@@ -111,30 +87,17 @@ impl Workers {
         self.work(worker, engine, code)
     }
 
-    fn spawn(&self, flavour: Flavour) -> Result<Worker, EvalError> {
+    fn spawn(&self, flavour: Flavour) -> Result<Running, EvalError> {
         let config = &self.config;
-        let spawned = Command::new(&config.exe)
-            .arg(ROLE)
-            .arg(child::name(flavour))
-            .arg(config.time.as_secs().max(1).to_string())
-            .arg(config.memory.to_string())
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn();
-        let mut child = spawned.map_err(|error| unavailable(&format!("{}: {error}", config.exe.display())))?;
-        let registered = config.folder.as_deref().and_then(|folder| sweep::register(folder, child.id()));
-        match (child.stdin.take(), child.stdout.take()) {
-            (Some(stdin), Some(stdout)) => Ok(Worker { child: Killed(child), stdin, stdout, _registered: registered }),
-            _ => Err(unavailable("no pipes")),
-        }
+        let (seconds, memory) = (config.time.as_secs().max(1).to_string(), config.memory.to_string());
+        let args = [ROLE, child::name(flavour), &seconds, &memory].map(Into::into).to_vec();
+        let folder = config.folder.as_deref();
+        Start { exe: &config.exe, args, env: Vec::new(), stderr: Stdio::null(), folder }.spawn()
     }
 
     /// Gives one worker its program and sees it to its end.
-    fn work(&self, worker: Worker, engine: Digest, code: &[u8]) -> Result<Vec<u8>, EvalError> {
-        let Worker { mut child, mut stdin, mut stdout, _registered } = worker;
+    fn work(&self, worker: Running, engine: Digest, code: &[u8]) -> Result<Vec<u8>, EvalError> {
+        let Running { mut child, mut stdin, mut stdout, registered: _registered } = worker;
         let patience = (self.config.time * COMPILE_PATIENCE).saturating_add(WORKER_START);
         let (done, is_done) = sync_channel::<()>(1);
         let (answer, status, late) = thread::scope(|scope| {
@@ -170,26 +133,8 @@ impl Workers {
         }
     }
 
-    fn spare(&self) -> std::sync::MutexGuard<'_, Option<Worker>> {
+    fn spare(&self) -> std::sync::MutexGuard<'_, Option<Running>> {
         self.spare.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// A child that is ended when it is dropped, whatever it does.
-#[derive(Debug)]
-struct Killed(Child);
-
-impl Killed {
-    fn end(&mut self) -> io::Result<ExitStatus> {
-        // It may have ended already, which is what is wanted.
-        drop(self.0.kill());
-        self.0.wait()
-    }
-}
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        drop(self.end());
     }
 }
 
@@ -235,8 +180,4 @@ fn exchange(stdin: &mut ChildStdin, stdout: &mut ChildStdout, engine: Digest, co
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     Answer::of(head[0], body).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "an answer of unknown kind"))
-}
-
-fn unavailable(why: &str) -> EvalError {
-    Refusal::WorkerUnavailable(why.to_owned()).into()
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 /// A note that is removed with its worker.
 #[derive(Debug)]
-pub(super) struct Registered(PathBuf);
+pub(in crate::evaluator) struct Registered(PathBuf);
 
 impl Drop for Registered {
     fn drop(&mut self) {
@@ -34,7 +34,7 @@ pub(super) fn sweep(folder: &Path) -> io::Result<usize> {
         let Some(pid) = pid else { continue };
         let noted = fs::read_to_string(&path).unwrap_or_default();
         if began(pid).is_some_and(|began| began == noted) && kill(pid) {
-            tracing::info!(pid, "ended a compile worker that an earlier process left behind");
+            tracing::info!(pid, "ended a worker that an earlier process left behind");
             ended += 1;
         }
         fs::remove_file(&path)?;

@@ -1,0 +1,489 @@
+//! Evaluations on a device: buffers filled, dispatches submitted together, outputs read back.
+//!
+//! Small evaluations come in batches and share one submission. Invariants: an output that is given out was written by shaders none of which ran
+//! over its steps; a buffer is all zeros, or the input, before the first dispatch sees it, whoever had it before.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::sync::mpsc::sync_channel;
+use std::time::Duration;
+
+use bytes::Bytes;
+use wgpu::{
+    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, CommandEncoder, MapMode,
+};
+
+use super::super::limits;
+use super::super::program::GpuProgram;
+use super::super::shader::{Access, CONTROL_GROUP};
+use super::buffers::{Buffers, Purpose, Taken};
+use super::pipelines::{Prepared, overrun};
+use super::{Fault, Gpu, Stopwatch};
+use crate::error::{EvalError, Refusal};
+use crate::evaluator::gpu::worker::shared::{self, Data, Place};
+use crate::id::Digest;
+
+/// Buffers of this size together stay with their bind groups for the next evaluation of the same sizes.
+const SEAT_BYTES: u64 = 1024 * 1024;
+/// Bytes of the evaluator's own buffer: steps allowed, mark of an overrun.
+const CONTROL_BYTES: u64 = 8;
+
+/// One evaluation.
+pub(in crate::evaluator::gpu) struct Task<'a> {
+    pub(in crate::evaluator::gpu) program: Digest,
+    /// Whether the program must be proven portable.
+    pub(in crate::evaluator::gpu) portable: bool,
+    /// Steps of each invocation in each dispatch.
+    pub(in crate::evaluator::gpu) steps: u32,
+    /// The inputs, in the order of the bindings.
+    pub(in crate::evaluator::gpu) inputs: &'a [Data],
+    /// Where the outputs go, in the order of the bindings.
+    pub(in crate::evaluator::gpu) outputs: &'a [Place],
+}
+
+/// What came of one evaluation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::evaluator::gpu) struct Outcome {
+    pub(in crate::evaluator::gpu) outputs: Vec<Data>,
+    /// From the submission to the outputs; of a batch as a whole.
+    pub(in crate::evaluator::gpu) took: Duration,
+}
+
+/// Buffers of one evaluation, bound.
+pub(super) struct Seat {
+    sizes: Vec<u64>,
+    buffers: Vec<Taken>,
+    control: Taken,
+    groups: Vec<(u32, BindGroup)>,
+    /// On devices with memory of their own: what goes there and comes back.
+    staging: Option<(Taken, Taken)>,
+}
+
+/// Runs programs on one device.
+pub(in crate::evaluator::gpu) struct Runner {
+    pub(super) gpu: Gpu,
+    buffers: Buffers,
+    programs: BTreeMap<Digest, Prepared>,
+    runs: u64,
+}
+
+/// An evaluation on its way.
+struct Under<'a> {
+    task: &'a Task<'a>,
+    seat: Seat,
+}
+
+impl Runner {
+    pub(super) fn new(gpu: Gpu) -> Self {
+        Self { gpu, buffers: Buffers::default(), programs: BTreeMap::new(), runs: 0 }
+    }
+
+    /// Whether this program is ready.
+    pub(in crate::evaluator::gpu) fn knows(&self, program: &Digest) -> bool {
+        self.programs.contains_key(program)
+    }
+
+    /// Makes a program ready.
+    pub(in crate::evaluator::gpu) fn load(&mut self, digest: Digest, code: &[u8]) -> Result<(), Fault> {
+        if self.knows(&digest) {
+            return Ok(());
+        }
+        let prepared = Prepared::new(&self.gpu, GpuProgram::decode(code)?)?;
+        if self.programs.len() >= limits::PIPELINES {
+            let oldest = self.programs.iter().min_by_key(|(_, prepared)| prepared.used).map(|(digest, _)| *digest);
+            if let Some(dropped) = oldest.and_then(|oldest| self.programs.remove(&oldest)) {
+                dropped.idle.into_iter().for_each(|seat| seat.leave(&mut self.buffers));
+            }
+        }
+        self.programs.insert(digest, prepared);
+        Ok(())
+    }
+
+    /// Runs evaluations of loaded programs, together where there are several; one that fails takes no other with it.
+    pub(in crate::evaluator::gpu) fn run(
+        &mut self,
+        tasks: &[Task<'_>],
+        shared: Option<&File>,
+    ) -> Vec<Result<Outcome, Fault>> {
+        let seats: Vec<_> = tasks.iter().map(|task| self.seat(task)).collect();
+        let mut failed = BTreeMap::new();
+        let mut under = Vec::new();
+        for (at, (task, seat)) in tasks.iter().zip(seats).enumerate() {
+            match seat {
+                Ok(seat) => under.push((at, Under { task, seat })),
+                Err(fault) => drop(failed.insert(at, fault)),
+            }
+        }
+        let places: Vec<_> = under.iter().map(|(at, _)| *at).collect();
+        let under: Vec<_> = under.into_iter().map(|(_, under)| under).collect();
+        let done = self.together(&under, shared);
+        for under in under {
+            if done.is_ok() {
+                self.leave(under);
+            } else {
+                // Some of its buffers may still be mapped, and what is in use on the device is not known.
+                under.seat.discard(&mut self.buffers);
+            }
+        }
+        let mut results: BTreeMap<_, _> = failed.into_iter().map(|(at, fault)| (at, Err(fault))).collect();
+        match done {
+            Ok(outcomes) => results.extend(places.into_iter().zip(outcomes)),
+            // Whose fault it was is seen when each runs alone.
+            Err(Fault::Error(_)) if places.len() > 1 => {
+                for at in places {
+                    results.insert(at, self.run(&tasks[at..=at], shared).pop().unwrap_or_else(|| Err(gone())));
+                }
+            }
+            Err(fault) => results.extend(places.into_iter().map(|at| (at, Err(fault.clone())))),
+        }
+        results.into_values().collect()
+    }
+
+    /// Checks an evaluation and takes buffers for it.
+    fn seat(&mut self, task: &Task<'_>) -> Result<Seat, Fault> {
+        self.runs += 1;
+        let prepared = self.programs.get_mut(&task.program).ok_or_else(gone)?;
+        prepared.used = self.runs;
+        if let Some(why) = prepared.not_portable.as_ref().filter(|_| task.portable) {
+            return Err(Refusal::ClassNotProven(format!("this shader is not portable: {why}")).into());
+        }
+        let named = prepared.program.bindings.iter().filter(|binding| binding.is_input());
+        let inputs = named.zip(task.inputs).map(|(binding, data)| (binding.name.as_str(), data.len())).collect();
+        let sizes = prepared.sizes(&inputs)?;
+        prepared.dispatches(&sizes)?;
+        if let Some(at) = prepared.idle.iter().position(|seat| seat.sizes == sizes) {
+            return Ok(prepared.idle.swap_remove(at));
+        }
+        match Seat::take(&self.gpu, &mut self.buffers, prepared, sizes.clone()) {
+            Err(Fault::Error(EvalError::Limit(_))) => {
+                for prepared in self.programs.values_mut() {
+                    std::mem::take(&mut prepared.idle).into_iter().for_each(|seat| seat.leave(&mut self.buffers));
+                }
+                let prepared = self.programs.get(&task.program).ok_or_else(gone)?;
+                Seat::take(&self.gpu, &mut self.buffers, prepared, sizes)
+            }
+            seat => seat,
+        }
+    }
+
+    fn leave(&mut self, under: Under<'_>) {
+        let Under { task, seat } = under;
+        let small = seat.sizes.iter().sum::<u64>() <= SEAT_BYTES;
+        match self.programs.get_mut(&task.program) {
+            Some(prepared) if small && prepared.idle.len() < limits::BATCH => prepared.idle.push(seat),
+            _ => seat.leave(&mut self.buffers),
+        }
+    }
+
+    fn together(&self, under: &[Under<'_>], shared: Option<&File>) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
+        if under.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.gpu.guarded(|| self.fill(under, shared))?;
+        let watch = Stopwatch::start();
+        self.gpu.guarded(|| {
+            let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
+            under.iter().try_for_each(|one| self.encode(one, &mut encoder))?;
+            self.gpu.queue.submit([encoder.finish()]);
+            Ok(())
+        })?;
+        self.gpu.guarded(|| self.read(under, shared, &watch))
+    }
+
+    fn prepared(&self, one: &Under<'_>) -> Result<&Prepared, Fault> {
+        self.programs.get(&one.task.program).ok_or_else(gone)
+    }
+
+    /// What is written by this process before the first dispatch: for each buffer the place and the bytes.
+    fn fill(&self, under: &[Under<'_>], shared: Option<&File>) -> Result<(), Fault> {
+        let mut writes: Vec<(&Buffer, u64, Source<'_>)> = Vec::new();
+        let controls: Vec<[u8; 8]> = under.iter().map(|one| u64::from(one.task.steps).to_le_bytes()).collect();
+        for (one, control) in under.iter().zip(&controls) {
+            let prepared = self.prepared(one)?;
+            let mut at = CONTROL_BYTES;
+            writes.push(match &one.seat.staging {
+                Some((upload, _)) => (&upload.buffer, 0, Source::Bytes(control)),
+                None => (&one.seat.control.buffer, 0, Source::Bytes(control)),
+            });
+            let inputs =
+                prepared.program.bindings.iter().zip(&one.seat.buffers).filter(|(binding, _)| binding.is_input());
+            for ((_, taken), data) in inputs.zip(one.task.inputs) {
+                writes.push(match &one.seat.staging {
+                    Some((upload, _)) => (&upload.buffer, at, Source::Data(data)),
+                    None => (&taken.buffer, 0, Source::Data(data)),
+                });
+                at += room(padded(data.len()));
+            }
+        }
+        self.write(&writes, shared)
+    }
+
+    fn write(&self, writes: &[(&Buffer, u64, Source<'_>)], shared: Option<&File>) -> Result<(), Fault> {
+        let (done, mapped) = sync_channel(writes.len().max(1));
+        for (index, (buffer, at, source)) in writes.iter().enumerate() {
+            // The parts of one staging buffer follow each other, and it is mapped once, from its beginning to its end.
+            if *at == 0 {
+                let end = writes[index..].iter().take_while(|(other, ..)| other == buffer).last();
+                let end = end.map_or_else(|| padded(source.len()), |(_, at, source)| at + padded(source.len()));
+                let done = done.clone();
+                buffer.map_async(MapMode::Write, 0..end, move |result| drop(done.try_send(result)));
+            }
+        }
+        drop(done);
+        self.wait_mapped(&mapped)?;
+        for (buffer, at, source) in writes {
+            let len = source.len();
+            let view = buffer.get_mapped_range_mut(*at..*at + padded(len));
+            let mut view = view.map_err(|error| Fault::Lost(error.to_string()))?;
+            let whole = usize::try_from(len).map_err(|_| gone())?;
+            match source {
+                Source::Bytes(bytes) => view.slice(..whole).copy_from_slice(bytes),
+                Source::Data(data) => {
+                    shared::copy_in(data, shared, |at, bytes| view.slice(at..at + bytes.len()).copy_from_slice(bytes))
+                        .map_err(|error| Fault::Lost(format!("shared memory: {error}")))?
+                }
+            }
+            let padding = view.len() - whole;
+            view.slice(whole..).copy_from_slice(&[0; 4][..padding]);
+        }
+        // A buffer that is written in several parts is unmapped with its first.
+        writes.iter().filter(|(_, at, _)| *at == 0).for_each(|(buffer, ..)| buffer.unmap());
+        Ok(())
+    }
+
+    fn encode(&self, one: &Under<'_>, encoder: &mut CommandEncoder) -> Result<(), Fault> {
+        let (prepared, seat) = (self.prepared(one)?, &one.seat);
+        let bound = || prepared.program.bindings.iter().zip(&seat.buffers).zip(&seat.sizes);
+        for ((_, taken), size) in bound().filter(|((binding, _), _)| !binding.is_input()) {
+            encoder.clear_buffer(&taken.buffer, 0, Some(*size));
+        }
+        if let Some((upload, _)) = &seat.staging {
+            encoder.copy_buffer_to_buffer(&upload.buffer, 0, &seat.control.buffer, 0, CONTROL_BYTES);
+            let mut at = CONTROL_BYTES;
+            for ((_, taken), size) in bound().filter(|((binding, _), _)| binding.is_input()) {
+                encoder.copy_buffer_to_buffer(&upload.buffer, at, &taken.buffer, 0, *size);
+                at += room(*size);
+            }
+        }
+        let mut pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        for (group, bound) in &seat.groups {
+            pass.set_bind_group(*group, bound, &[]);
+        }
+        for (pipeline, [x, y, z]) in prepared.dispatches(&seat.sizes)? {
+            pass.set_pipeline(pipeline);
+            pass.dispatch_workgroups(x, y, z);
+        }
+        drop(pass);
+        if let Some((_, download)) = &seat.staging {
+            encoder.copy_buffer_to_buffer(&seat.control.buffer, 0, &download.buffer, 0, CONTROL_BYTES);
+            let mut at = CONTROL_BYTES;
+            for ((_, taken), size) in bound().filter(|((binding, _), _)| binding.is_output()) {
+                encoder.copy_buffer_to_buffer(&taken.buffer, 0, &download.buffer, at, *size);
+                at += room(*size);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what came out: the control buffer first, then the outputs.
+    fn read(
+        &self,
+        under: &[Under<'_>],
+        shared: Option<&File>,
+        watch: &Stopwatch,
+    ) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
+        let mut reads = Vec::new();
+        for one in under {
+            reads.push(one.seat.reads(self.prepared(one)?));
+        }
+        let (done, mapped) = sync_channel(reads.iter().map(Vec::len).sum::<usize>().max(1));
+        for (buffer, at, _) in reads.iter().flatten() {
+            if *at == 0 {
+                let end = reads
+                    .iter()
+                    .flatten()
+                    .filter(|(other, ..)| other == buffer)
+                    .map(|(_, at, len)| at + len)
+                    .max()
+                    .unwrap_or(0);
+                let done = done.clone();
+                buffer.map_async(MapMode::Read, 0..end, move |result| drop(done.try_send(result)));
+            }
+        }
+        drop(done);
+        self.wait_mapped(&mapped)?;
+        let took = watch.elapsed();
+        let outcomes = under.iter().zip(&reads).map(|(one, reads)| collect(one, reads, shared, took)).collect();
+        reads.iter().flatten().filter(|(_, at, _)| *at == 0).for_each(|(buffer, ..)| buffer.unmap());
+        Ok(outcomes)
+    }
+
+    fn wait_mapped(&self, mapped: &std::sync::mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>) -> Result<(), Fault> {
+        self.gpu.wait()?;
+        for result in mapped {
+            result.map_err(|error| Fault::Lost(format!("a buffer cannot be mapped: {error}")))?;
+        }
+        Ok(())
+    }
+}
+
+/// What is written into a buffer.
+enum Source<'a> {
+    Bytes(&'a [u8]),
+    Data(&'a Data),
+}
+
+impl Source<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Data(data) => data.len(),
+        }
+    }
+}
+
+fn collect(
+    one: &Under<'_>,
+    reads: &[(&Buffer, u64, u64)],
+    shared: Option<&File>,
+    took: Duration,
+) -> Result<Outcome, Fault> {
+    let view = |(buffer, at, len): &(&Buffer, u64, u64)| {
+        buffer.get_mapped_range(*at..*at + *len).map_err(|error| Fault::Lost(error.to_string()))
+    };
+    let (control, outputs) = reads.split_first().ok_or_else(gone)?;
+    if view(control)?[4..] != [0; 4] {
+        return Err(overrun(one.task.steps));
+    }
+    let output = |(read, place): (&(&Buffer, u64, u64), &Place)| {
+        let bytes = view(read)?;
+        match (place, shared) {
+            (Place::Shared { at }, Some(shared)) => {
+                shared::write_at(shared, *at, &bytes)
+                    .map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
+                Ok(Data::Shared { at: *at, len: bytes.len() as u64 })
+            }
+            _ => Ok(Data::Inline(Bytes::copy_from_slice(&bytes))),
+        }
+    };
+    let outputs = outputs.iter().zip(one.task.outputs).map(output).collect::<Result<_, Fault>>()?;
+    Ok(Outcome { outputs, took })
+}
+
+impl Seat {
+    fn take(gpu: &Gpu, buffers: &mut Buffers, prepared: &Prepared, sizes: Vec<u64>) -> Result<Self, Fault> {
+        let mut taken = Vec::new();
+        let result = Self::fill_seat(gpu, buffers, prepared, &sizes, &mut taken);
+        match result {
+            Ok((control, staging, groups)) => Ok(Self { sizes, buffers: taken, control, groups, staging }),
+            Err(fault) => {
+                taken.into_iter().for_each(|one| buffers.give_back(one));
+                Err(fault)
+            }
+        }
+    }
+
+    #[expect(clippy::type_complexity, reason = "the parts of a seat that is not whole yet")]
+    fn fill_seat(
+        gpu: &Gpu,
+        buffers: &mut Buffers,
+        prepared: &Prepared,
+        sizes: &[u64],
+        taken: &mut Vec<Taken>,
+    ) -> Result<(Taken, Option<(Taken, Taken)>, Vec<(u32, BindGroup)>), Fault> {
+        for (resource, size) in prepared.resources.iter().zip(sizes) {
+            let purpose = if resource.access == Access::Uniform { Purpose::Uniform } else { Purpose::Storage };
+            taken.push(buffers.take(gpu, purpose, *size)?);
+        }
+        let control = buffers.take(gpu, Purpose::Storage, CONTROL_BYTES)?;
+        let staging = if gpu.mappable {
+            None
+        } else {
+            let sum = |wanted: fn(&super::super::program::Binding) -> bool| -> u64 {
+                let wanted = prepared.program.bindings.iter().zip(sizes).filter(|(binding, _)| wanted(binding));
+                wanted.map(|(_, size)| room(*size)).sum::<u64>() + CONTROL_BYTES
+            };
+            let upload = buffers.take(gpu, Purpose::Upload, sum(super::super::program::Binding::is_input))?;
+            match buffers.take(gpu, Purpose::Download, sum(super::super::program::Binding::is_output)) {
+                Ok(download) => Some((upload, download)),
+                Err(fault) => {
+                    buffers.give_back(upload);
+                    buffers.give_back(control);
+                    return Err(fault);
+                }
+            }
+        };
+        let groups = gpu.guarded(|| {
+            let group = |(number, layout): &(u32, wgpu::BindGroupLayout)| {
+                let own = BindGroupEntry { binding: 0, resource: bound(&control.buffer, CONTROL_BYTES) };
+                let entries: Vec<_> = if *number == CONTROL_GROUP {
+                    vec![own]
+                } else {
+                    let all = prepared.resources.iter().zip(taken.iter()).zip(sizes);
+                    let of_group = all.filter(|((resource, _), _)| resource.group == *number);
+                    of_group
+                        .map(|((resource, taken), size)| BindGroupEntry {
+                            binding: resource.binding,
+                            resource: bound(&taken.buffer, *size),
+                        })
+                        .collect()
+                };
+                (*number, gpu.device.create_bind_group(&BindGroupDescriptor { label: None, layout, entries: &entries }))
+            };
+            Ok(prepared.layouts.iter().map(group).collect())
+        })?;
+        Ok((control, staging, groups))
+    }
+
+    /// Where the control buffer and the outputs are read.
+    fn reads(&self, prepared: &Prepared) -> Vec<(&Buffer, u64, u64)> {
+        let outputs = prepared.program.bindings.iter().zip(&self.buffers).zip(&self.sizes);
+        let outputs =
+            outputs.filter(|((binding, _), _)| binding.is_output()).map(|((_, taken), size)| (&taken.buffer, *size));
+        match &self.staging {
+            None => [(&self.control.buffer, CONTROL_BYTES)]
+                .into_iter()
+                .chain(outputs)
+                .map(|(buffer, len)| (buffer, 0, len))
+                .collect(),
+            Some((_, download)) => {
+                let mut at = 0;
+                let mut next = |len| {
+                    at += room(len);
+                    (&download.buffer, at - room(len), len)
+                };
+                [CONTROL_BYTES].into_iter().chain(outputs.map(|(_, len)| len)).map(&mut next).collect()
+            }
+        }
+    }
+
+    fn leave(self, buffers: &mut Buffers) {
+        self.parts().for_each(|one| buffers.give_back(one));
+    }
+
+    fn discard(self, buffers: &mut Buffers) {
+        self.parts().for_each(|one| buffers.discard(one));
+    }
+
+    fn parts(self) -> impl Iterator<Item = Taken> {
+        let staging = self.staging.into_iter().flat_map(|(upload, download)| [upload, download]);
+        self.buffers.into_iter().chain([self.control]).chain(staging)
+    }
+}
+
+fn bound(buffer: &Buffer, size: u64) -> BindingResource<'_> {
+    BindingResource::Buffer(BufferBinding { buffer, offset: 0, size: std::num::NonZeroU64::new(size) })
+}
+
+fn padded(len: u64) -> u64 {
+    len.next_multiple_of(4)
+}
+
+/// What a part of a staging buffer takes there: mapped ranges begin at multiples of eight.
+fn room(len: u64) -> u64 {
+    len.next_multiple_of(8)
+}
+
+fn gone() -> Fault {
+    EvalError::Failed("a program of the worker is gone".to_owned()).into()
+}

@@ -1,0 +1,312 @@
+//! One evaluation on its way through a lane: checked against its program, laid out for the worker, and made a reply of.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::device::Stopwatch;
+use super::limits::{INLINE, PIPELINES, STEPS};
+use super::program::{Binding, GpuProgram};
+use super::proofs::Proofs;
+use super::report::DeviceReport;
+use super::scan::scan;
+use super::worker::shared::{self, Data, Place};
+use super::worker::{Ran, Wanted};
+use super::{GpuLimits, VERSION};
+use crate::error::{EvalError, LimitHit, Refusal};
+use crate::evaluator::{Cancel, Done, Job};
+use crate::id::Digest;
+use crate::limits::MAX_PAYLOAD;
+use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
+use crate::request::{Class, Code, Slot};
+
+/// Where evaluations run.
+static HOST: LazyLock<String> = LazyLock::new(|| format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
+
+/// Payloads in the shared memory begin at multiples of this.
+const ALIGNED: u64 = 4096;
+/// Answers of this size are remembered, so that a later run of the same question can be held against them.
+const REMEMBERED_BYTES: u64 = 1024 * 1024;
+
+/// Programs that were taken apart and looked through.
+#[derive(Default)]
+pub(super) struct Programs(Mutex<BTreeMap<Digest, Arc<GpuProgram>>>);
+
+impl Programs {
+    fn get(&self, digest: Digest, code: &[u8]) -> Result<Arc<GpuProgram>, EvalError> {
+        let table = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(program) = table().get(&digest) {
+            return Ok(Arc::clone(program));
+        }
+        let program = Arc::new(GpuProgram::decode(code)?);
+        scan(&program.shader)?;
+        let mut table = table();
+        if table.len() >= PIPELINES {
+            // They are made anew in microseconds, so which ones go does not matter.
+            table.clear();
+        }
+        table.insert(digest, Arc::clone(&program));
+        Ok(program)
+    }
+}
+
+/// An evaluation that waits.
+pub(super) struct Pending {
+    pub(super) job: Job,
+    pub(super) done: Done,
+    pub(super) arrived: Stopwatch,
+    pub(super) limits: Arc<GpuLimits>,
+    pub(super) programs: Arc<Programs>,
+}
+
+impl Pending {
+    pub(super) fn finish(self, result: Result<Reply, EvalError>) {
+        (self.done)(result);
+    }
+}
+
+/// An evaluation that may run.
+pub(super) struct Evaluation {
+    pending: Pending,
+    program: Arc<GpuProgram>,
+    digest: Digest,
+    portable: bool,
+    twice: bool,
+    sizes: Vec<u64>,
+}
+
+impl Evaluation {
+    /// Checks what can be checked without a device.
+    pub(super) fn begin(pending: Pending, proofs: &Proofs) -> Result<Self, Box<(Pending, EvalError)>> {
+        match Self::check(&pending, proofs) {
+            Ok((program, digest, twice, sizes)) => {
+                let portable = pending.job.request.class == Class::Portable;
+                Ok(Self { pending, program, digest, portable, twice, sizes })
+            }
+            Err(error) => Err(Box::new((pending, error))),
+        }
+    }
+
+    fn check(pending: &Pending, proofs: &Proofs) -> Result<(Arc<GpuProgram>, Digest, bool, Vec<u64>), EvalError> {
+        let job = &pending.job;
+        if job.cancel.is_cancelled() {
+            return Err(EvalError::Cancelled);
+        }
+        if pending.left().is_zero() {
+            return Err(LimitHit::Deadline { ms: u64::try_from(pending.time().as_millis()).unwrap_or(u64::MAX) }.into());
+        }
+        let digest = match &job.request.program.code {
+            Code::Bytes(Payload::Stored(blob)) => blob.digest,
+            _ => Digest::of(&job.code),
+        };
+        let program = pending.programs.get(digest, &job.code)?;
+        let names: Vec<_> =
+            program.bindings.iter().filter(|binding| binding.is_input()).map(|binding| binding.name.as_str()).collect();
+        if let Some((slot, _)) = job.inputs.iter().find(|(slot, _)| !names.contains(&name(slot))) {
+            return Err(Refusal::Binding {
+                name: name(slot).to_owned(),
+                why: "the program has no such input".to_owned(),
+            }
+            .into());
+        }
+        let sizes = program.sizes(|wanted| input(job, wanted).map(|bytes| bytes.len() as u64))?;
+        let output: u64 =
+            program.bindings.iter().zip(&sizes).filter(|(binding, _)| binding.is_output()).map(|(_, size)| *size).sum();
+        let bound = job.request.options.output.unwrap_or(MAX_PAYLOAD).min(MAX_PAYLOAD);
+        if output > bound {
+            return Err(LimitHit::Output { bound }.into());
+        }
+        let memory = sizes.iter().copied().fold(0_u64, u64::saturating_add);
+        let bound = job.request.options.memory.unwrap_or(u64::MAX).min(pending.limits.memory);
+        if memory > bound {
+            return Err(LimitHit::DeviceMemory { bound }.into());
+        }
+        let twice = job.request.class == Class::Portable && proofs.begin(digest)?;
+        Ok((program, digest, twice, sizes))
+    }
+
+    pub(super) fn into_pending(self) -> Pending {
+        self.pending
+    }
+
+    pub(super) fn finish(self, result: Result<Reply, EvalError>) {
+        self.pending.finish(result);
+    }
+
+    /// Whether it may run together with others.
+    pub(super) fn may_share(&self) -> bool {
+        !self.twice && self.sizes.iter().sum::<u64>() <= INLINE
+    }
+
+    /// Whether it must be run twice, to see whether both runs agree.
+    pub(super) fn is_twice(&self) -> bool {
+        self.twice
+    }
+
+    pub(super) fn program(&self) -> Digest {
+        self.digest
+    }
+
+    pub(super) fn code(&self) -> Bytes {
+        self.pending.job.code.clone()
+    }
+
+    pub(super) fn cancel(&self) -> Cancel {
+        self.pending.job.cancel.clone()
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.pending.job.cancel.is_cancelled()
+    }
+
+    /// The time that it has in all, and what is left of it.
+    pub(super) fn time(&self) -> Duration {
+        self.pending.time()
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.pending.left()
+    }
+
+    /// Room in the shared memory that its large payloads take.
+    pub(super) fn shared_bytes(&self) -> u64 {
+        let large = |(binding, size): (&Binding, &u64)| {
+            let times = u64::from(binding.is_input()) + u64::from(binding.is_output());
+            if *size > INLINE { size.next_multiple_of(ALIGNED).saturating_mul(times) } else { 0 }
+        };
+        self.program.bindings.iter().zip(&self.sizes).map(large).fold(0, u64::saturating_add)
+    }
+
+    /// What the worker is asked, with large inputs put into the shared memory.
+    pub(super) fn wanted(&self, code: Option<Bytes>, layout: &mut Layout<'_>) -> io::Result<Wanted> {
+        let job = &self.pending.job;
+        let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
+        for (binding, size) in self.program.bindings.iter().zip(&self.sizes) {
+            if binding.is_input() {
+                let bytes = input(job, binding.name.as_str()).cloned().unwrap_or_default();
+                inputs.push(match layout.take(*size) {
+                    Some((memory, at)) => {
+                        shared::write_at(memory, at, &bytes)?;
+                        Data::Shared { at, len: bytes.len() as u64 }
+                    }
+                    None => Data::Inline(bytes),
+                });
+            }
+            if binding.is_output() {
+                outputs.push(layout.take(*size).map_or(Place::Inline, |(_, at)| Place::Shared { at }));
+            }
+        }
+        let steps = job.request.options.fuel.and_then(|fuel| u32::try_from(fuel).ok()).unwrap_or(STEPS).min(STEPS);
+        Ok(Wanted { program: self.digest, code, portable: self.portable, steps, inputs, outputs })
+    }
+
+    /// The reply, from what the worker gave; a worker that gives something else than was wanted is not believed.
+    pub(super) fn reply(&self, ran: Ran, memory: Option<&File>) -> io::Result<Reply> {
+        let odd = || io::Error::new(io::ErrorKind::InvalidData, "outputs of another size than was wanted");
+        let wanted: Vec<_> =
+            self.program.bindings.iter().zip(&self.sizes).filter(|(binding, _)| binding.is_output()).collect();
+        if ran.outputs.len() != wanted.len() {
+            return Err(odd());
+        }
+        let mut reply = Reply {
+            status: Status::Exit(0),
+            stdout: None,
+            stderr: None,
+            files: Vec::new(),
+            facts: Facts {
+                duration: Duration::from_nanos(ran.nanos),
+                fuel: None,
+                host: HOST.clone(),
+                evaluator: VERSION.to_owned(),
+            },
+        };
+        for ((binding, size), data) in wanted.into_iter().zip(ran.outputs) {
+            if data.len() != *size {
+                return Err(odd());
+            }
+            let bytes = match (data, memory) {
+                (Data::Inline(bytes), _) => bytes,
+                (Data::Shared { at, len }, Some(memory)) => read(memory, at, len)?,
+                (Data::Shared { .. }, None) => return Err(odd()),
+            };
+            let data = Payload::Inline(bytes);
+            if binding.name.as_str() == "stdout" {
+                reply.stdout = Some(data);
+            } else {
+                reply.files.push(OutputFile { path: binding.name.clone(), executable: false, data });
+            }
+        }
+        reply.files.sort_by(|one, other| one.path.cmp(&other.path));
+        Ok(reply)
+    }
+
+    /// Ends well, unless it is portable and something does not agree.
+    pub(super) fn settle(self, mut reply: Reply, again: Option<&Reply>, proofs: &Proofs, report: &DeviceReport) {
+        if let Some(class) = &report.class {
+            reply.facts.evaluator = format!("{VERSION} {class}");
+        }
+        let agrees = if self.portable {
+            let alike = again.map(|again| again.files == reply.files && again.stdout == reply.stdout);
+            let answer = (reply.len() <= REMEMBERED_BYTES).then(|| reply.answer());
+            proofs.end(self.digest, self.pending.job.id, answer, alike)
+        } else {
+            Ok(())
+        };
+        self.finish(agrees.map(|()| reply));
+    }
+}
+
+impl Pending {
+    fn time(&self) -> Duration {
+        self.job.budget.unwrap_or(self.limits.time)
+    }
+
+    fn left(&self) -> Duration {
+        self.time().saturating_sub(self.arrived.elapsed())
+    }
+}
+
+/// Hands out places in the shared memory.
+pub(super) struct Layout<'a> {
+    memory: Option<&'a File>,
+    at: &'a mut u64,
+}
+
+impl<'a> Layout<'a> {
+    pub(super) fn new(memory: Option<&'a File>, at: &'a mut u64) -> Self {
+        Self { memory, at }
+    }
+
+    /// A place for a large payload.
+    fn take(&mut self, size: u64) -> Option<(&'a File, u64)> {
+        let memory = self.memory.filter(|_| size > INLINE)?;
+        let at = *self.at;
+        *self.at += size.next_multiple_of(ALIGNED);
+        Some((memory, at))
+    }
+}
+
+fn read(memory: &File, at: u64, len: u64) -> io::Result<Bytes> {
+    // Nothing else uses the place in this file: the worker says where it reads and writes.
+    let mut memory = memory;
+    memory.seek(SeekFrom::Start(at))?;
+    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
+    memory.take(len).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 == len { Ok(bytes.into()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+fn input<'a>(job: &'a Job, wanted: &str) -> Option<&'a Bytes> {
+    job.inputs.iter().find(|(slot, _)| name(slot) == wanted).map(|(_, bytes)| bytes)
+}
+
+/// What a program calls an input.
+fn name(slot: &Slot) -> &str {
+    match slot {
+        Slot::Stdin => "stdin",
+        Slot::File(path) => path.as_str(),
+    }
+}

@@ -1,0 +1,222 @@
+//! The node's side of a GPU worker: a child process that finds adapters or drives one of them, and can be ended whatever it does.
+//!
+//! A worker is asked one thing at a time; while it works a watchdog holds it against a deadline and against the callers' patience. Invariant: an
+//! order ends with an answer, or with the worker's end. The other side is `child`.
+
+pub(in crate::evaluator) mod child;
+pub(super) mod protocol;
+pub(super) mod shared;
+mod watchdog;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::PathBuf;
+use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use self::protocol::{BUILD, Order, Reply};
+pub(super) use self::protocol::{Ran, Trouble, Wanted};
+use self::watchdog::Watchdog;
+pub(super) use self::watchdog::{Guard, Why};
+use super::limits;
+use super::report::{AdapterFacts, DeviceReport};
+use crate::error::EvalError;
+use crate::evaluator::worker::{Killed, Running, Start, own_exe, unavailable};
+use crate::id::Digest;
+
+/// The first argument of a worker.
+pub(in crate::evaluator) const ROLE: &str = "__evalmesh-gpu-worker";
+
+/// What a worker sees of the environment: how drivers are found, and where they keep what they compiled.
+const ENVIRONMENT: &[&str] = &[
+    "VK_DRIVER_FILES",
+    "VK_ADD_DRIVER_FILES",
+    "VK_ICD_FILENAMES",
+    "VK_LOADER_DEBUG",
+    "VK_LOADER_DRIVERS_SELECT",
+    "VK_LOADER_DRIVERS_DISABLE",
+    "LD_LIBRARY_PATH",
+    "HOME",
+    "XDG_CACHE_HOME",
+    "XDG_DATA_DIRS",
+    "XDG_RUNTIME_DIR",
+    "CUDA_VISIBLE_DEVICES",
+    "NVIDIA_VISIBLE_DEVICES",
+    "NVIDIA_DRIVER_CAPABILITIES",
+    "MESA_SHADER_CACHE_DIR",
+    "LP_NUM_THREADS",
+    "SystemRoot",
+];
+
+/// How workers are started.
+#[derive(Debug, Clone)]
+pub(super) struct Setup {
+    /// The executable; without one there are no workers.
+    pub(super) exe: Option<PathBuf>,
+    /// Variables in place of those that this process has.
+    pub(super) env: Vec<(OsString, OsString)>,
+    /// Memory that one worker may make.
+    pub(super) process_memory: u64,
+    /// How long a worker may take to start, to list adapters, or to open and examine one.
+    pub(super) start: Duration,
+    /// Where process numbers are noted.
+    pub(super) folder: Option<PathBuf>,
+}
+
+/// Why an order has no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The watchdog ended the worker.
+    Killed(Why),
+    /// The worker ended by itself, or said what makes no sense.
+    Died(String),
+}
+
+/// A worker process.
+pub(super) struct Worker {
+    child: Arc<Mutex<Killed>>,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+    /// The memory that both see, and its length.
+    shared: Option<(File, u64)>,
+    /// Programs that it was given. It may have dropped some.
+    pub(super) known: BTreeSet<Digest>,
+    watchdog: Watchdog,
+    _registered: Option<crate::evaluator::worker::Registered>,
+}
+
+impl Worker {
+    /// Starts a worker and hears what it is.
+    pub(super) fn start(setup: &Setup) -> Result<Self, EvalError> {
+        let none = || {
+            unavailable("this process cannot start one: it calls `enter_worker_role` first in its `main`, or names one")
+        };
+        let exe = setup.exe.clone().or_else(own_exe).ok_or_else(none)?;
+        let shared = shared::make();
+        let stderr = match &shared {
+            Some(file) => file.try_clone().map_or_else(|_| Stdio::null(), Stdio::from),
+            None => Stdio::null(),
+        };
+        let args = vec![ROLE.into(), setup.process_memory.to_string().into()];
+        let folder = setup.folder.as_deref();
+        let Running { child, stdin, stdout, registered } =
+            Start { exe: &exe, args, env: environment(setup), stderr, folder }.spawn()?;
+        let mut worker = Self {
+            child: Arc::new(Mutex::new(child)),
+            stdin,
+            stdout: BufReader::new(stdout),
+            shared: shared.map(|file| (file, 0)),
+            known: BTreeSet::new(),
+            watchdog: Watchdog::start().map_err(|error| unavailable(&format!("no watchdog: {error}")))?,
+            _registered: registered,
+        };
+        match worker.hear(Guard::within(setup.start)) {
+            Ok(Reply::Hello(build)) if build == BUILD => Ok(worker),
+            Ok(_) => Err(unavailable("it is another version of this program")),
+            Err(ended) => Err(unavailable(&format!("it ends at once ({})", ended.text()))),
+        }
+    }
+
+    /// The adapters that drivers show to this worker.
+    pub(super) fn list(&mut self, setup: &Setup) -> Result<Vec<AdapterFacts>, Ended> {
+        match self.ask(&Order::List, Guard::within(setup.start))? {
+            Reply::Adapters(adapters) => Ok(adapters),
+            other => Err(odd(&other)),
+        }
+    }
+
+    /// Opens a device, and examines it if wanted. The inner error is the device's.
+    pub(super) fn open(
+        &mut self,
+        setup: &Setup,
+        (facts, place): (&AdapterFacts, u32),
+        memory: u64,
+        examine: bool,
+    ) -> Result<Result<Option<Box<DeviceReport>>, String>, Ended> {
+        let order = Order::Open { facts: facts.clone(), place, memory, examine };
+        match self.ask(&order, Guard::within(setup.start))? {
+            Reply::Opened(report) => Ok(Ok(report)),
+            Reply::NotOpened(why) => Ok(Err(why)),
+            other => Err(odd(&other)),
+        }
+    }
+
+    /// Runs evaluations, together where there are several.
+    pub(super) fn run(&mut self, wanted: Vec<Wanted>, guard: Guard) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
+        let count = wanted.len();
+        match self.ask(&Order::Run(wanted), guard)? {
+            Reply::Ran(ran) if ran.len() == count => Ok(ran),
+            other => Err(odd(&other)),
+        }
+    }
+
+    /// The memory that both see, made this large, or none where there is none.
+    pub(super) fn shared(&mut self, bytes: u64) -> Option<&File> {
+        let (file, len) = self.shared.as_mut()?;
+        if bytes > *len {
+            file.set_len(bytes).ok()?;
+            *len = bytes;
+        }
+        Some(file)
+    }
+
+    /// Gives back what a large evaluation took.
+    pub(super) fn trim(&mut self) {
+        if let Some((file, len)) = self.shared.as_mut().filter(|(_, len)| *len > limits::SHARED_KEPT)
+            && file.set_len(0).is_ok()
+        {
+            *len = 0;
+        }
+    }
+
+    fn ask(&mut self, order: &Order, guard: Guard) -> Result<Reply, Ended> {
+        let child = Arc::clone(&self.child);
+        self.watchdog.arm(child, guard);
+        let (stdin, stdout) = (&mut self.stdin, &mut self.stdout);
+        let answer = protocol::write(stdin, order).and_then(|()| protocol::read(stdout));
+        self.settle(answer)
+    }
+
+    fn hear(&mut self, guard: Guard) -> Result<Reply, Ended> {
+        self.watchdog.arm(Arc::clone(&self.child), guard);
+        let answer = protocol::read(&mut self.stdout);
+        self.settle(answer)
+    }
+
+    fn settle(&mut self, answer: std::io::Result<Reply>) -> Result<Reply, Ended> {
+        match (self.watchdog.disarm(), answer) {
+            (Some(why), _) => Err(Ended::Killed(why)),
+            (None, Ok(reply)) => Ok(reply),
+            (None, Err(error)) => Err(Ended::Died(error.to_string())),
+        }
+    }
+}
+
+impl Ended {
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Killed(Why::Deadline) => "it took too long and was ended".to_owned(),
+            Self::Killed(Why::Cancelled) => "it was ended, since nobody waited".to_owned(),
+            Self::Died(error) => format!("it ended by itself: {error}"),
+        }
+    }
+}
+
+fn odd(reply: &Reply) -> Ended {
+    let kind = match reply {
+        Reply::Hello(_) => "a greeting",
+        Reply::Adapters(_) => "adapters",
+        Reply::Opened(_) | Reply::NotOpened(_) => "news of a device",
+        Reply::Ran(_) => "other results",
+    };
+    Ended::Died(format!("it answered with {kind}"))
+}
+
+fn environment(setup: &Setup) -> Vec<(OsString, OsString)> {
+    let own = ENVIRONMENT.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+    let own = own.filter(|(name, _)| !setup.env.iter().any(|(other, _)| other == name));
+    own.chain(setup.env.iter().cloned()).collect()
+}
