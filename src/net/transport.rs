@@ -137,10 +137,11 @@ fn quic(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> impl Stack {
             }
         });
     TransportTimeout::new(proved, timings.handshake).map_err(|error| match error {
-        TransportTimeoutError::Timeout => HandshakeError::TimedOut,
+        TransportTimeoutError::Timeout | TransportTimeoutError::Other(Either::Left(quic::Error::HandshakeTimedOut)) => {
+            HandshakeError::TimedOut
+        }
         TransportTimeoutError::TimerError(error) => HandshakeError::Failed(error.to_string()),
         TransportTimeoutError::Other(Either::Left(quic::Error::Io(error))) => HandshakeError::Tcp(error),
-        TransportTimeoutError::Other(Either::Left(quic::Error::HandshakeTimedOut)) => HandshakeError::TimedOut,
         TransportTimeoutError::Other(Either::Left(error)) => HandshakeError::Failed(error.to_string()),
         TransportTimeoutError::Other(Either::Right(error)) => error,
     })
