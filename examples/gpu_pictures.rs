@@ -3,6 +3,8 @@
 //!
 //! `cargo run --example gpu_pictures [FOLDER]` writes `automaton.png` and `nbody.png` there (by default nowhere).
 
+#![expect(clippy::disallowed_methods, reason = "the times are shown to whoever runs this")]
+
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
@@ -70,12 +72,14 @@ fn stage(repeat: u32, dispatches: &[(&str, [u32; 3])]) -> Stage {
 }
 
 /// A cell's colour: the states are a ring of hues.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 255")]
 pub(crate) fn hue(state: u8) -> [u8; 3] {
     let turn = f32::from(state) / 14.0 * std::f32::consts::TAU;
     [0.0, 2.1, 4.2].map(|shift: f32| (127.5 + 120.0 * (turn + shift).cos()) as u8)
 }
 
 /// How bright a place is, by how many stars are there: from 0 to 15.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is from 0 to 255")]
 fn glow(count: u32) -> u8 {
     (f32::from(u16::try_from(count).unwrap_or(u16::MAX)).sqrt() * 6.0).min(15.0) as u8
 }

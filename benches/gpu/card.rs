@@ -60,7 +60,9 @@ pub(crate) fn measure(node: &Node, runtime: &tokio::runtime::Runtime, class: &Cl
         let text = format!("{HEAD}\n{body}");
         let ask = |repeat: u32, salt: f32| {
             let program = program(&text, output, groups, repeat);
-            let bytes: Vec<u8> = (0..input).flat_map(|at| (salt + (at % 97) as f32 * 0.01).to_le_bytes()).collect();
+            let bytes: Vec<u8> = (0..input)
+                .flat_map(|at| (salt + f32::from(u8::try_from(at % 97).unwrap_or_default()) * 0.01).to_le_bytes())
+                .collect();
             let request = program.request().expect("a program").file("in", bytes).expect("a name").class(class.clone());
             runtime.block_on(node.eval(request)).expect("an answer").reply.facts.duration
         };

@@ -103,6 +103,7 @@ fn overhead(
         let answer = runtime.block_on(node.eval(request)).expect("an answer");
         evals.push(start.elapsed());
         insides.push(answer.reply.facts.duration);
+        assert_eq!(answer.reply.files[0].data.bytes().expect("inline"), &right, "both do the same");
         drop(answer);
         let given = input.clone();
         let start = Instant::now();
@@ -111,7 +112,6 @@ fn overhead(
         alone.start(Job::inline(request).expect("a job"), Box::new(move |result| drop(done.send(result))));
         outcome.recv().expect("it ends").expect("a reply");
         singles.push(start.elapsed());
-        assert_eq!(answer.reply.files[0].data.bytes().expect("inline"), &right, "both do the same");
     }
     // The first two have pipelines and buffers made.
     let (bare, eval) = (median(bares.split_off(2)), median(evals.split_off(2)));

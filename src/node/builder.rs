@@ -221,6 +221,7 @@ impl NodeBuilder {
     }
 
     /// Starts the node. Returns when it answers; listening sockets are bound by then.
+    #[expect(clippy::too_many_lines, reason = "one part after the other, each with what the parts before it made")]
     pub fn start(self) -> Result<Node, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let clock = Clock::start();
@@ -242,18 +243,7 @@ impl NodeBuilder {
         #[cfg(feature = "wasm")]
         evaluators.add(Arc::new(wasm.clone()));
         #[cfg(feature = "gpu")]
-        let gpu = self.make_gpu();
-        #[cfg(feature = "gpu")]
-        if let Some(gpu) = &gpu {
-            let events = events.clone();
-            gpu.when_ready(move |devices| {
-                let classes =
-                    devices.sound().filter_map(|device| device.class.clone()).take(crate::limits::MAX_OFFERED);
-                // A node that stops offers nothing.
-                drop(events.blocking_send(Event::Offer(classes.collect())));
-            });
-            evaluators.add(Arc::new(gpu.clone()));
-        }
+        let gpu = self.add_gpu(&events, &mut evaluators);
         for evaluator in &self.evaluators {
             evaluators.add(Arc::clone(evaluator));
         }
@@ -345,14 +335,26 @@ impl NodeBuilder {
     }
 
     #[cfg(feature = "gpu")]
-    fn make_gpu(&self) -> Option<crate::evaluator::gpu::GpuEvaluator> {
+    fn add_gpu(
+        &self,
+        events: &mpsc::Sender<Event>,
+        evaluators: &mut Evaluators,
+    ) -> Option<crate::evaluator::gpu::GpuEvaluator> {
         let mut config = match &self.gpu {
             GpuUse::Usual => crate::evaluator::gpu::GpuConfig::default(),
             GpuUse::As(config) => config.clone(),
             GpuUse::Off => return None,
         };
         config.folder = config.folder.or_else(|| Some(self.data_dir.as_ref()?.join("gpu")));
-        Some(crate::evaluator::gpu::GpuEvaluator::new(config))
+        let gpu = crate::evaluator::gpu::GpuEvaluator::new(config);
+        let events = events.clone();
+        gpu.when_ready(move |devices| {
+            let classes = devices.sound().filter_map(|device| device.class.clone()).take(crate::limits::MAX_OFFERED);
+            // A node that stops offers nothing.
+            drop(events.blocking_send(Event::Offer(classes.collect())));
+        });
+        evaluators.add(Arc::new(gpu.clone()));
+        Some(gpu)
     }
 
     #[cfg(feature = "wasm")]

@@ -51,10 +51,6 @@ const HASHED_HERE: u64 = 16 * 1024;
 pub(super) type Waiting = oneshot::Sender<Result<Delivery, EvalError>>;
 
 /// What happens to the loop.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "nearly all events are the large one; a box would cost each of them an allocation"
-)]
 pub(super) enum Event {
     /// A caller asks.
     Ask(Ask, Waiting),

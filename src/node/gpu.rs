@@ -8,7 +8,7 @@ use super::Node;
 use super::driver::Event;
 use crate::error::EvalError;
 use crate::eval::Answer;
-use crate::evaluator::gpu::Devices;
+use crate::evaluator::gpu::{Devices, GpuEvaluator};
 use crate::id::ContentId;
 use crate::request::{Class, Name, Request};
 
@@ -66,12 +66,12 @@ impl Node {
 
     /// The device classes of this node, as far as that is known.
     fn known_classes(&self) -> Vec<Name> {
-        let devices = self.inner.gpu.as_ref().and_then(|gpu| gpu.devices_so_far()).unwrap_or_default();
+        let devices = self.inner.gpu.as_ref().and_then(GpuEvaluator::devices_so_far).unwrap_or_default();
         devices.sound().filter_map(|device| device.class.clone()).collect()
     }
 
     pub(super) fn gpu_summary(&self) -> String {
-        match self.inner.gpu.as_ref().map(|gpu| gpu.devices_so_far()) {
+        match self.inner.gpu.as_ref().map(GpuEvaluator::devices_so_far) {
             None => "off".to_owned(),
             Some(None) => "not looked for yet".to_owned(),
             Some(Some(devices)) => devices.summary(),

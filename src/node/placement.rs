@@ -106,9 +106,9 @@ impl Placements {
                 | EvalError::Closed
                 | EvalError::Cancelled
                 | EvalError::Failed(_)
-                | EvalError::Ledger(_),
+                | EvalError::Ledger(_)
+                | EvalError::Refused(Refusal::NoDevice { .. } | Refusal::NoEvaluator(_)),
             ) => self.place(placed),
-            Err(EvalError::Refused(Refusal::NoDevice { .. } | Refusal::NoEvaluator(_))) => self.place(placed),
             Err(error) => Next::End(placed.flight, error),
         })
     }

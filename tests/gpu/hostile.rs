@@ -77,9 +77,9 @@ fn beyond_its_time() {
 }
 
 fn hostile_shaders() {
-    let calls: String =
-        (1..30).map(|n| format!("fn f{n}(x: u32) -> u32 {{ return f{}(x) + f{}(x + 1u); }}\n", n - 1, n - 1)).collect();
-    let doubling = format!("fn f0(x: u32) -> u32 {{ return x * 3u; }}\n{calls}{}", shader("b[0] = f29(a[0]);"));
+    let call = |n: u32| format!("fn f{n}(x: u32) -> u32 {{ return f{}(x) + f{}(x + 1u); }}\n", n - 1, n - 1);
+    let first = "fn f0(x: u32) -> u32 { return x * 3u; }\n".to_owned();
+    let doubling = (1..30).map(call).fold(first, |text, line| text + &line) + &shader("b[0] = f29(a[0]);");
     let group = shader("w[at] = 1u; b[0] = w[at + 1u];") + "var<workgroup> w: array<u32, 1000000>;";
     let cases = [
         (shader(&format!("b[0] = a[0]{};", " + a[0]".repeat(20_000))), "operators"),

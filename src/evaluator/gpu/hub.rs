@@ -252,15 +252,17 @@ impl Shared {
             }
             State::Closed => {
                 drop(state);
-                pending.into_iter().for_each(|pending| pending.finish(Err(EvalError::Closed)));
+                if let Some(pending) = pending {
+                    pending.finish(Err(EvalError::Closed));
+                }
             }
             State::Looking(waiting) if waiting.len() < QUEUE => waiting.extend(pending),
             State::Looking(_) => {
                 drop(state);
                 let what = "evaluations that wait for devices to be tested".to_owned();
-                pending
-                    .into_iter()
-                    .for_each(|one| one.finish(Err(EvalError::Busy { what: what.clone(), bound: QUEUE as u64 })));
+                if let Some(pending) = pending {
+                    pending.finish(Err(EvalError::Busy { what, bound: QUEUE as u64 }));
+                }
             }
             State::Idle => {
                 *state = State::Looking(pending.into_iter().collect());
@@ -290,9 +292,13 @@ impl Shared {
         drop(state);
         self.changed.notify_all();
         let then = self.then.lock().unwrap_or_else(PoisonError::into_inner).take();
-        then.into_iter().for_each(|then| then(&found));
+        if let Some(then) = then {
+            then(&found);
+        }
         if let State::Looking(waiting) = before {
-            waiting.into_iter().for_each(|pending| self.look(Some(pending)));
+            for pending in waiting {
+                self.look(Some(pending));
+            }
         }
     }
 

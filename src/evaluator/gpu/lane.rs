@@ -116,7 +116,9 @@ impl Lane {
         };
         self.0.stop.cancel();
         self.0.changed.notify_all();
-        waiting.into_iter().for_each(|pending| pending.finish(Err(EvalError::Closed)));
+        for pending in waiting {
+            pending.finish(Err(EvalError::Closed));
+        }
     }
 }
 
@@ -220,9 +222,9 @@ fn work(shared: &Arc<Shared>, mut worker: Option<Worker>) {
         for evaluation in left {
             let mut again = run(shared, &mut worker, vec![evaluation]);
             if let Some(evaluation) = again.pop() {
-                run(shared, &mut worker, vec![evaluation]).into_iter().for_each(|evaluation| {
+                for evaluation in run(shared, &mut worker, vec![evaluation]) {
                     evaluation.finish(Err(EvalError::Failed("the device was lost twice".to_owned())));
-                });
+                }
             }
         }
         if let Some(worker) = &mut worker {
@@ -235,18 +237,19 @@ fn work(shared: &Arc<Shared>, mut worker: Option<Worker>) {
 
 /// Runs evaluations together and ends those that are settled; returns those that want another try.
 fn run(shared: &Arc<Shared>, slot: &mut Option<Worker>, batch: Vec<Evaluation>) -> Vec<Evaluation> {
-    let taken = match slot.take() {
-        Some(worker) => Ok(worker),
-        None => {
-            let worker = shared.worker();
-            shared.prepare_spare();
-            worker
-        }
+    let taken = if let Some(worker) = slot.take() {
+        Ok(worker)
+    } else {
+        let worker = shared.worker();
+        shared.prepare_spare();
+        worker
     };
     let mut worker = match taken {
         Ok(worker) => worker,
         Err(error) => {
-            batch.into_iter().for_each(|evaluation| evaluation.finish(Err(error.clone())));
+            for evaluation in batch {
+                evaluation.finish(Err(error.clone()));
+            }
             return Vec::new();
         }
     };

@@ -4,7 +4,7 @@
 //! when it is admitted, again every so often, and an answer that was seen before is compared. Invariant: a program that once differed is
 //! demoted for good, over restarts too where there is a file for it, and is refused from then on.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -24,7 +24,7 @@ pub(super) struct Proofs {
 
 #[derive(Debug, Default)]
 struct State {
-    demoted: BTreeMap<Digest, ()>,
+    demoted: BTreeSet<Digest>,
     /// Evaluations of programs that were proven here.
     proven: Bounded<Digest, u64>,
     answers: Bounded<ContentId, Digest>,
@@ -34,14 +34,14 @@ impl Proofs {
     /// The memory of a node, with what an earlier life of it found out.
     pub(super) fn open(file: Option<PathBuf>) -> Self {
         let text = file.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
-        let demoted = text.lines().filter_map(|line| Some((line.trim().parse().ok()?, ()))).collect();
+        let demoted = text.lines().filter_map(|line| line.trim().parse().ok()).collect();
         Self { state: Mutex::new(State { demoted, ..State::default() }), file }
     }
 
     /// Whether this evaluation must be run twice.
     pub(super) fn begin(&self, program: Digest) -> Result<bool, EvalError> {
         let mut state = self.state();
-        if state.demoted.contains_key(&program) {
+        if state.demoted.contains(&program) {
             return Err(demoted());
         }
         Ok(match state.proven.get_mut(&program) {
@@ -80,7 +80,7 @@ impl Proofs {
 
     fn demote(&self, state: &mut State, program: Digest) {
         tracing::warn!(%program, "a shader that was taken for portable gave different answers and is demoted");
-        state.demoted.insert(program, ());
+        state.demoted.insert(program);
         let kept = self.file.as_ref().map_or(Ok(()), |path| -> io::Result<()> {
             path.parent().map_or(Ok(()), fs::create_dir_all)?;
             writeln!(fs::File::options().create(true).append(true).open(path)?, "{program}")

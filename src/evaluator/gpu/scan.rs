@@ -14,7 +14,7 @@ pub(super) fn scan(text: &str) -> Result<(), Refusal> {
     while let Some(&byte) = bytes.get(at) {
         at = match byte {
             b'/' if bytes.get(at + 1) == Some(&b'/') => line_end(bytes, at),
-            b'/' if bytes.get(at + 1) == Some(&b'*') => scan.comment(bytes, at)?,
+            b'/' if bytes.get(at + 1) == Some(&b'*') => Scan::comment(bytes, at)?,
             byte if is_word(byte) => {
                 let end = bytes[at..].iter().position(|byte| !is_word(*byte)).map_or(bytes.len(), |len| at + len);
                 scan.word(&bytes[at..end])?;
@@ -81,7 +81,7 @@ impl Scan {
     }
 
     /// The end of a block comment, which may hold others.
-    fn comment(&mut self, bytes: &[u8], start: usize) -> Result<usize, Refusal> {
+    fn comment(bytes: &[u8], start: usize) -> Result<usize, Refusal> {
         let (mut at, mut open) = (start, 0_usize);
         while at < bytes.len() {
             match bytes.get(at..at + 2) {

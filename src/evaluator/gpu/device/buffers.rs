@@ -69,8 +69,9 @@ impl Buffers {
 
     /// Gives up a buffer.
     pub(super) fn discard(&mut self, taken: Taken) {
-        taken.buffer.destroy();
-        self.bytes = self.bytes.saturating_sub(taken.class);
+        let Taken { buffer, class, .. } = taken;
+        buffer.destroy();
+        self.bytes = self.bytes.saturating_sub(class);
     }
 
     fn drop_free(&mut self) {

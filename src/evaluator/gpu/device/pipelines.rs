@@ -119,16 +119,9 @@ impl Prepared {
                 let groups = bytes.div_ceil(u64::from(stride)).div_ceil(u64::from(size[0])).max(1);
                 let bound = u64::from(limits::WORKGROUPS);
                 let too_large =
-                    |_| Refusal::TooLarge { rule: "workgroups that cover a buffer".to_owned(), found: groups, bound };
-                [
-                    u32::try_from(groups)
-                        .ok()
-                        .filter(|groups| *groups <= limits::WORKGROUPS)
-                        .ok_or(())
-                        .map_err(too_large)?,
-                    1,
-                    1,
-                ]
+                    || Refusal::TooLarge { rule: "workgroups that cover a buffer".to_owned(), found: groups, bound };
+                let within = u32::try_from(groups).ok().filter(|groups| *groups <= limits::WORKGROUPS);
+                [within.ok_or_else(too_large)?, 1, 1]
             }
         };
         let count = groups.iter().chain(size).fold(1_u64, |product, count| product.saturating_mul(u64::from(*count)));

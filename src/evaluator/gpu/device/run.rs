@@ -157,7 +157,9 @@ impl Runner {
         match Seat::take(&self.gpu, &mut self.buffers, prepared, sizes.clone()) {
             Err(Fault::Error(EvalError::Limit(_))) => {
                 for prepared in self.programs.values_mut() {
-                    std::mem::take(&mut prepared.idle).into_iter().for_each(|seat| seat.leave(&mut self.buffers));
+                    for seat in std::mem::take(&mut prepared.idle) {
+                        seat.leave(&mut self.buffers);
+                    }
                 }
                 let prepared = self.programs.get(&task.program).ok_or_else(gone)?;
                 Seat::take(&self.gpu, &mut self.buffers, prepared, sizes)
@@ -240,7 +242,7 @@ impl Runner {
                 Source::Bytes(bytes) => view.slice(..whole).copy_from_slice(bytes),
                 Source::Data(data) => {
                     shared::copy_in(data, shared, |at, bytes| view.slice(at..at + bytes.len()).copy_from_slice(bytes))
-                        .map_err(|error| Fault::Lost(format!("shared memory: {error}")))?
+                        .map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
                 }
             }
             let padding = view.len() - whole;
@@ -377,7 +379,9 @@ impl Seat {
         match result {
             Ok((control, staging, groups)) => Ok(Self { sizes, buffers: taken, control, groups, staging }),
             Err(fault) => {
-                taken.into_iter().for_each(|one| buffers.give_back(one));
+                for one in taken {
+                    buffers.give_back(one);
+                }
                 Err(fault)
             }
         }

@@ -122,7 +122,7 @@ pub(super) fn statement(statement: &mut Statement, change: &mut impl FnMut(At) -
 
 /// Every statement of a block and of the blocks within, each before what is within it.
 pub(super) fn walk(block: &naga::Block, see: &mut impl FnMut(&Statement)) {
-    for statement in block.iter() {
+    for statement in block {
         see(statement);
         match statement {
             Statement::Block(block) => walk(block, see),

@@ -118,7 +118,9 @@ fn judge(
         }
         Statement::Call { function, .. } => {
             for (variable, ops) in called.get(&function.index()).iter().flat_map(|callee| callee.0.values()) {
-                ops.iter().for_each(|op| atomics.add(*variable, *op));
+                for op in ops {
+                    atomics.add(*variable, *op);
+                }
             }
         }
         _ => {}
@@ -208,12 +210,9 @@ fn integer(expression: &Expression) -> Result<(), No> {
 
     let floats = || Err("it computes with floating-point numbers".to_owned());
     match expression {
-        Expression::Literal(Literal::F16(_) | Literal::F32(_) | Literal::F64(_) | Literal::AbstractFloat(_)) => {
-            floats()
-        }
-        Expression::As { kind: ScalarKind::Float | ScalarKind::AbstractFloat, .. } => floats(),
-        Expression::Relational { fun: RelationalFunction::All | RelationalFunction::Any, .. } => Ok(()),
-        Expression::Relational { .. } => floats(),
+        Expression::Literal(Literal::F16(_) | Literal::F32(_) | Literal::F64(_) | Literal::AbstractFloat(_))
+        | Expression::As { kind: ScalarKind::Float | ScalarKind::AbstractFloat, .. }
+        | Expression::Relational { fun: RelationalFunction::IsNan | RelationalFunction::IsInf, .. } => floats(),
         Expression::SubgroupBallotResult | Expression::SubgroupOperationResult { .. } => Err(SUBGROUPS.to_owned()),
         Expression::Math { fun, .. } => match fun {
             M::Abs
@@ -245,13 +244,14 @@ fn integer(expression: &Expression) -> Result<(), No> {
 }
 
 fn is_float(inner: &TypeInner) -> bool {
-    let kind = match inner {
+    match inner {
         TypeInner::Scalar(scalar)
         | TypeInner::Vector { scalar, .. }
         | TypeInner::Matrix { scalar, .. }
-        | TypeInner::Atomic(scalar) => scalar.kind,
-        TypeInner::ValuePointer { scalar, .. } => scalar.kind,
-        _ => return false,
-    };
-    matches!(kind, ScalarKind::Float | ScalarKind::AbstractFloat)
+        | TypeInner::Atomic(scalar)
+        | TypeInner::ValuePointer { scalar, .. } => {
+            matches!(scalar.kind, ScalarKind::Float | ScalarKind::AbstractFloat)
+        }
+        _ => false,
+    }
 }

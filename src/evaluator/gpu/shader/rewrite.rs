@@ -135,7 +135,7 @@ impl<'a> Rewriter<'a> {
                     Length::Dynamic | Length::None => {}
                 },
                 Expression::AccessIndex { base, index } if matches!(self.length(*base), Length::Dynamic) => {
-                    wanted.push(*index)
+                    wanted.push(*index);
                 }
                 Expression::Binary { op: BinaryOperator::ShiftLeft | BinaryOperator::ShiftRight, left, .. } => {
                     wanted.extend(self.shape(*left).map(|(_, bits)| bits - 1));

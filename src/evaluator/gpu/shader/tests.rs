@@ -108,9 +108,9 @@ fn refusal(text: &str) -> String {
 fn hostile_texts_are_refused_in_no_time() {
     let watch = std::time::Duration::from_secs(2);
     let long = |count: usize, one: &str| one.repeat(count);
-    let calls: String =
-        (1..30).map(|n| format!("fn f{n}(x: u32) -> u32 {{ return f{}(x) + f{}(x + 1u); }}\n", n - 1, n - 1)).collect();
-    let doubling = format!("fn f0(x: u32) -> u32 {{ return x * 3u; }}\n{calls}");
+    let call = |n: u32| format!("fn f{n}(x: u32) -> u32 {{ return f{}(x) + f{}(x + 1u); }}\n", n - 1, n - 1);
+    let first = "fn f0(x: u32) -> u32 { return x * 3u; }\n".to_owned();
+    let doubling = (1..30).map(call).fold(first, |text, line| text + &line);
     let cases = [
         (main(&format!("b[0] = a[0]{};", long(20_000, " + a[0]"))), "operators"),
         (main(&format!("b[0] = {}a[0]{};", long(5000, "("), long(5000, ")"))), "brackets"),
