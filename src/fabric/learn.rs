@@ -256,7 +256,8 @@ impl Fabric {
             self.checked(from);
             self.merge_announcement(step, from, next);
         }
-        let waiting: Vec<_> = self.learning.ready.range((author, 0)..=(author, u64::MAX)).map(|(key, _)| *key).collect();
+        let waiting: Vec<_> =
+            self.learning.ready.range((author, 0)..=(author, u64::MAX)).map(|(key, _)| *key).collect();
         for key in waiting {
             if !self.learning.leads_to(author, key.1)
                 && let Some((from, stranded)) = self.learning.ready.remove(&key)

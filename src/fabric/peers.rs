@@ -11,7 +11,9 @@ use super::overlay::Link;
 use super::standing::smooth;
 use super::{Disconnect, Fabric, Output, Step, Time, Timer};
 use crate::id::NodeId;
-use crate::limits::{ASK_GRACE, DEAD_AFTER, FIRST_PONGS, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, MEASURE_EVERY, SUSPECT_AFTER, SWEEP_PAGES};
+use crate::limits::{
+    ASK_GRACE, DEAD_AFTER, FIRST_PONGS, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, MEASURE_EVERY, SUSPECT_AFTER, SWEEP_PAGES,
+};
 use crate::message::{AskId, EpochStart, Message, NO_PONG, OLDEST_PROTOCOL, PROTOCOL, Row};
 
 /// How long a peer that sent something unbelievable is not spoken to.
