@@ -326,11 +326,13 @@ impl Hands {
             Err(busy) => return self.send(peer, done(Err(busy))),
         };
         let (node, events) = (self.node.clone(), self.events.clone());
+        let (cassette, signer) = (self.cassette.clone(), Arc::clone(&self.signer));
         let evaluate = move || {
             let request = placement::request(work);
             let answer = Eval::admit(&node, &request).and_then(|()| block_on(node.eval(request), &|| Ok(())));
+            let answer = answer.and_then(|answer| placement::until_servable(&cassette, &*signer, answer.id));
             drop(seat);
-            drop(events.blocking_send(Event::Send(peer, done(answer.map(drop)))));
+            drop(events.blocking_send(Event::Send(peer, done(answer))));
         };
         if let Err(error) = std::thread::Builder::new().name("evalmesh-placed".to_owned()).spawn(evaluate) {
             self.send(peer, done(Err(EvalError::Failed(error.to_string()))));

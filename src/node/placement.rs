@@ -8,13 +8,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::cassette::Cassette;
 use crate::error::{EvalError, Refusal};
 use crate::fabric::FlightId;
-use crate::id::NodeId;
+use crate::id::{ContentId, NodeId};
+use crate::identity::Signer;
 use crate::limits::{MAX_PLACED, PLACED_BYTES};
 use crate::message::{AskId, Work};
 use crate::node::resolve::load;
@@ -74,6 +77,21 @@ pub(super) fn request(work: Work) -> Request {
     request.options.timeout = work.timeout;
     request.options.here = true;
     request
+}
+
+/// Waits until an answer that was just recorded can be given to others: a few milliseconds, until it is durable.
+pub(super) fn until_servable(cassette: &Cassette, signer: &dyn Signer, id: ContentId) -> Result<(), EvalError> {
+    const LOOK: Duration = Duration::from_millis(1);
+    const LOOKS: u32 = 5000;
+
+    for _ in 0..LOOKS {
+        match cassette.evidence(id, signer) {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => thread::sleep(LOOK),
+            Err(error) => return Err(EvalError::Ledger(error.to_string())),
+        }
+    }
+    Err(EvalError::Ledger("the answer does not become durable".to_owned()))
 }
 
 impl Placements {

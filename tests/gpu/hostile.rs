@@ -114,18 +114,18 @@ fn bindings_that_do_not_fit() {
     let mut other = good.clone();
     other.bindings[0].binding = 5;
     refused(&other, &[1], "nothing is bound");
-    let mut other = good.clone();
+    other = good.clone();
     other.bindings.push(evalmesh::evaluator::gpu::Binding {
         binding: 7,
         name: "more".parse().expect("a name"),
         ..good.bindings[1].clone()
     });
     refused(&other, &[1], "no variable at");
-    let mut other = good.clone();
+    other = good.clone();
     other.bindings[0].kind = evalmesh::evaluator::gpu::Kind::InOut;
     refused(&other, &[1], "only reads it");
-    let mut other = good.clone();
-    other.stages[0].dispatches[0].entry = "other".to_owned();
+    other = good.clone();
+    "other".clone_into(&mut other.stages[0].dispatches[0].entry);
     refused(&other, &[1], "the shader has `main`");
     let wide = text.replace("b: array<u32>", "b: array<u32, 100>");
     refused(&program(&wide, 64, 1), &[1], "the shader's variable 400");
@@ -201,7 +201,9 @@ fn a_killed_worker() {
     let own = evaluator(&[Driver::Lavapipe]);
     simple(&own);
     let new = |all: Vec<PathBuf>| all.into_iter().filter(|path| !before.contains(path)).collect::<Vec<_>>();
-    new(workers()).iter().for_each(|path| kill(path));
+    for path in new(workers()) {
+        kill(&path);
+    }
     simple(&own);
     // While it works: the evaluation is repeated once, and ends as a failure when that worker is killed as well.
     let (done, outcome) = std::sync::mpsc::sync_channel(1);
@@ -212,7 +214,9 @@ fn a_killed_worker() {
             break result;
         }
         assert!(start.elapsed() < Duration::from_secs(30), "it is repeated for ever");
-        new(workers()).iter().for_each(|path| kill(path));
+        for path in new(workers()) {
+            kill(&path);
+        }
     };
     assert!(matches!(&result, Err(EvalError::Failed(_))), "{result:?}");
     simple(&own);

@@ -70,7 +70,7 @@ fn what_devices_may_do_differently_is_not() {
         ("f[id.x] = 1.0;", "float"),
         ("b[id.x] = u32(f32(a[id.x]) * 0.5);", "float"),
         ("b[id.x] = bitcast<u32>(f32(1));", "float"),
-        ("b[id.x] = pack2x16float(unpack2x16float(a[0]));", "float"),
+        ("b[id.x] = pack4x8unorm(unpack4x8unorm(a[0]));", "integers alone"),
         ("b[id.x] = atomicAdd(&sums[0], 1u);", "result of an atomic"),
         ("let old = atomicMax(&sums[0], 1u); if (old > 3u) { b[0] = 1u; }", "result of an atomic"),
         ("atomicAdd(&sums[0], 1u); atomicMax(&sums[1], 1u);", "different things"),
@@ -130,7 +130,6 @@ fn hostile_texts_are_refused_in_no_time() {
         ("\u{0}".to_owned(), ""),
         (main("b[0] = 1 / 0;"), ""),
         (main("let t = array<u32, 4>(); b[0] = t[9];"), ""),
-        (main("if (a[id.x] > 4u) { workgroupBarrier(); } b[0] = 1u;"), ""),
         ("const big = array<array<array<u32, 1000>, 1000>, 1000>(); ".to_owned() + &main("b[0] = big[a[0]][1][2];"), ""),
     ];
     for (text, why) in cases {
@@ -153,8 +152,8 @@ fn every_loop_counts_and_every_index_is_clamped() {
         |wanted: fn(&naga::Expression) -> bool| function.expressions.iter().filter(|(_, one)| wanted(one)).count();
     assert_eq!(
         count(|one| matches!(one, naga::Expression::Math { fun: naga::MathFunction::Min, .. })),
-        5,
-        "a[0], a[i], b[..], a[1] and id.x is none"
+        4,
+        "a[0], a[i], b[..] and a[1]; the members of id are no indices"
     );
     let mut breaks = 0;
     operands::walk(&function.body, &mut |statement| breaks += usize::from(matches!(statement, naga::Statement::Break)));
