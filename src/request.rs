@@ -292,6 +292,19 @@ pub struct Request {
 }
 
 impl Request {
+    /// The program's bytes, unless it has none, and the inputs that are not outputs of other requests.
+    pub(crate) fn payloads(&self) -> impl Iterator<Item = &Payload> {
+        let code = match &self.program.code {
+            Code::Bytes(payload) => Some(payload),
+            Code::Opaque { .. } => None,
+        };
+        let inputs = self.inputs.values().filter_map(|source| match source {
+            Source::Payload(payload) => Some(payload),
+            Source::Output(..) => None,
+        });
+        code.into_iter().chain(inputs)
+    }
+
     /// A question to this program without inputs. Host functions are `Observed`, all else is `Portable`, until [`Request::class`] says otherwise.
     #[must_use]
     pub fn new(program: Program) -> Self {

@@ -38,7 +38,7 @@ use crate::node::status::HolderStatus;
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record, Resolved};
 use crate::reply::{Payload, Reply};
-use crate::request::{Code, Name, Request, Source};
+use crate::request::{Name, Request, Source};
 use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// Events that may wait for the loop. Callers wait when it is full; completions come from a bounded number of threads.
@@ -46,6 +46,8 @@ pub(super) const EVENTS: usize = 16 * 1024;
 
 /// Replies up to this size are hashed on the loop: a few microseconds.
 const HASHED_HERE: u64 = 16 * 1024;
+/// Evaluations of programs and inputs up to this size together are started on the loop.
+const STARTED_HERE: u64 = 64 * 1024;
 
 /// Who waits for the outcome of a job.
 pub(super) type Waiting = oneshot::Sender<Result<Delivery, EvalError>>;
@@ -108,23 +110,24 @@ pub(super) struct Hands {
     pub(super) offered: Vec<Name>,
 }
 
-/// Whether all bytes of a request are here.
-fn is_inline(request: &Request) -> bool {
-    let inline = |payload: &Payload| matches!(payload, Payload::Inline(_));
-    let code = match &request.program.code {
-        Code::Bytes(payload) => inline(payload),
-        Code::Opaque { .. } => true,
-    };
-    code && request.inputs.values().all(|source| matches!(source, Source::Payload(payload) if inline(payload)))
+/// Whether an evaluation may be started on the loop: all bytes are here, and too few for anything about them to take time.
+fn starts_here(request: &Request) -> bool {
+    let small = request.payloads().map(Payload::len).fold(0, u64::saturating_add) <= STARTED_HERE;
+    let resolved = request.inputs.values().all(|source| matches!(source, Source::Payload(_)));
+    small && resolved && request.payloads().all(|payload| matches!(payload, Payload::Inline(_)))
 }
 
 /// Tells the loop something, from any thread, the loop's own too.
 fn tell(events: &mpsc::Sender<Event>, event: Event) {
     match events.try_send(event) {
-        Err(mpsc::error::TrySendError::Full(event)) if tokio::runtime::Handle::try_current().is_err() => {
-            drop(events.blocking_send(event));
-        }
-        Err(mpsc::error::TrySendError::Full(_)) => warn!("the node is overloaded: an event was lost"),
+        Err(mpsc::error::TrySendError::Full(event)) => match tokio::runtime::Handle::try_current() {
+            // The loop cannot wait for itself; at most as many such tasks wait as there are evaluations under way.
+            Ok(runtime) => {
+                let events = events.clone();
+                drop(runtime.spawn(async move { drop(events.send(event).await) }));
+            }
+            Err(_) => drop(events.blocking_send(event)),
+        },
         // A loop that has ended needs no news.
         Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
     }
@@ -423,7 +426,7 @@ impl Effects for Hands {
         let cancel = Cancel::default();
         self.running.insert(flight, cancel.clone());
         let asker = self.asker(flight, id, &resolved.request);
-        let inline = is_inline(&resolved.request);
+        let here = starts_here(&resolved.request);
         let (cassette, evaluators, events) = (self.cassette.clone(), Arc::clone(&self.evaluators), self.events.clone());
         let task = move || {
             let (events_too, about) = (events.clone(), Arc::clone(&resolved));
@@ -442,7 +445,7 @@ impl Effects for Hands {
                 Err(error) => done(Err(error)),
             }
         };
-        if inline {
+        if here {
             // Nothing is read, so nothing blocks, and a thread's turn is saved.
             return task();
         }

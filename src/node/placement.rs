@@ -22,6 +22,7 @@ use crate::limits::{MAX_PLACED, PLACED_BYTES};
 use crate::message::{AskId, Work};
 use crate::node::resolve::load;
 use crate::record::Resolved;
+use crate::reply::Payload;
 use crate::request::{Class, Engine, Name, Program, Request};
 
 /// What a node knows of others' offers, and what it has placed.
@@ -61,10 +62,13 @@ pub(super) fn may_place(request: &Request, error: &EvalError) -> bool {
 /// A request with all its bytes, if that is not too much to send.
 pub(super) fn work(cassette: &Cassette, resolved: &Resolved) -> Option<Work> {
     let request = &resolved.request;
+    // Before anything is read: this runs on the loop.
+    if request.payloads().map(Payload::len).fold(0, u64::saturating_add) > PLACED_BYTES as u64 {
+        return None;
+    }
     let (program, inputs) = load(cassette, request).ok()?;
-    let bytes = inputs.iter().map(|(_, bytes)| bytes.len()).sum::<usize>() + program.len();
     let (class, scope) = (request.class.clone(), request.scope.clone());
-    (bytes <= PLACED_BYTES).then_some(Work { program, inputs, class, scope, timeout: request.options.timeout })
+    Some(Work { program, inputs, class, scope, timeout: request.options.timeout })
 }
 
 /// The request that another node placed here.

@@ -204,7 +204,7 @@ mod tests {
         assert_eq!((decode(&[1, 18, 7, 2, 1, 2]), decode(&golden)), (Ok(chunk), Ok(proven)));
         let leaves = ChunkProof { siblings: vec![[4; 32]], leaves: vec![[5; 32], [6; 32]] };
         let leaves = Message::Leaves { ask: AskId(300), proof: leaves };
-        let golden = [&[1, 25, 0xac, 2, 1][..], &[4; 32], &[2], &[5; 32], &[6; 32]].concat();
+        let golden = [&[1, 22, 0xac, 2, 1][..], &[4; 32], &[2], &[5; 32], &[6; 32]].concat();
         assert_eq!((&encode(&leaves).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(leaves)));
         let leaf = Message::Leaf { ask: AskId(7), number: 200, bytes: vec![1, 2].into() };
         let golden = [1, 23, 7, 200, 1, 2, 1, 2];
