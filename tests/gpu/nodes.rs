@@ -82,6 +82,11 @@ fn approximate() {
     node.shutdown();
 }
 
+/// Whether an answer was there already; a node in memory has it in its tier or in its ledger.
+fn is_held(origin: Origin) -> bool {
+    matches!(origin, Origin::Ram | Origin::Disk)
+}
+
 fn placed() {
     let secret = || FleetSecret::from_bytes([7; 32]);
     let network = |peers| Network {
@@ -114,8 +119,8 @@ fn placed() {
         assert!(start.elapsed() < std::time::Duration::from_secs(20), "no offer came");
     };
     assert_eq!((answer.origin, out(&answer.reply)), (Origin::Peer(able.id()), vec![8; 64]));
-    assert_eq!(ask(&unable, wanted.clone()).expect("an answer").origin, Origin::Ram);
-    assert_eq!(ask(&able, wanted).expect("an answer").origin, Origin::Ram, "whoever computed it holds it");
+    assert!(is_held(ask(&unable, wanted.clone()).expect("an answer").origin));
+    assert!(is_held(ask(&able, wanted).expect("an answer").origin), "whoever computed it holds it");
     let sines = request(&program(&shader("b[id.x] = bitcast<u32>(cos(f32(id.x)));"), 64, 1), &[1]);
     let own = sines.clone().class(Class::Device(class(&COMMON, Driver::SwiftShader)));
     assert_eq!(ask(&unable, own).expect("an answer").origin, Origin::Peer(able.id()));
@@ -126,7 +131,7 @@ fn placed() {
     );
     let mut near = other;
     near.options.approximate = true;
-    assert_eq!(ask(&unable, near).expect("an answer").origin, Origin::Ram, "of a class that a peer offers");
+    assert!(is_held(ask(&unable, near).expect("an answer").origin), "of a class that a peer offers");
     assert!(
         matches!(ask(&unable, sines), Err(EvalError::Refused(Refusal::ClassNotProven(_)))),
         "the peer's refusal is the caller's"
