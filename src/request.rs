@@ -293,6 +293,7 @@ pub struct Request {
 
 impl Request {
     /// The program's bytes, unless it has none, and the inputs that are not outputs of other requests.
+    #[cfg(feature = "node")]
     pub(crate) fn payloads(&self) -> impl Iterator<Item = &Payload> {
         let code = match &self.program.code {
             Code::Bytes(payload) => Some(payload),

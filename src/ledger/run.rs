@@ -152,6 +152,7 @@ impl Run {
     }
 
     /// As [`Self::place`]; `None` if the index file has to be read first.
+    #[expect(clippy::option_option, reason = "not known yet, known to be lost, known")]
     pub(super) fn known_place(&self, seq: u64) -> Option<Option<Place>> {
         let local = usize::try_from(seq - self.first).expect("inside the run");
         match &self.index {

@@ -44,7 +44,9 @@ pub(super) fn write(record: &Record, out: &mut Vec<u8>) {
     }
     for blob in [stdout, stderr] {
         out.push(u8::from(blob.is_some()));
-        blob.iter().for_each(|blob| write_blob(out, blob));
+        if let Some(blob) = blob {
+            write_blob(out, blob);
+        }
     }
     number(out, files.len() as u64);
     for FileRef { path, executable, data } in files {
@@ -55,7 +57,9 @@ pub(super) fn write(record: &Record, out: &mut Vec<u8>) {
     number(out, duration.as_secs());
     number(out, u64::from(duration.subsec_nanos()));
     out.push(u8::from(fuel.is_some()));
-    fuel.iter().for_each(|fuel| number(out, *fuel));
+    if let Some(fuel) = fuel {
+        number(out, *fuel);
+    }
     number(out, *observed_at);
     out.extend_from_slice(producer.as_bytes());
     text(out, &record.host);
@@ -89,10 +93,10 @@ pub(super) fn read(bytes: &[u8]) -> Option<Record> {
 
 fn number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.push(value as u8 | 0x80);
+        out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
     }
-    out.push(value as u8);
+    out.push(value.to_le_bytes()[0]);
 }
 
 fn text(out: &mut Vec<u8>, text: &str) {
@@ -111,7 +115,7 @@ fn plain<T: Serialize>(out: &mut Vec<u8>, value: &T) {
 }
 
 fn zigzag(value: i32) -> u32 {
-    ((value << 1) ^ (value >> 31)) as u32
+    ((value << 1) ^ (value >> 31)).cast_unsigned()
 }
 
 /// The bytes that are not read yet.
@@ -144,6 +148,7 @@ impl<'a> Rest<'a> {
         }
     }
 
+    #[expect(clippy::option_option, reason = "not the form, the form of nothing, the form of something")]
     fn option<T>(&mut self, read: impl FnOnce(&mut Self) -> Option<T>) -> Option<Option<T>> {
         if self.flag()? { read(self).map(Some) } else { Some(None) }
     }
@@ -191,7 +196,7 @@ impl<'a> Rest<'a> {
         Some(match self.byte()? {
             0 => {
                 let code = u32::try_from(self.number()?).ok()?;
-                Status::Exit((code >> 1) as i32 ^ -((code & 1) as i32))
+                Status::Exit((code >> 1).cast_signed() ^ -(code & 1).cast_signed())
             }
             1 => Status::Trap(self.plain()?),
             _ => return None,
