@@ -12,7 +12,7 @@
 //!    and one connection but while something large is carried.
 //! 3. Nothing waits without a bound; see [`limits`]. A slow peer or a slow consumer of events holds up its own lanes and nobody else's.
 //!
-//! With [`Carrier::Quic`] (feature `quic`) a node also listens by UDP, on the same ports, and dials by QUIC first and by TCP in turns.
+//! With `Carrier::Quic` (feature `quic`) a node also listens by UDP, on the same ports, and dials by QUIC first and by TCP in turns.
 //!
 //! On the wire a lane is a stream of protocol `/evalmesh/lane` that the dialer opens. Both sides greet (see `greeting`: it settles the
 //! version) and from then on send frames, each a length as `u32` little-endian and that many bytes.
