@@ -66,6 +66,7 @@ pub(super) enum Event {
     #[cfg(feature = "gpu")]
     Offer(Vec<Name>),
     /// Somebody wants to know which classes peers offer.
+    #[cfg(feature = "gpu")]
     Offered(oneshot::Sender<std::collections::BTreeSet<Name>>),
     /// Somebody wants to know who holds an answer.
     Holders(ContentId, oneshot::Sender<Vec<HolderStatus>>),
@@ -158,6 +159,7 @@ impl Driver {
                     Some(Event::Send(peer, message)) => self.hands.send(peer, message),
                     #[cfg(feature = "gpu")]
                     Some(Event::Offer(classes)) => self.hands.offer(classes),
+                    #[cfg(feature = "gpu")]
                     Some(Event::Offered(found)) => {
                         // Whoever asked may be gone.
                         let _ = found.send(self.hands.placements.classes());

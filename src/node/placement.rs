@@ -105,6 +105,7 @@ impl Placements {
     }
 
     /// The classes that peers offer.
+    #[cfg(feature = "gpu")]
     pub(super) fn classes(&self) -> BTreeSet<Name> {
         self.offers.values().flatten().cloned().collect()
     }
