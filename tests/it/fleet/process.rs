@@ -6,6 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use evalmesh::id::{ContentId, NodeId};
+use evalmesh::request::AnswerFrom;
 use evalmesh::sim::history::Source;
 
 use super::namespaces::Namespaces;
@@ -179,11 +180,12 @@ impl Node {
         status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim().to_owned()
     }
 
-    /// In how many ways do `n` queens stand on their board?
-    pub(super) fn ask(&self, n: u32) -> Answer {
+    /// In how many ways do `n` queens stand on their board? Whoever wants it held gets no computed answer.
+    pub(super) fn ask(&self, n: u32, from: AnswerFrom) -> Answer {
         let program = format!("{}/examples/guests/queens.wasm", env!("CARGO_MANIFEST_DIR"));
         let (n, data) = (n.to_string(), self.data.to_string_lossy());
-        let args = ["eval", &program, "--entry", "queens", "--arg", &n, "--timeout", "30s", "--data", &data];
+        let mut args = vec!["eval", &program, "--entry", "queens", "--arg", &n, "--timeout", "30s", "--data", &data];
+        args.extend((from == AnswerFrom::HeldOnly).then_some("--cached-only"));
         let output = evalmesh(&args);
         let (stdout, told) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         let line = told.lines().last().unwrap_or_default();
