@@ -29,7 +29,7 @@ pub const CHUNK: u32 = 256 * 1024;
 pub const CHUNKS_IN_FLIGHT: usize = 8;
 /// Chaining values that prove one chunk: at most two on each level of a tree over as many leaves of 16 KiB as there can be.
 pub const MAX_SIBLINGS: usize = 100;
-/// A holder that brought no chunk of a transfer for so long has its chunks asked of others, if there are any.
+/// A holder that brought no chunk of a transfer for so long has its chunks asked of others, or of itself again if there are none.
 pub const SOURCE_STALL: Duration = Duration::from_secs(2);
 /// How often it is looked at whether a faster holder may take over what a slower one did not bring yet, at the end of a transfer.
 pub const STEAL_EVERY: Duration = Duration::from_millis(20);

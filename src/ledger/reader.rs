@@ -21,7 +21,7 @@ use super::blobs::{self, Found};
 use super::block::{self, Table};
 use super::entry::Entry;
 use super::error::ReadError;
-use super::frame::Frame;
+use super::frame::{Frame, Inline};
 use super::intake::{Intake, PayloadReader};
 use super::limits::OUTBOARD_FROM;
 use super::run::{Place, Segment};
@@ -46,7 +46,7 @@ pub struct Stored {
     /// The frame, and where in it body and payloads lie.
     frame: Bytes,
     body: Range<usize>,
-    payloads: Vec<(BlobRef, Range<usize>)>,
+    payloads: Inline,
     /// Whether the payloads match their checksum; only [`LedgerReader::payload_of`] gives them out.
     whole: bool,
 }
