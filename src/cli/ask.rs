@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 #[cfg(feature = "gpu")]
 use crate::cli::gpu;
+use crate::cli::limits::{LIMITS, Limits};
 use crate::cli::up::Fleet;
 use crate::cli::{DataDir, Failure, exit, paths, print_bytes, runtime};
 use crate::eval::{Answer, Eval};
@@ -45,6 +46,9 @@ pub(super) struct EvalArgs {
     gpu: gpu::GpuArgs,
     #[command(flatten)]
     limits: Limits,
+    /// Files that it may make or change.
+    #[arg(long, value_name = "N", help_heading = LIMITS)]
+    files_made: Option<u64>,
     /// Compute even if the answer is held, and record it again.
     #[arg(long, conflicts_with = "cached_only")]
     fresh: bool,
@@ -61,27 +65,6 @@ pub(super) struct EvalArgs {
     data: DataDir,
     #[command(flatten)]
     fleet: Fleet,
-}
-
-/// What bounds an evaluation and is no part of the question.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Limits")]
-struct Limits {
-    /// Processor time, for example `500ms`.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    cpu: Option<Duration>,
-    /// Fuel, roughly instructions.
-    #[arg(long, value_name = "N")]
-    fuel: Option<u64>,
-    /// Bytes of memory.
-    #[arg(long, value_name = "BYTES")]
-    memory: Option<u64>,
-    /// Bytes of output, log and files together.
-    #[arg(long, value_name = "BYTES")]
-    output: Option<u64>,
-    /// Files that it may make or change.
-    #[arg(long, value_name = "N")]
-    files_made: Option<u64>,
 }
 
 #[derive(Debug, clap::Args)]
@@ -153,13 +136,10 @@ fn request(args: &EvalArgs, mut request: Request) -> Result<Request, Failure> {
         request = request.env(name, value);
     }
     request.capabilities.extend(args.capabilities.iter().cloned());
-    let limits = &args.limits;
-    request.options.timeout = args.timeout;
-    request.options.cpu = limits.cpu;
-    request.options.fuel = limits.fuel;
-    request.options.memory = limits.memory;
-    request.options.output = limits.output;
-    request.options.files = limits.files_made;
+    let Limits { cpu, fuel, memory, output } = args.limits;
+    let options = &mut request.options;
+    (options.timeout, options.files) = (args.timeout, args.files_made);
+    (options.cpu, options.fuel, options.memory, options.output) = (cpu, fuel, memory, output);
     Ok(request.answer_from(match (args.fresh, args.cached_only) {
         (true, _) => AnswerFrom::ComputedOnly,
         (_, true) => AnswerFrom::HeldOnly,

@@ -9,6 +9,7 @@ mod gpu;
 #[cfg(feature = "wasm")]
 mod inspect;
 mod ledger;
+mod limits;
 mod paths;
 mod peers;
 mod pins;

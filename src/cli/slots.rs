@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::ask::{read, show};
+use super::limits::Limits;
 use crate::cli::{DataDir, Failure, Format, exit, print_bytes, runtime};
 use crate::error::EvalError;
 use crate::evaluator::slots::{Registration, SlotError, SlotKind, SlotLimits};
@@ -35,21 +36,11 @@ pub(super) struct SetArgs {
     /// A file that the program must take as its input, without a trap and within the limits, before it is registered.
     #[arg(long, value_name = "FILE")]
     probe: Option<PathBuf>,
-    /// Fuel of one call, roughly instructions.
-    #[arg(long, value_name = "N")]
-    fuel: Option<u64>,
-    /// Bytes of memory of one call.
-    #[arg(long, value_name = "BYTES")]
-    memory: Option<u64>,
-    /// Bytes of output of one call.
-    #[arg(long, value_name = "BYTES")]
-    output: Option<u64>,
-    /// Time of one call, for example `500ms`.
+    /// How long one call may take, for example `500ms`.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     timeout: Option<Duration>,
-    /// Processor time of one call.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    cpu: Option<Duration>,
+    #[command(flatten)]
+    limits: Limits,
     #[command(flatten)]
     data: DataDir,
 }
@@ -94,8 +85,8 @@ pub(super) fn run(command: Command) -> Result<u8, Failure> {
 }
 
 fn set(args: SetArgs) -> Result<u8, Failure> {
-    let limits =
-        SlotLimits { fuel: args.fuel, memory: args.memory, output: args.output, time: args.timeout, cpu: args.cpu };
+    let Limits { cpu, fuel, memory, output } = args.limits;
+    let limits = SlotLimits { fuel, memory, output, time: args.timeout, cpu };
     let probe = args.probe.as_deref().map(read).transpose()?.map(Into::into);
     let code = read(&args.program)?.into();
     let wanted = Registration { name: args.name, kind: args.kind, code, limits, probe };

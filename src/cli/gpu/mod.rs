@@ -12,23 +12,25 @@ use crate::error::{EvalError, Refusal};
 use crate::evaluator::gpu::{Binding, Devices, Dispatch, GpuProgram, Groups, Kind, Size, Stage};
 use crate::request::{Class, Name, RelPath, Request};
 
+/// The heading of its options in the help; given to each, or whatever follows them on a command would be under it too.
+const GPU: &str = "GPU programs";
+
 /// How a GPU program is asked.
 #[derive(Debug, clap::Args)]
-#[command(next_help_heading = "GPU programs")]
 pub(super) struct GpuArgs {
     /// A buffer of a `.wgsl` program: `[GROUP.]BINDING[:NAME]=KIND:VALUE` where KIND is `in` or `inout` with a file, `out` or `scratch` with a
     /// size or the name of a buffer of the same size, or `u32`, `i32` or `f32` with numbers. May be repeated.
-    #[arg(long = "bind", value_name = "BINDING")]
+    #[arg(help_heading = GPU, long = "bind", value_name = "BINDING")]
     binds: Vec<String>,
     /// Workgroups in x, y and z, as in `16,16` [default: an invocation for every four bytes of the first output].
-    #[arg(long, value_name = "X[,Y[,Z]]")]
+    #[arg(help_heading = GPU, long, value_name = "X[,Y[,Z]]")]
     groups: Option<String>,
     /// How reproducible the answer must be: `portable`, `device` for the best device of the node that is asked, or the name of a class as
     /// `evalmesh devices` shows it [default: what the manifest says, else portable].
-    #[arg(long, value_name = "CLASS")]
+    #[arg(help_heading = GPU, long, value_name = "CLASS")]
     class: Option<WantedClass>,
     /// Where the answer of this device class is not held, take a held one of another class that is known here.
-    #[arg(long)]
+    #[arg(help_heading = GPU, long)]
     pub(super) approximate: bool,
 }
 
