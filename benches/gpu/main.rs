@@ -45,11 +45,19 @@ fn main() {
         "{:>12} {:>12} {:>12} {:>12} {:>8} {:>12} {:>12}",
         "bytes", "bare", "eval", "overhead", "ratio", "no node", "on device"
     );
+    // A number of bytes as an argument: that row and nothing else.
+    let only = std::env::args().find_map(|arg| arg.parse::<usize>().ok());
     for (bytes, rounds) in [(4096, 400), (64 << 10, 200), (1 << 20, 50), (64 << 20, 7)] {
+        if only.is_some_and(|only| only != bytes) {
+            continue;
+        }
         let rounds = if quick { 1 } else { rounds };
         overhead(&node, &runtime, &alone, &device.adapter.name, &class, bytes, rounds);
     }
     drop(alone);
+    if only.is_some() {
+        return node.shutdown();
+    }
     respawn(&node, &runtime, &class, if quick { 1 } else { 5 });
     together(&node, &runtime, &class, if quick { 10 } else { 1000 });
     card::measure(&node, &runtime, &class, quick);
