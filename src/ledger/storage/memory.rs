@@ -271,6 +271,9 @@ impl Storage for MemoryStorage {
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         let mut disk = self.lock();
         disk.require_dir(path)?;
+        if disk.volatile {
+            return Ok(());
+        }
         let Disk { live, synced, .. } = &mut *disk;
         synced.retain(|name, _| parent(name) != path);
         let inside = live.iter().filter(|(name, _)| parent(name) == path);

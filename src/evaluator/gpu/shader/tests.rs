@@ -198,7 +198,7 @@ fn barriers_that_only_some_reach_are_taken_by_naga_and_refused_here() {
     let calls = "fn wait(n: u32) -> u32 { if (n == 1u) { workgroupBarrier(); } return n; }
         fn early(n: u32) -> u32 { if (n == 1u) { return 2u; } return 3u; }
         fn put(p: ptr<function, u32>, n: u32) { *p = n; }
-        fn read(p: ptr<function, u32>, n: u32) { *p = n; if (*p == 1u) { workgroupBarrier(); } }";
+        fn through(p: ptr<function, u32>, n: u32) { *p = n; if (*p == 1u) { workgroupBarrier(); } }";
     for (body, refused) in [
         ("b[id.x] = wait(a[0]);", None),
         ("b[id.x] = wait(at);", Some(BRANCH)),
@@ -206,7 +206,7 @@ fn barriers_that_only_some_reach_are_taken_by_naga_and_refused_here() {
         ("if (early(a[1]) == 2u) { workgroupBarrier(); } b[0] = early(at);", None),
         ("if (early(at) == 2u) { workgroupBarrier(); }", Some(BRANCH)),
         ("var x = 1u; put(&x, at); if (x == 1u) { workgroupBarrier(); }", Some(BRANCH)),
-        ("var x = 1u; read(&x, at);", Some(BRANCH)),
+        ("var x = 1u; through(&x, at);", Some(BRANCH)),
     ] {
         let found = on_a_large_stack(format!("{calls} {}", main(body))).map(drop);
         match refused {
