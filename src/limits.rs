@@ -127,8 +127,8 @@ pub const PLACED_BYTES: usize = 1024 * 1024;
 /// How often a node tells each peer how long its log is; also the heartbeat.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often a heartbeat wants a pong once a peer's round trip is known: more often would be half of all messages of a quiet fleet.
-pub const MEASURE_EVERY: Duration = Duration::from_secs(4);
-/// So many heartbeats of a new lane want a pong each, until the round trip and its deviation are known well.
+pub const MEASURE_EVERY: Duration = Duration::from_secs(8);
+/// So many heartbeats of a new peer want a pong each, until the round trip and its deviation are known well.
 pub const FIRST_PONGS: u32 = 8;
 /// First guess of a peer's round trip, before anything was measured.
 pub const FIRST_RTT: Duration = Duration::from_millis(50);
