@@ -10,16 +10,8 @@ use blake3::platform::Platform;
 use crate::id::Digest;
 
 /// Section 2.1 of the BLAKE3 specification.
-const IV: [u32; 8] = [
-    0x6A09_E667,
-    0xBB67_AE85,
-    0x3C6E_F372,
-    0xA54F_F53A,
-    0x510E_527F,
-    0x9B05_688C,
-    0x1F83_D9AB,
-    0x5BE0_CD19,
-];
+const IV: [u32; 8] =
+    [0x6A09_E667, 0xBB67_AE85, 0x3C6E_F372, 0xA54F_F53A, 0x510E_527F, 0x9B05_688C, 0x1F83_D9AB, 0x5BE0_CD19];
 /// Domain flags, section 2.1 there.
 const CHUNK_START: u8 = 1;
 const CHUNK_END: u8 = 1 << 1;

@@ -13,6 +13,7 @@ use crate::drivers::{COMMON, Driver, class, config, evaluator, on, out, program,
 
 pub(crate) const CHECKS: &[Check] = &[
     ("endless loops end as a limit and cost no worker", endless_loops_end),
+    ("invocations that run out of steps among barriers cost their own evaluation alone", overruns_among_barriers),
     ("a shader beyond its time is ended, and the next one runs at once", beyond_its_time),
     ("hostile shaders are refused", hostile_shaders),
     ("bindings that do not fit are refused", bindings_that_do_not_fit),
@@ -54,6 +55,29 @@ fn endless_loops_end() {
     simple(&COMMON);
 }
 
+/// The steps of each invocation are its own, so some leave a loop that others go on with, and do not come to its barriers any more. That is as it
+/// may be on each device, but it ends, in time, and as an error.
+fn overruns_among_barriers() {
+    let body = "for (var i = 0u; i < at * 100u; i++) { b[id.x] += 1u; }
+        for (var i = 0u; i < 200u; i++) { workgroupBarrier(); b[id.x] += a[0]; }";
+    for driver in [Driver::Lavapipe, Driver::SwiftShader] {
+        let mut request = request(&program(&shader(body), 64, 1), &[1; 64]).timeout(Duration::from_secs(3));
+        request.options.fuel = Some(3000);
+        let start = Instant::now();
+        let ended = on(&COMMON, driver, &request);
+        assert!(
+            matches!(ended, Err(EvalError::Limit(LimitHit::Steps { bound: 3000 } | LimitHit::Deadline { .. }))),
+            "{driver:?}: {ended:?}"
+        );
+        assert!(start.elapsed() < Duration::from_secs(10), "{driver:?}: {:?}", start.elapsed());
+        println!("   {driver:?}: {}", ended.expect_err("an error"));
+        request.options.fuel = None;
+        let reply = on(&COMMON, driver, &request).expect("with all its steps it is an ordinary program");
+        assert_eq!(out(&reply), (0..64).map(|at| at * 100 + 200).collect::<Vec<u32>>());
+    }
+    simple(&COMMON);
+}
+
 /// Within every bound and yet hours of work.
 fn endless() -> Request {
     let body = "var x = a[0]; for (var i = 0u; i < 200000000u; i++) { x = x * 1664525u + i; } b[id.x] = x;";
@@ -88,6 +112,9 @@ fn hostile_shaders() {
         (doubling, "calls expanded"),
         (group, "workgroup memory"),
         (shader("b[0] = nothing;"), "nothing"),
+        (shader("if (at < 32u) { workgroupBarrier(); } b[id.x] = 1u;"), "reach together"),
+        (shader("if (id.x > 9u) { return; } workgroupBarrier(); b[id.x] = 1u;"), "reach together"),
+        (shader("for (var i = 0u; i < at; i++) { storageBarrier(); } b[id.x] = 1u;"), "reach together"),
     ];
     for (text, why) in cases {
         let start = Instant::now();
@@ -359,10 +386,10 @@ fn drivers_that_fail() {
             assert!(test == "listing its devices" && why.contains(expected), "{verdict:?}");
         }
     }
-    let none = with(&[], &[&aborting]);
-    let refused = run(&none, endless());
+    let alone = with(&[], &[&aborting]);
+    let refused = run(&alone, endless());
     assert!(matches!(refused, Err(EvalError::Refused(Refusal::NoDevice { .. }))), "{refused:?}");
-    assert_eq!(none.devices().devices.len(), 1, "{:?}", none.devices());
+    assert_eq!(alone.devices().devices.len(), 1, "{:?}", alone.devices());
     // A node that has only such a driver lives, says so, and answers what is no shader's.
     let mut only = config(&[]);
     only.env.retain(|(name, _)| name != "VK_DRIVER_FILES");

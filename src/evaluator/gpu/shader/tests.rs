@@ -246,8 +246,9 @@ fn barriers_that_all_reach_are_admitted() {
     assert_eq!(on_a_large_stack(members.to_owned()).map(drop), Ok(()));
     assert!(on_a_large_stack(members.replace("in.group.x", "in.at")).is_err());
     // Many ways to call, deep loops, and variables that lead to each other: a moment all the same.
-    let chain: String = (0..400).map(|n| format!("v{n} = v{};", n + 1)).collect();
-    let variables: String = (0..=400).map(|n| format!("var v{n} = 0u;")).collect();
+    let chain: Vec<_> = (0..400).map(|n| format!("v{n} = v{};", n + 1)).collect();
+    let variables: Vec<_> = (0..=400).map(|n| format!("var v{n} = 0u;")).collect();
+    let (chain, variables) = (chain.concat(), variables.concat());
     let loops = format!("{}{chain} v400 = at;{}", "loop { if (b[0] == 1u) { break; } ".repeat(20), "}".repeat(20));
     assert!(on_a_large_stack(main(&format!("{variables} {loops} if (v0 == 1u) {{ workgroupBarrier(); }}"))).is_err());
 }
