@@ -246,7 +246,9 @@ fn a_killed_worker() {
             kill(&path);
         }
     };
-    assert!(matches!(&result, Err(EvalError::Failed(_))), "{result:?}");
+    // The last one killed may have been one that was only being started for the repetition.
+    let unavailable = matches!(&result, Err(EvalError::Refused(Refusal::WorkerUnavailable(_))));
+    assert!(unavailable || matches!(&result, Err(EvalError::Failed(_))), "{result:?}");
     simple(&own);
 }
 
