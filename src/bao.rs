@@ -8,6 +8,8 @@
 //!
 //! [Bao specification]: https://github.com/oconnor663/bao/blob/master/docs/spec.md
 
+pub(crate) mod wide;
+
 use std::ops::Range;
 
 use blake3::hazmat::{HasherExt, Mode, left_subtree_len, merge_subtrees_non_root, merge_subtrees_root};
@@ -112,6 +114,9 @@ impl TreeHasher {
 /// The digest of these bytes, and their outboard.
 #[must_use]
 pub fn of(bytes: &[u8]) -> (Digest, Vec<u8>) {
+    if bytes.len() >= wide::WIDE {
+        return wide::of(bytes);
+    }
     let mut hasher = TreeHasher::default();
     hasher.update(bytes);
     hasher.finish()

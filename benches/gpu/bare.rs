@@ -25,15 +25,36 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 impl Bare {
     /// The adapter of this name, with buffers of so many bytes.
     pub(crate) fn new(name: &str, shader: &str, bytes: u64, groups: u32) -> Self {
+        let (device, queue) = Self::open(name, wgpu::Features::empty()).expect("a device");
+        Self::on(device, queue, shader, bytes, groups, None)
+    }
+
+    /// The adapter of this name, if it has these features.
+    pub(crate) fn open(name: &str, features: wgpu::Features) -> Option<(wgpu::Device, wgpu::Queue)> {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
             flags: wgpu::InstanceFlags::ALLOW_UNDERLYING_NONCOMPLIANT_ADAPTER,
             ..wgpu::InstanceDescriptor::new_without_display_handle()
         });
         let adapters = now(instance.enumerate_adapters(wgpu::Backends::PRIMARY));
         let adapter = adapters.into_iter().find(|adapter| adapter.get_info().name == name).expect("the same adapter");
+        if !adapter.features().contains(features) {
+            return None;
+        }
+        let (required_limits, required_features) = (wgpu::Limits::default(), features);
         let description =
-            wgpu::DeviceDescriptor { required_limits: wgpu::Limits::default(), ..wgpu::DeviceDescriptor::default() };
-        let (device, queue) = now(adapter.request_device(&description)).expect("a device");
+            wgpu::DeviceDescriptor { required_limits, required_features, ..wgpu::DeviceDescriptor::default() };
+        Some(now(adapter.request_device(&description)).expect("a device"))
+    }
+
+    /// This device, with buffers of so many bytes.
+    pub(crate) fn on(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        shader: &str,
+        bytes: u64,
+        groups: u32,
+        cache: Option<&wgpu::PipelineCache>,
+    ) -> Self {
         let source = wgpu::ShaderSource::Wgsl(shader.into());
         let module = device.create_shader_module(wgpu::ShaderModuleDescriptor { label: None, source });
         let pipeline = device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
@@ -42,7 +63,7 @@ impl Bare {
             module: &module,
             entry_point: Some("main"),
             compilation_options: wgpu::PipelineCompilationOptions::default(),
-            cache: None,
+            cache,
         });
         let buffer = |usage| {
             device.create_buffer(&wgpu::BufferDescriptor { label: None, size: bytes, usage, mapped_at_creation: false })

@@ -7,6 +7,8 @@
 
 mod bare;
 mod card;
+mod compiled;
+mod warm;
 
 use std::time::{Duration, Instant};
 
@@ -45,14 +47,26 @@ fn main() {
         "{:>12} {:>12} {:>12} {:>12} {:>8} {:>12} {:>12}",
         "bytes", "bare", "eval", "overhead", "ratio", "no node", "on device"
     );
+    // A number of bytes as an argument: that row and nothing else.
+    let only = std::env::args().find_map(|arg| arg.parse::<usize>().ok());
     for (bytes, rounds) in [(4096, 400), (64 << 10, 200), (1 << 20, 50), (64 << 20, 7)] {
+        if only.is_some_and(|only| only != bytes) {
+            continue;
+        }
         let rounds = if quick { 1 } else { rounds };
         overhead(&node, &runtime, &alone, &device.adapter.name, &class, bytes, rounds);
     }
     drop(alone);
+    if only.is_some() {
+        return node.shutdown();
+    }
     respawn(&node, &runtime, &class, if quick { 1 } else { 5 });
     together(&node, &runtime, &class, if quick { 10 } else { 1000 });
-    card::measure(&node, &runtime, &class, quick);
+    for device in devices.sound() {
+        compiled::measure(&device.adapter.name, if quick { 1 } else { 5 });
+    }
+    // A processor would take minutes for what a card does in milliseconds.
+    card::measure(&node, &runtime, &class, quick || device.adapter.kind == "software");
     node.shutdown();
 }
 
@@ -94,10 +108,12 @@ fn overhead(
     for round in 0..rounds + 2 {
         // Another question each time, or it would be remembered.
         input[..4].copy_from_slice(&round.to_le_bytes());
+        warm::touch(bytes);
         let start = Instant::now();
         let right = bare.run(&input);
         bares.push(start.elapsed());
         let given = input.clone();
+        warm::touch(bytes);
         let start = Instant::now();
         let request = program.request().expect("a program").file("in", given).expect("a name").class(class.clone());
         let answer = runtime.block_on(node.eval(request)).expect("an answer");
@@ -106,6 +122,7 @@ fn overhead(
         assert_eq!(answer.reply.files[0].data.bytes().expect("inline"), &right, "both do the same");
         drop(answer);
         let given = input.clone();
+        warm::touch(bytes);
         let start = Instant::now();
         let request = program.request().expect("a program").file("in", given).expect("a name").class(class.clone());
         let (done, outcome) = std::sync::mpsc::sync_channel(1);

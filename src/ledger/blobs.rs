@@ -150,7 +150,7 @@ pub(super) fn store(storage: &dyn Storage, blob: &Blob) -> io::Result<()> {
     if !is_whole(storage, blob.name)? {
         let (data, tree) = (format!("{DIR}/{TEMP_PREFIX}{digest}"), format!("{DIR}/{TEMP_PREFIX}{digest}{OUTBOARD}"));
         let file = fresh(storage, &data)?;
-        file.write_at(bytes, 0)?;
+        file.write_shared(bytes, 0)?;
         file.sync()?;
         if !outboard.is_empty() {
             fresh(storage, &tree)?.write_at(outboard, 0)?;

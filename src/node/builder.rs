@@ -23,12 +23,12 @@ use super::shared::Shared;
 #[cfg(feature = "wasm")]
 use super::slots::NodeSlots;
 use super::{Inner, Node, StopOnDrop};
-use crate::cassette::{CassetteOptions, CassetteWriter, Recorder};
+use crate::cassette::{CassetteOptions, CassetteWriter, Recorder, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::Evaluator;
 use crate::evaluator::pool::Pool;
 use crate::fabric::{Config, Fabric, Input};
-use crate::id::EpochId;
+use crate::id::{EpochId, NodeId};
 use crate::identity::{Identity, MemoVerifier, Signer};
 use crate::ledger::{FileStorage, MemoryStorage, OpenError, Opening, Recovery, Storage};
 use crate::request::Name;
@@ -221,21 +221,14 @@ impl NodeBuilder {
     }
 
     /// Starts the node. Returns when it answers; listening sockets are bound by then.
-    #[expect(clippy::too_many_lines, reason = "one part after the other, each with what the parts before it made")]
     pub fn start(self) -> Result<Node, StartError> {
         let system = |what| move |source| StartError::System { what, source };
         let clock = Clock::start();
         let (storage, identity) = open_directory(self.data_dir.as_deref())?;
         let signer: Arc<dyn Signer> = Arc::new(identity.clone());
-        let epoch = EpochId::from_bytes(random().map_err(system("randomness"))?);
-        let opening = Opening::new(signer.node(), epoch, unix_micros());
-        let (writer, recovery) = CassetteWriter::open(storage, &opening, self.cassette)?;
-        report(&recovery);
-        let cassette = writer.cassette();
         let (events, inbox) = mpsc::channel(EVENTS);
-        let durable = events.clone();
-        let on_durable = move |length| drop(durable.blocking_send(Event::Fabric(Input::Durable(length))));
-        let recorder = Recorder::start(writer, Some(Box::new(on_durable))).map_err(system("ledger thread"))?;
+        let recorder = self.open_ledger(storage, signer.node(), &events)?;
+        let cassette = recorder.cassette().clone();
 
         let mut evaluators = Evaluators::default();
         #[cfg(feature = "wasm")]
@@ -307,31 +300,29 @@ impl NodeBuilder {
             waits: Arc::default(),
             askers: std::collections::BTreeMap::new(),
             wake_at: None,
-            placements: super::placement::Placements::default(),
-            for_others: super::placement::ForOthers::default(),
-            offered: Vec::new(),
+            placing: super::placing::Placing::default(),
         };
         let driver = Driver { clock, fabric: Fabric::new(config), hands };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
-        let run = move || {
-            let ended = match driver.hands.lanes.runtime() {
-                // Beside the lanes, so that a frame is handled on the thread on which it arrives.
-                Some(network) => runtime.block_on(network.spawn(driver.run(inbox))),
-                None => Ok(runtime.block_on(driver.run(inbox))),
-            };
-            match ended {
-                Ok(mut lanes) => lanes.close(),
-                Err(error) => tracing::error!(%error, "the node's loop did not end well"),
-            }
-            drop(control);
-            if let Err(error) = recorder.close() {
-                tracing::error!(%error, "the ledger did not close well");
-            }
-        };
-        let thread =
-            thread::Builder::new().name("evalmesh-node".to_owned()).spawn(run).map_err(system("loop thread"))?;
+        let thread = spawn_loop(driver, inbox, control, recorder)?;
         *inner.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(thread);
         Ok(Node { _guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
+    }
+
+    /// The ledger, and the thread that writes it.
+    fn open_ledger(
+        &self,
+        storage: Arc<dyn Storage>,
+        node: NodeId,
+        events: &mpsc::Sender<Event>,
+    ) -> Result<RecorderHandle, StartError> {
+        let epoch = random().map_err(|source| StartError::System { what: "randomness", source })?;
+        let opening = Opening::new(node, EpochId::from_bytes(epoch), unix_micros());
+        let (writer, recovery) = CassetteWriter::open(storage, &opening, self.cassette)?;
+        report(&recovery);
+        let durable = events.clone();
+        let on_durable = move |length| drop(durable.blocking_send(Event::Fabric(Input::Durable(length))));
+        Recorder::start(writer, Some(Box::new(on_durable)))
+            .map_err(|source| StartError::System { what: "ledger thread", source })
     }
 
     #[cfg(feature = "gpu")]
@@ -377,6 +368,33 @@ impl NodeBuilder {
         }
         WasmEvaluator::with(pool, setup).map_err(StartError::Evaluator)
     }
+}
+
+/// The loop's thread: runs until it is told to stop, then closes lanes, control socket and ledger.
+fn spawn_loop(
+    driver: Driver,
+    inbox: mpsc::Receiver<Event>,
+    control: Option<ControlServer>,
+    recorder: RecorderHandle,
+) -> Result<thread::JoinHandle<()>, StartError> {
+    let system = |what| move |source| StartError::System { what, source };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system("runtime"))?;
+    let run = move || {
+        let ended = match driver.hands.lanes.runtime() {
+            // Beside the lanes, so that a frame is handled on the thread on which it arrives.
+            Some(network) => runtime.block_on(network.spawn(driver.run(inbox))),
+            None => Ok(runtime.block_on(driver.run(inbox))),
+        };
+        match ended {
+            Ok(mut lanes) => lanes.close(),
+            Err(error) => tracing::error!(%error, "the node's loop did not end well"),
+        }
+        drop(control);
+        if let Err(error) = recorder.close() {
+            tracing::error!(%error, "the ledger did not close well");
+        }
+    };
+    thread::Builder::new().name("evalmesh-node".to_owned()).spawn(run).map_err(system("loop thread"))
 }
 
 /// The storage and identity of a node; without a directory both live and die with the process.

@@ -15,7 +15,6 @@ use tracing::{debug, warn};
 use crate::bao::ProvenChunk;
 use crate::cassette::{Cassette, RecorderHandle};
 use crate::error::EvalError;
-use crate::eval::Eval;
 use crate::evaluator::pool::Pool;
 use crate::evaluator::{Asker, Cancel, Done, Job, NESTING};
 use crate::fabric::{
@@ -24,14 +23,14 @@ use crate::fabric::{
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::limits::INLINE_REPLY;
-use crate::message::{Announcement, AskId, Manifest, Message, Placement, SegmentName, Work};
+use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::Node;
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
-use crate::node::nested::{NodeAsker, Waits, block_on};
-use crate::node::placement::{self, ForOthers, Next, Placements};
+use crate::node::nested::{NodeAsker, Waits};
+use crate::node::placing::Placing;
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
 use crate::node::status::HolderStatus;
@@ -103,12 +102,8 @@ pub(super) struct Hands {
     /// Of evaluations that may ask, from their start to their record.
     pub(super) askers: BTreeMap<FlightId, Arc<NodeAsker>>,
     pub(super) wake_at: Option<Time>,
-    /// What peers compute for this node.
-    pub(super) placements: Placements,
-    /// What this node computes for peers.
-    pub(super) for_others: ForOthers,
-    /// The device classes of this node.
-    pub(super) offered: Vec<Name>,
+    /// What peers compute for this node, and this node for them.
+    pub(super) placing: Placing,
 }
 
 /// Whether an evaluation may be started on the loop: all bytes are here, and too few for anything about them to take time.
@@ -155,14 +150,18 @@ impl Driver {
                         self.apply(Input::Eval(ask), &mut outputs);
                     }
                     Some(Event::Fabric(input)) => self.apply(input, &mut outputs),
-                    Some(Event::Computed(flight, resolved, result)) => self.computed(flight, &resolved, result, &mut outputs),
+                    Some(Event::Computed(flight, resolved, result)) => {
+                        if let Some(input) = self.hands.computed(flight, &resolved, result) {
+                            self.apply(input, &mut outputs);
+                        }
+                    }
                     Some(Event::Send(peer, message)) => self.hands.send(peer, message),
                     #[cfg(feature = "gpu")]
                     Some(Event::Offer(classes)) => self.hands.offer(classes),
                     #[cfg(feature = "gpu")]
                     Some(Event::Offered(found)) => {
                         // Whoever asked may be gone.
-                        let _ = found.send(self.hands.placements.classes());
+                        let _ = found.send(self.hands.placing.classes());
                     }
                     Some(Event::Holders(id, found)) => {
                         // Whoever asked may be gone.
@@ -188,30 +187,6 @@ impl Driver {
             let _ = waiting.send(Err(EvalError::Closed));
         }
         self.hands.lanes
-    }
-
-    /// An evaluation ended; what this node cannot another one may.
-    fn computed(
-        &mut self,
-        flight: FlightId,
-        resolved: &Resolved,
-        result: Result<Reply, EvalError>,
-        outputs: &mut Vec<Output>,
-    ) {
-        let wants_place = |error: &EvalError| placement::may_place(&resolved.request, error);
-        let input = match result {
-            Err(error) if self.hands.running.contains_key(&flight) && wants_place(&error) => {
-                let next = match placement::work(&self.hands.cassette, resolved) {
-                    Some(work) => self.hands.placements.begin(flight, work, error),
-                    None => Next::End(flight, error),
-                };
-                self.hands.place(next)
-            }
-            result => Some(Input::Computed(flight, result)),
-        };
-        if let Some(input) = input {
-            self.apply(input, outputs);
-        }
     }
 
     fn holders(&self, id: ContentId) -> Vec<HolderStatus> {
@@ -251,16 +226,15 @@ impl Hands {
                 self.shared.peer_up(peer, address);
                 let greeting = self.exchange.up(peer, address);
                 self.send(peer, greeting);
-                if !self.offered.is_empty() {
-                    self.send(peer, Message::Placement(Placement::Offer(self.offered.clone())));
+                if let Some(offer) = self.placing.offer() {
+                    self.send(peer, offer);
                 }
                 Some(Input::PeerUp(peer))
             }
             LaneEvent::Down(peer) => {
                 self.shared.peer_down(peer);
                 self.exchange.down(peer);
-                let moved: Vec<_> = self.placements.down(peer);
-                return moved.into_iter().filter_map(|next| self.place(next)).chain([Input::PeerDown(peer)]).collect();
+                return self.placing_down(peer).into_iter().chain([Input::PeerDown(peer)]).collect();
             }
             LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(&bytes) {
                 Ok(Message::Addresses(told)) => {
@@ -289,68 +263,6 @@ impl Hands {
             }
         };
         input.into_iter().collect()
-    }
-
-    fn on_placement(&mut self, from: NodeId, said: Placement) -> Option<Input> {
-        match said {
-            Placement::Offer(classes) => {
-                self.placements.offered(from, classes);
-                None
-            }
-            Placement::Work(ask, work) => {
-                self.work_for(from, ask, work);
-                None
-            }
-            Placement::Done(ask, result) => {
-                let next = self.placements.done(from, ask, result)?;
-                self.place(next)
-            }
-        }
-    }
-
-    /// Does what is next about a placed evaluation.
-    fn place(&mut self, next: Next) -> Option<Input> {
-        match next {
-            Next::Send(peer, ask, work) => {
-                self.send(peer, Message::Placement(Placement::Work(ask, *work)));
-                None
-            }
-            Next::HeldBy(flight, peer, error) => {
-                self.running.remove(&flight);
-                Some(Input::Placed(flight, peer, error))
-            }
-            Next::End(flight, error) => Some(Input::Computed(flight, Err(error))),
-        }
-    }
-
-    /// Evaluates for another node, on a thread that waits for it.
-    fn work_for(&mut self, peer: NodeId, ask: AskId, work: Work) {
-        let done = move |result| Message::Placement(Placement::Done(ask, result));
-        let seat = match self.for_others.take() {
-            Ok(seat) => seat,
-            Err(busy) => return self.send(peer, done(Err(busy))),
-        };
-        let (node, events) = (self.node.clone(), self.events.clone());
-        let (cassette, signer) = (self.cassette.clone(), Arc::clone(&self.signer));
-        let evaluate = move || {
-            let request = placement::request(work);
-            let answer = Eval::admit(&node, &request).and_then(|()| block_on(node.eval(request), &|| Ok(())));
-            let answer = answer.and_then(|answer| placement::until_servable(&cassette, &*signer, answer.id));
-            drop(seat);
-            drop(events.blocking_send(Event::Send(peer, done(answer))));
-        };
-        if let Err(error) = std::thread::Builder::new().name("evalmesh-placed".to_owned()).spawn(evaluate) {
-            self.send(peer, done(Err(EvalError::Failed(error.to_string()))));
-        }
-    }
-
-    /// Tells all peers what this node computes.
-    #[cfg(feature = "gpu")]
-    fn offer(&mut self, classes: Vec<Name>) {
-        self.offered = classes;
-        for peer in self.shared.view().peers.into_keys() {
-            self.send(peer, Message::Placement(Placement::Offer(self.offered.clone())));
-        }
     }
 
     /// What the peer exchange has decided.
@@ -462,7 +374,7 @@ impl Effects for Hands {
         if let Some(cancel) = self.running.remove(&flight) {
             cancel.cancel();
         }
-        self.placements.forget(flight);
+        self.placing.forget(flight);
         self.askers.remove(&flight);
     }
 

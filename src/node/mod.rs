@@ -19,6 +19,7 @@ mod nested;
 #[cfg(feature = "wasm")]
 mod nested_tests;
 mod placement;
+mod placing;
 mod resolve;
 mod shared;
 #[cfg(feature = "wasm")]

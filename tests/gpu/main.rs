@@ -21,6 +21,7 @@ const OF_SOFTWARE: &[&str] = &[
     "two devices are sound and the third is refused by the test it fails",
     "float kernels are of one class, and asking for them as portable is an error",
     "no driver is an answer, not an error",
+    "a driver that crashes or hangs while devices are listed costs only its own",
     "a node remembers answers and no errors",
     "another class's answer is given only to those who ask for it",
     "a node without a device asks one that has it",

@@ -1,8 +1,7 @@
 //! One evaluation on its way through a lane: checked against its program, laid out for the worker, and made a reply of.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +13,8 @@ use super::program::{Binding, GpuProgram};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
 use super::scan::scan;
-use super::worker::shared::{self, Data, Place};
+use super::worker::memory::Arena;
+use super::worker::shared::{Data, Place};
 use super::worker::{Ran, Wanted};
 use super::{GpuLimits, VERSION};
 use crate::error::{EvalError, LimitHit, Refusal};
@@ -27,7 +27,7 @@ use crate::request::{Class, Code, Slot};
 /// Where evaluations run.
 static HOST: LazyLock<String> = LazyLock::new(|| format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
 
-/// Payloads in the shared memory begin at multiples of this.
+/// Payloads in the arena begin at multiples of this.
 const ALIGNED: u64 = 4096;
 /// Answers of this size are remembered, so that a later run of the same question can be held against them.
 const REMEMBERED_BYTES: u64 = 1024 * 1024;
@@ -172,16 +172,16 @@ impl Evaluation {
         self.pending.left()
     }
 
-    /// Room in the shared memory that its large payloads take.
-    pub(super) fn shared_bytes(&self) -> u64 {
-        let large = |(binding, size): (&Binding, &u64)| {
+    /// Room in the arena that its large payloads take.
+    pub(super) fn arena_bytes(&self) -> u64 {
+        let room = |(binding, size): (&Binding, &u64)| {
             let times = u64::from(binding.is_input()) + u64::from(binding.is_output());
             if *size > INLINE { size.next_multiple_of(ALIGNED).saturating_mul(times) } else { 0 }
         };
-        self.program.bindings.iter().zip(&self.sizes).map(large).fold(0, u64::saturating_add)
+        self.program.bindings.iter().zip(&self.sizes).map(room).fold(0, u64::saturating_add)
     }
 
-    /// What the worker is asked, with large inputs put into the shared memory.
+    /// What the worker is asked, with large inputs put into the arena.
     pub(super) fn wanted(&self, code: Option<Bytes>, layout: &mut Layout<'_>) -> io::Result<Wanted> {
         let job = &self.pending.job;
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
@@ -189,8 +189,8 @@ impl Evaluation {
             if binding.is_input() {
                 let bytes = input(job, binding.name.as_str()).cloned().unwrap_or_default();
                 inputs.push(match layout.take(*size) {
-                    Some((memory, at)) => {
-                        shared::write_at(memory, at, &bytes)?;
+                    Some((arena, at)) => {
+                        arena.write(at, &bytes)?;
                         Data::Shared { at, len: bytes.len() as u64 }
                     }
                     None => Data::Inline(bytes),
@@ -205,11 +205,11 @@ impl Evaluation {
     }
 
     /// The reply, from what the worker gave; a worker that gives something else than was wanted is not believed.
-    pub(super) fn reply(&self, ran: Ran, memory: Option<&File>) -> io::Result<Reply> {
-        let odd = || io::Error::new(io::ErrorKind::InvalidData, "outputs of another size than was wanted");
+    pub(super) fn reply(&self, ran: Ran, places: &[Place], arena: Option<&Arena>) -> io::Result<Reply> {
+        let odd = || io::Error::new(io::ErrorKind::InvalidData, "other outputs than were wanted");
         let wanted: Vec<_> =
             self.program.bindings.iter().zip(&self.sizes).filter(|(binding, _)| binding.is_output()).collect();
-        if ran.outputs.len() != wanted.len() {
+        if ran.outputs.len() != wanted.len() || places.len() != wanted.len() {
             return Err(odd());
         }
         let mut reply = Reply {
@@ -224,14 +224,14 @@ impl Evaluation {
                 evaluator: VERSION.into(),
             },
         };
-        for ((binding, size), data) in wanted.into_iter().zip(ran.outputs) {
+        for (((binding, size), place), data) in wanted.into_iter().zip(places).zip(ran.outputs) {
             if data.len() != *size {
                 return Err(odd());
             }
-            let bytes = match (data, memory) {
-                (Data::Inline(bytes), _) => bytes,
-                (Data::Shared { at, len }, Some(memory)) => read(memory, at, len)?,
-                (Data::Shared { .. }, None) => return Err(odd()),
+            let bytes = match (data, *place, arena) {
+                (Data::Inline(bytes), ..) => bytes,
+                (Data::Shared { .. }, Place::Shared { at }, Some(arena)) => arena.read(at, *size)?,
+                _ => return Err(odd()),
             };
             let data = Payload::Inline(bytes);
             if binding.name.as_str() == "stdout" {
@@ -270,33 +270,25 @@ impl Pending {
     }
 }
 
-/// Hands out places in the shared memory.
+/// Hands out places in the arena.
 pub(super) struct Layout<'a> {
-    memory: Option<&'a File>,
-    at: &'a mut u64,
+    arena: Option<&'a Arena>,
+    /// Where it is free.
+    at: u64,
 }
 
 impl<'a> Layout<'a> {
-    pub(super) fn new(memory: Option<&'a File>, at: &'a mut u64) -> Self {
-        Self { memory, at }
+    pub(super) fn new(arena: Option<&'a Arena>) -> Self {
+        Self { arena, at: 0 }
     }
 
     /// A place for a large payload.
-    fn take(&mut self, size: u64) -> Option<(&'a File, u64)> {
-        let memory = self.memory.filter(|_| size > INLINE)?;
-        let at = *self.at;
-        *self.at += size.next_multiple_of(ALIGNED);
-        Some((memory, at))
+    fn take(&mut self, size: u64) -> Option<(&'a Arena, u64)> {
+        let arena = self.arena.filter(|_| size > INLINE)?;
+        let at = self.at;
+        self.at += size.next_multiple_of(ALIGNED);
+        Some((arena, at))
     }
-}
-
-fn read(memory: &File, at: u64, len: u64) -> io::Result<Bytes> {
-    // Nothing else uses the place in this file: the worker says where it reads and writes.
-    let mut memory = memory;
-    memory.seek(SeekFrom::Start(at))?;
-    let mut bytes = Vec::with_capacity(usize::try_from(len).map_err(io::Error::other)?);
-    memory.take(len).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 == len { Ok(bytes.into()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 fn input<'a>(job: &'a Job, wanted: &str) -> Option<&'a Bytes> {

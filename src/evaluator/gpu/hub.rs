@@ -16,6 +16,7 @@ use super::device::adapters::unopened;
 use super::evaluation::{Pending, Programs};
 use super::lane::{Lane, LaneSetup};
 use super::limits::QUEUE;
+use super::manifests;
 use super::proofs::Proofs;
 use super::report::{AdapterFacts, DeviceReport, Devices, Speed};
 use super::worker::{Setup, Worker};
@@ -310,12 +311,9 @@ impl Shared {
         {
             tracing::warn!(%error, "left-over GPU workers cannot be looked for");
         }
-        let adapters = match self.list() {
-            Ok(adapters) => adapters,
-            Err(trouble) => {
-                devices.trouble = Some(trouble);
-                return (devices, Vec::new());
-            }
+        let (setup, adapters) = match list(&self.setup) {
+            Ok(adapters) => (self.setup.clone(), adapters),
+            Err(trouble) => self.list_apart(trouble, &mut devices),
         };
         let mut alike = BTreeMap::new();
         let place = |facts: AdapterFacts| {
@@ -327,7 +325,7 @@ impl Shared {
         let mut lanes = Vec::new();
         let examined: Vec<_> = thread::scope(|scope| {
             let threads: Vec<_> =
-                placed.iter().map(|(facts, place)| scope.spawn(|| self.examine(facts, *place))).collect();
+                placed.iter().map(|(facts, place)| scope.spawn(|| self.examine(&setup, facts, *place))).collect();
             threads.into_iter().map(thread::ScopedJoinHandle::join).collect()
         });
         for ((facts, place), examined) in placed.into_iter().zip(examined) {
@@ -336,7 +334,7 @@ impl Shared {
                 examined.unwrap_or_else(|_| failed("the thread that tests it panicked".to_owned()));
             if let Some(worker) = worker.filter(|_| report.is_sound()) {
                 let how = LaneSetup {
-                    setup: self.setup.clone(),
+                    setup: setup.clone(),
                     memory: self.limits.memory,
                     spare: self.config.spare,
                     proofs: Arc::clone(&self.proofs),
@@ -354,26 +352,68 @@ impl Shared {
         (devices, lanes)
     }
 
-    fn list(&self) -> Result<Vec<AdapterFacts>, String> {
-        let mut worker = Worker::start(&self.setup).map_err(|error| error.to_string())?;
-        worker
-            .list(&self.setup)
-            .map_err(|ended| format!("a driver brings the search for adapters down: {}", ended.text()))
+    /// Asks each driver in a worker of its own, since one of them brings down whoever asks all; what the others show is used without that one.
+    fn list_apart(&self, trouble: Trouble, devices: &mut Devices) -> (Setup, Vec<AdapterFacts>) {
+        let mut setup = self.setup.clone();
+        let why = match trouble {
+            Trouble::Worker(why) => {
+                devices.trouble = Some(why);
+                return (setup, Vec::new());
+            }
+            Trouble::Driver(why) => why,
+        };
+        let all = manifests::all(|name| setup.variable(name));
+        let narrowed = |manifests: &[PathBuf]| manifests::only(manifests).map(|env| self.setup.with(env));
+        let (mut kept, mut adapters) = (Vec::new(), Vec::new());
+        for manifest in all {
+            let Some(alone) = narrowed(std::slice::from_ref(&manifest)) else { continue };
+            match list(&alone) {
+                Ok(found) => {
+                    adapters.extend(found);
+                    kept.push(manifest);
+                }
+                Err(Trouble::Driver(why) | Trouble::Worker(why)) => {
+                    tracing::warn!(manifest = %manifest.display(), why, "a driver fails when its devices are listed");
+                    devices.devices.push(unopened(&AdapterFacts::of_driver(&manifest), "listing its devices", why));
+                }
+            }
+        }
+        if devices.devices.is_empty() {
+            // Each alone does no harm, or none was found: nothing can be told apart.
+            devices.trouble = Some(format!("a driver brings the search for adapters down: {why}"));
+            return (setup, Vec::new());
+        }
+        setup = narrowed(&kept).unwrap_or(setup);
+        adapters.sort();
+        (setup, adapters)
     }
 
-    fn examine(&self, facts: &AdapterFacts, place: u32) -> (DeviceReport, Option<Worker>) {
+    fn examine(&self, setup: &Setup, facts: &AdapterFacts, place: u32) -> (DeviceReport, Option<Worker>) {
         let failed = |why: String| (unopened(facts, "opening it", why), None);
-        let mut worker = match Worker::start(&self.setup) {
+        let mut worker = match Worker::start(setup) {
             Ok(worker) => worker,
             Err(error) => return failed(error.to_string()),
         };
-        match worker.open(&self.setup, (facts, place), self.limits.memory, true) {
+        match worker.open(setup, (facts, place), self.limits.memory, true) {
             Ok(Ok(Some(report))) => (*report, Some(worker)),
             Ok(Ok(None)) => failed("its tests gave nothing".to_owned()),
             Ok(Err(why)) => failed(why),
             Err(ended) => failed(format!("its worker ended: {}", ended.text())),
         }
     }
+}
+
+fn list(setup: &Setup) -> Result<Vec<AdapterFacts>, Trouble> {
+    let mut worker = Worker::start(setup).map_err(|error| Trouble::Worker(error.to_string()))?;
+    worker.list(setup).map_err(|ended| Trouble::Driver(ended.text()))
+}
+
+/// Why adapters could not be listed.
+enum Trouble {
+    /// There is no worker.
+    Worker(String),
+    /// It ended over it.
+    Driver(String),
 }
 
 /// The device for an evaluation: of the class that is named, or for portable programs the one with the least to do.

@@ -13,6 +13,7 @@ use super::evaluation::{Evaluation, Layout, Pending};
 use super::limits::{BATCH, QUEUE};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
+use super::worker::shared::Place;
 use super::worker::{Ended, Guard, Ran, Setup, Trouble, Wanted, Why, Worker};
 use crate::error::{EvalError, LimitHit};
 use crate::evaluator::Cancel;
@@ -312,24 +313,23 @@ fn after_end(batch: Vec<Evaluation>, ended: &Ended) -> Vec<Evaluation> {
 
 /// Asks the worker for a batch and takes the outputs over.
 fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Vec<Result<Reply, Trouble>>, Ended> {
-    let room: u64 = batch.iter().map(Evaluation::shared_bytes).sum();
+    let room: u64 = batch.iter().map(Evaluation::arena_bytes).sum();
     let died = |error: std::io::Error| Ended::Died(format!("shared memory: {error}"));
-    let memory =
-        if room == 0 { None } else { worker.shared(room).map(std::fs::File::try_clone).transpose().map_err(died)? };
-    let mut at = 0;
+    let arena = if room == 0 { None } else { worker.arena(room) };
+    let mut layout = Layout::new(arena.as_deref());
     let mut wanted: Vec<Wanted> = Vec::new();
     for evaluation in batch {
-        let mut layout = Layout::new(memory.as_ref(), &mut at);
         let code = (!worker.known.contains(&evaluation.program())).then(|| evaluation.code());
         wanted.push(evaluation.wanted(code, &mut layout).map_err(died)?);
     }
+    let places: Vec<_> = wanted.iter().map(|wanted| wanted.outputs.clone()).collect();
     let left = batch.iter().map(Evaluation::left).min().unwrap_or(Duration::ZERO);
     let guard = Guard::within(left).unless(batch.iter().map(Evaluation::cancel).collect(), stop);
     let answers = worker.run(wanted, guard)?;
-    let take = |(evaluation, answer): (&Evaluation, Result<Ran, Trouble>)| match answer {
+    let take = |((evaluation, places), answer): ((&Evaluation, &Vec<Place>), Result<Ran, Trouble>)| match answer {
         Ok(ran) => {
             worker.known.insert(evaluation.program());
-            evaluation.reply(ran, memory.as_ref()).map(Ok).map_err(died)
+            evaluation.reply(ran, places, arena.as_deref()).map(Ok).map_err(died)
         }
         Err(Trouble::Unknown) => {
             worker.known.remove(&evaluation.program());
@@ -337,5 +337,5 @@ fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Vec<R
         }
         Err(trouble) => Ok(Err(trouble)),
     };
-    batch.iter().zip(answers).map(take).collect()
+    batch.iter().zip(&places).zip(answers).map(take).collect()
 }

@@ -50,6 +50,8 @@ pub(super) const QUEUE: usize = 1024;
 pub(super) const PIPELINES: usize = 256;
 /// A message of a worker: a batch of inline payloads and their programs.
 pub(super) const MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
+/// The smallest arena: what is not touched takes no memory.
+pub(super) const ARENA: u64 = 16 * 1024 * 1024;
 /// Shared memory that stays with an idle worker; what a large evaluation took beyond it is given back.
 pub(super) const SHARED_KEPT: u64 = 256 * 1024 * 1024;
 /// Evaluations of one portable program between two that are run twice to see whether it still answers alike.

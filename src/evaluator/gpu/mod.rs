@@ -16,6 +16,8 @@ mod hub;
 mod lane;
 #[cfg_attr(not(feature = "gpu"), expect(dead_code, reason = "the bounds of devices stand beside those of programs"))]
 mod limits;
+#[cfg(feature = "gpu")]
+mod manifests;
 mod program;
 #[cfg(feature = "gpu")]
 mod proofs;

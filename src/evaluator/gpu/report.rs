@@ -28,6 +28,17 @@ pub struct AdapterFacts {
     pub subgroups: (u32, u32),
 }
 
+impl AdapterFacts {
+    /// All that is known of a driver that shows no adapters: where the system says it is.
+    #[cfg(feature = "gpu")]
+    pub(super) fn of_driver(manifest: &std::path::Path) -> Self {
+        let name = manifest.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let (kind, backend) = ("unknown".to_owned(), "vulkan".to_owned());
+        let driver = manifest.display().to_string();
+        Self { name, kind, backend, driver, driver_version: String::new(), vendor: 0, device: 0, subgroups: (0, 0) }
+    }
+}
+
 impl fmt::Display for AdapterFacts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}; {} {})", self.name, self.kind, self.driver, self.driver_version)

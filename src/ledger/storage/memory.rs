@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
 
 use super::{Storage, StorageFile};
 
@@ -22,9 +24,47 @@ enum Node {
     File(u64),
 }
 
+/// What a file holds.
+#[derive(Clone)]
+enum Live {
+    Own(Vec<u8>),
+    /// Bytes that were given whole and are somebody else's too.
+    Given(Bytes),
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self::Own(Vec::new())
+    }
+}
+
+impl Deref for Live {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Given(bytes) => bytes,
+        }
+    }
+}
+
+impl Live {
+    /// The bytes as the file's own, to be changed.
+    fn own(&mut self) -> &mut Vec<u8> {
+        if let Self::Given(bytes) = self {
+            *self = Self::Own(bytes.to_vec());
+        }
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Given(_) => unreachable!("it was made its own"),
+        }
+    }
+}
+
 #[derive(Clone, Default)]
 struct Content {
-    live: Vec<u8>,
+    live: Live,
     synced: Vec<u8>,
     /// Ranges of `live` that may differ from `synced`.
     dirty: Vec<Range<usize>>,
@@ -92,7 +132,7 @@ impl MemoryStorage {
         let mut disk = self.lock().clone();
         disk.synced = disk.live.clone();
         for content in disk.files.values_mut() {
-            content.synced = content.live.clone();
+            content.synced = content.live.to_vec();
             content.dirty.clear();
         }
         disk.sweep();
@@ -129,7 +169,7 @@ impl MemoryStorage {
             let kept = content.synced.len();
             let tail = content.live.get(kept..).unwrap_or_default();
             content.synced.extend_from_slice(&tail[..torn.min(tail.len())]);
-            content.live = content.synced.clone();
+            content.live = Live::Own(content.synced.clone());
             content.dirty.clear();
         }
         disk.sweep();
@@ -231,6 +271,9 @@ impl Storage for MemoryStorage {
     fn sync_dir(&self, path: &str) -> io::Result<()> {
         let mut disk = self.lock();
         disk.require_dir(path)?;
+        if disk.volatile {
+            return Ok(());
+        }
         let Disk { live, synced, .. } = &mut *disk;
         synced.retain(|name, _| parent(name) != path);
         let inside = live.iter().filter(|(name, _)| parent(name) == path);
@@ -280,15 +323,30 @@ impl StorageFile for Handle {
         self.with(|content| {
             let old = content.live.len();
             if offset > old {
-                content.live.resize(offset, 0);
+                content.live.own().resize(offset, 0);
             }
             let (inside, beyond) = bytes.split_at(bytes.len().min(content.live.len() - offset));
-            content.live[offset..offset + inside.len()].copy_from_slice(inside);
-            content.live.extend_from_slice(beyond);
+            let live = content.live.own();
+            live[offset..offset + inside.len()].copy_from_slice(inside);
+            live.extend_from_slice(beyond);
             if !volatile {
                 content.dirty.push(offset.min(old)..offset + bytes.len());
             }
         })
+    }
+
+    fn write_shared(&self, bytes: &Bytes, offset: u64) -> io::Result<()> {
+        // Where no second copy is kept and the file is empty, it can be these very bytes.
+        let given = self.is_volatile()
+            && offset == 0
+            && self.with(|content| {
+                let empty = content.live.is_empty();
+                if empty {
+                    content.live = Live::Given(bytes.clone());
+                }
+                empty
+            })?;
+        if given { Ok(()) } else { self.write_at(bytes, offset) }
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -299,7 +357,7 @@ impl StorageFile for Handle {
         let len = index(len)?;
         self.with(|content| {
             let old = content.live.len();
-            content.live.resize(len, 0);
+            content.live.own().resize(len, 0);
             content.dirty.push(old.min(len)..len.max(old));
         })
     }
@@ -337,6 +395,19 @@ mod tests {
         file.write_at(b"p me", 3).expect("writes");
         file.write_at(b"!", 9).expect("writes");
         file.sync().expect("syncs");
+        let given = Bytes::from_static(b"given");
+        let kept = disk.create_new("b").expect("new");
+        kept.write_shared(&given, 0).expect("writes");
+        let is_kept =
+            |disk: &MemoryStorage| disk.lock().files.values().any(|content| content.live.as_ptr() == given.as_ptr());
+        assert!(is_kept(&disk), "the very bytes");
+        assert_eq!(text(&disk, "b").as_deref(), Some("given"));
+        kept.write_shared(&given, 5).expect("writes");
+        kept.write_at(b"d", 0).expect("writes");
+        assert_eq!((text(&disk, "b").as_deref(), &given[..]), (Some("divengiven"), &b"given"[..]));
+        kept.set_len(4).expect("cuts");
+        assert_eq!(text(&disk, "b").as_deref(), Some("dive"));
+        kept.sync().expect("syncs");
         assert_eq!(text(&disk, "a").as_deref(), Some("help me\0\0!"));
         assert!(disk.lock().files.values().all(|content| content.synced.is_empty() && content.dirty.is_empty()));
     }

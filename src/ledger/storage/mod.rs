@@ -19,6 +19,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use bytes::Bytes;
 pub use faulty::{FaultyStorage, Op};
 pub use file::{DirLock, FileStorage};
 pub use look::LookStorage;
@@ -70,6 +71,10 @@ pub trait StorageFile: Send + Sync {
     fn settle(&self) {}
     /// Writes all bytes, past the end of the file if need be.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+    /// As [`Self::write_at`], of bytes that may be kept instead of copied.
+    fn write_shared(&self, bytes: &Bytes, offset: u64) -> io::Result<()> {
+        self.write_at(bytes, offset)
+    }
     /// How long the file is.
     fn len(&self) -> io::Result<u64>;
     /// Whether it has no bytes.

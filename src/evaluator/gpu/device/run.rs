@@ -4,11 +4,9 @@
 //! over its steps; a buffer is all zeros, or the input, before the first dispatch sees it, whoever had it before.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use bytes::Bytes;
 use wgpu::{
     BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, CommandEncoder, MapMode,
 };
@@ -20,7 +18,7 @@ use super::buffers::{Buffers, Purpose, Taken};
 use super::pipelines::{Prepared, overrun};
 use super::{Fault, Gpu, Stopwatch};
 use crate::error::{EvalError, Refusal};
-use crate::evaluator::gpu::worker::shared::{self, Data, Place};
+use crate::evaluator::gpu::worker::shared::{Data, Place, Shared};
 use crate::id::Digest;
 
 /// Buffers of this size together stay with their bind groups for the next evaluation of the same sizes.
@@ -103,7 +101,7 @@ impl Runner {
     pub(in crate::evaluator::gpu) fn run(
         &mut self,
         tasks: &[Task<'_>],
-        shared: Option<&File>,
+        shared: &mut Shared,
     ) -> Vec<Result<Outcome, Fault>> {
         let seats: Vec<_> = tasks.iter().map(|task| self.seat(task)).collect();
         let mut failed = BTreeMap::new();
@@ -177,7 +175,7 @@ impl Runner {
         }
     }
 
-    fn together(&self, under: &[Under<'_>], shared: Option<&File>) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
+    fn together(&self, under: &[Under<'_>], shared: &mut Shared) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
         if under.is_empty() {
             return Ok(Vec::new());
         }
@@ -197,7 +195,7 @@ impl Runner {
     }
 
     /// What is written by this process before the first dispatch: for each buffer the place and the bytes.
-    fn fill(&self, under: &[Under<'_>], shared: Option<&File>) -> Result<(), Fault> {
+    fn fill(&self, under: &[Under<'_>], shared: &mut Shared) -> Result<(), Fault> {
         let mut writes: Vec<(&Buffer, u64, Source<'_>)> = Vec::new();
         let controls: Vec<[u8; 8]> = under.iter().map(|one| u64::from(one.task.steps).to_le_bytes()).collect();
         for (one, control) in under.iter().zip(&controls) {
@@ -220,7 +218,7 @@ impl Runner {
         self.write(&writes, shared)
     }
 
-    fn write(&self, writes: &[(&Buffer, u64, Source<'_>)], shared: Option<&File>) -> Result<(), Fault> {
+    fn write(&self, writes: &[(&Buffer, u64, Source<'_>)], shared: &mut Shared) -> Result<(), Fault> {
         let (done, mapped) = sync_channel(writes.len().max(1));
         for (index, (buffer, at, source)) in writes.iter().enumerate() {
             // The parts of one staging buffer follow each other, and it is mapped once, from its beginning to its end.
@@ -241,8 +239,8 @@ impl Runner {
             match source {
                 Source::Bytes(bytes) => view.slice(..whole).copy_from_slice(bytes),
                 Source::Data(data) => {
-                    shared::copy_in(data, shared, |at, bytes| view.slice(at..at + bytes.len()).copy_from_slice(bytes))
-                        .map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
+                    let bytes = shared.input(data).map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
+                    view.slice(..whole).copy_from_slice(bytes);
                 }
             }
             let padding = view.len() - whole;
@@ -291,7 +289,7 @@ impl Runner {
     fn read(
         &self,
         under: &[Under<'_>],
-        shared: Option<&File>,
+        shared: &mut Shared,
         watch: &Stopwatch,
     ) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
         let mut reads = Vec::new();
@@ -344,12 +342,7 @@ impl Source<'_> {
     }
 }
 
-fn collect(
-    one: &Under<'_>,
-    reads: &[(&Buffer, u64, u64)],
-    shared: Option<&File>,
-    took: Duration,
-) -> Result<Outcome, Fault> {
+fn collect(one: &Under<'_>, reads: &[(&Buffer, u64, u64)], shared: &Shared, took: Duration) -> Result<Outcome, Fault> {
     let view = |(buffer, at, len): &(&Buffer, u64, u64)| {
         buffer.get_mapped_range(*at..*at + *len).map_err(|error| Fault::Lost(error.to_string()))
     };
@@ -359,14 +352,7 @@ fn collect(
     }
     let output = |(read, place): (&(&Buffer, u64, u64), &Place)| {
         let bytes = view(read)?;
-        match (place, shared) {
-            (Place::Shared { at }, Some(shared)) => {
-                shared::write_at(shared, *at, &bytes)
-                    .map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
-                Ok(Data::Shared { at: *at, len: bytes.len() as u64 })
-            }
-            _ => Ok(Data::Inline(Bytes::copy_from_slice(&bytes))),
-        }
+        shared.output(*place, &bytes).map_err(|error| Fault::Lost(format!("shared memory: {error}")))
     };
     let outputs = outputs.iter().zip(one.task.outputs).map(output).collect::<Result<_, Fault>>()?;
     Ok(Outcome { outputs, took })

@@ -4,7 +4,7 @@
 
 use super::super::limits::STEPS;
 use super::super::program::{Binding, Dispatch, GpuProgram, Groups, Kind, Size, Stage};
-use super::super::worker::shared::{Data, Place};
+use super::super::worker::shared::{Data, Place, Shared};
 use super::Fault;
 use super::run::{Runner, Task};
 use crate::id::Digest;
@@ -59,7 +59,7 @@ pub(super) fn words(
     runner.load(digest, &code).map_err(said)?;
     let inputs = [Data::Inline(bytes.into())];
     let task = Task { program: digest, portable: false, steps: STEPS, inputs: &inputs, outputs: &[Place::Inline] };
-    let outcome = runner.run(&[task], None).pop().ok_or("no outcome")?.map_err(said)?;
+    let outcome = runner.run(&[task], &mut Shared::default()).pop().ok_or("no outcome")?.map_err(said)?;
     match outcome.outputs.as_slice() {
         [Data::Inline(bytes)] => {
             Ok(bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())

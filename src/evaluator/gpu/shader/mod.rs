@@ -9,6 +9,7 @@ mod portable;
 mod rewrite;
 #[cfg(test)]
 mod tests;
+mod uniform;
 mod weigh;
 
 use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
@@ -63,6 +64,7 @@ pub(super) fn admit(text: &str, subgroups: bool) -> Result<Admitted, Refusal> {
     }
     let info = validate(&module, subgroups)?;
     let entries = weigh::weigh(&module, &info)?;
+    uniform::check(&module)?;
     let resources = resources(&module)?;
     let not_portable = portable::prove(&module, &info).err();
     rewrite::rewrite(&mut module, &info)?;

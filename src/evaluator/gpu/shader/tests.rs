@@ -160,3 +160,95 @@ fn every_loop_counts_and_every_index_is_clamped() {
     assert!(breaks >= 4, "two of the shader's own, two of the counter: {breaks}");
     assert_eq!(admitted.resources.len(), 2, "the evaluator's own buffer is none of the program's");
 }
+
+/// What naga itself says of a shader.
+fn naga_takes(text: &str) -> bool {
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|error| panic!("{}: {text}", error.message()));
+    validate(&module, true).is_ok()
+}
+
+#[test]
+fn barriers_that_only_some_reach_are_taken_by_naga_and_refused_here() {
+    let apart = [
+        ("if (at < 32u) { workgroupBarrier(); } b[id.x] = 1u;", BRANCH),
+        ("if (at >= 32u) { b[0] = 1u; } else { storageBarrier(); }", BRANCH),
+        ("if (b[0] == 1u) { workgroupBarrier(); }", BRANCH),
+        ("w[at] = a[id.x]; if (w[0] == 1u) { workgroupBarrier(); }", BRANCH),
+        ("switch at { case 0u: { workgroupBarrier(); } default: {} } b[id.x] = 1u;", BRANCH),
+        ("if (id.x >= 1000u) { return; } workgroupBarrier(); b[id.x] = 1u;", LEFT),
+        ("for (var i = 0u; i < a[0]; i++) { if (at == i) { return; } } workgroupBarrier();", LEFT),
+        ("for (var i = 0u; i < at; i++) { workgroupBarrier(); }", ROUND),
+        ("for (var i = at; i < 64u; i += 64u) { workgroupBarrier(); }", ROUND),
+        ("loop { workgroupBarrier(); if (b[id.x] == 0u) { break; } }", ROUND),
+        ("for (var i = 0u; i < 4u; i++) { if (at == i) { continue; } workgroupBarrier(); }", ROUND),
+        ("var i = 0u; loop { workgroupBarrier(); continuing { i++; break if i > at; } }", ROUND),
+        ("var n = 4u; if (at == 3u) { n = 5u; } for (var i = 0u; i < n; i++) { workgroupBarrier(); }", ROUND),
+        // Put in later than it is read.
+        ("var n = 0u; for (var i = 0u; i < 9u; i++) { if (n == 1u) { workgroupBarrier(); } n = at; }", BRANCH),
+        ("var t = array<u32, 4>(); t[at & 3u] = 1u; if (t[2] == 1u) { workgroupBarrier(); }", BRANCH),
+        ("if (at == 0u) { b[0] = workgroupUniformLoad(&w[3]); }", BRANCH),
+        ("let p = atomicAdd(&sums[0], 1u); if (p == 0u) { workgroupBarrier(); }", BRANCH),
+    ];
+    for (body, why) in apart {
+        let text = main(body);
+        assert!(naga_takes(&text), "{body}");
+        let refused = on_a_large_stack(text).map(drop);
+        assert!(matches!(&refused, Err(Refusal::Shader(said)) if said.contains(why)), "{body}: {refused:?}");
+    }
+    let calls = "fn wait(n: u32) -> u32 { if (n == 1u) { workgroupBarrier(); } return n; }
+        fn early(n: u32) -> u32 { if (n == 1u) { return 2u; } return 3u; }
+        fn put(p: ptr<function, u32>, n: u32) { *p = n; }
+        fn through(p: ptr<function, u32>, n: u32) { *p = n; if (*p == 1u) { workgroupBarrier(); } }";
+    for (body, refused) in [
+        ("b[id.x] = wait(a[0]);", None),
+        ("b[id.x] = wait(at);", Some(BRANCH)),
+        ("if (at == 0u) { b[id.x] = wait(2u); }", Some(BRANCH)),
+        ("if (early(a[1]) == 2u) { workgroupBarrier(); } b[0] = early(at);", None),
+        ("if (early(at) == 2u) { workgroupBarrier(); }", Some(BRANCH)),
+        ("var x = 1u; put(&x, at); if (x == 1u) { workgroupBarrier(); }", Some(BRANCH)),
+        ("var x = 1u; through(&x, at);", Some(BRANCH)),
+    ] {
+        let found = on_a_large_stack(format!("{calls} {}", main(body))).map(drop);
+        match refused {
+            None => assert_eq!(found, Ok(()), "{body}"),
+            Some(why) => {
+                assert!(matches!(&found, Err(Refusal::Shader(said)) if said.contains(why)), "{body}: {found:?}");
+            }
+        }
+    }
+}
+
+const BRANCH: &str = "where a value decides";
+const LEFT: &str = "after a `return`";
+const ROUND: &str = "in a loop that some";
+
+#[test]
+fn barriers_that_all_reach_are_admitted() {
+    let together = [
+        "for (var s = 32u; s > 0u; s >>= 1u) { if (at < s) { w[at] += w[at + s]; } workgroupBarrier(); } b[id.x] = w[0];",
+        "for (var i = 0u; i < a[0]; i++) { w[at] = i; workgroupBarrier(); if (w[0] == 7u) { b[id.x] = i; } workgroupBarrier(); }",
+        "var i = 0u; loop { if (i >= arrayLength(&a)) { break; } workgroupBarrier(); if (i == 3u) { continue; } continuing { i++; } }",
+        "for (var i = 0u; i < at; i++) { b[i] = i; } workgroupBarrier();",
+        "loop { if (at > 3u) { break; } b[0] = at; } workgroupBarrier();",
+        "for (var i = 0u; i < 4u; i++) { if (at == i) { continue; } b[i] = 1u; } workgroupBarrier();",
+        "for (var i = 0u; i < 4u; i++) { for (var j = 0u; j < 4u; j++) { if (at == j) { break; } } workgroupBarrier(); }",
+        "switch a[0] { case 1u: { workgroupBarrier(); } default: { if (at == 1u) { break; } b[0] = 1u; } } workgroupBarrier();",
+        "let n = workgroupUniformLoad(&w[3]); if (n == 2u) { workgroupBarrier(); }",
+        "var t = array<u32, 4>(1u, 2u, 3u, 4u); if (t[a[0] & 3u] == 1u) { storageBarrier(); }",
+        "if (a[0] == 1u) { return; } workgroupBarrier(); b[id.x] = 1u;",
+        "workgroupBarrier(); if (id.x >= 1000u) { return; } b[id.x] = 1u;",
+    ];
+    for body in together {
+        assert_eq!(on_a_large_stack(main(body)).map(drop), Ok(()), "{body}");
+    }
+    let members = "struct In { @builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) at: u32 }
+        @compute @workgroup_size(64) fn main(in: In) { if (in.group.x == 1u) { workgroupBarrier(); } }";
+    assert_eq!(on_a_large_stack(members.to_owned()).map(drop), Ok(()));
+    assert!(on_a_large_stack(members.replace("in.group.x", "in.at")).is_err());
+    // Many ways to call, deep loops, and variables that lead to each other: a moment all the same.
+    let chain: Vec<_> = (0..400).map(|n| format!("v{n} = v{};", n + 1)).collect();
+    let variables: Vec<_> = (0..=400).map(|n| format!("var v{n} = 0u;")).collect();
+    let (chain, variables) = (chain.concat(), variables.concat());
+    let loops = format!("{}{chain} v400 = at;{}", "loop { if (b[0] == 1u) { break; } ".repeat(20), "}".repeat(20));
+    assert!(on_a_large_stack(main(&format!("{variables} {loops} if (v0 == 1u) {{ workgroupBarrier(); }}"))).is_err());
+}

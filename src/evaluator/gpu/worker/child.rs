@@ -1,6 +1,6 @@
 //! The worker's side: give up what is not needed, open what is asked for, run what comes, end with the parent.
 //!
-//! Invariant: standard output and error are the node's pipes and memory before any driver is loaded, and nobody's afterwards: drivers may print
+//! Invariant: standard output and error are the node's pipe and memory before any driver is loaded, and nobody's afterwards: drivers may print
 //! what they like. Drivers open files and devices, so unlike a compile worker this one keeps that; it never had a key, a secret, or an
 //! environment beyond what drivers are found with.
 
@@ -14,6 +14,7 @@ use super::super::device::adapters::{self, Opened};
 use super::super::device::{Fault, Task};
 use super::super::limits::PARSE_STACK;
 use super::protocol::{self, BUILD, Order, Ran, Reply, Trouble, Wanted};
+use super::shared::Shared;
 
 /// Exit codes of a worker.
 const OK: i32 = 0;
@@ -34,6 +35,7 @@ pub(in crate::evaluator) fn run(args: impl Iterator<Item = OsString>) -> ! {
 
 fn work(memory: u64) -> io::Result<()> {
     let (mut to, shared) = take_pipes()?;
+    let mut shared = Shared::new(shared);
     bound(memory)?;
     let mut from = BufReader::new(io::stdin());
     protocol::write(&mut to, &Reply::Hello(BUILD.to_owned()))?;
@@ -56,8 +58,11 @@ fn work(memory: u64) -> io::Result<()> {
                     Err(why) => Reply::NotOpened(why),
                 }
             }
-            (Order::Run(wanted), Some(opened)) => Reply::Ran(run_all(opened, &wanted, shared.as_ref())),
-            (Order::Run(_), None) => return Err(io::Error::other("no device is open")),
+            (Order::Run(wanted, reach), Some(opened)) => {
+                shared.reach(reach)?;
+                Reply::Ran(run_all(opened, &wanted, &mut shared))
+            }
+            (Order::Run(..), None) => return Err(io::Error::other("no device is open")),
         };
         let lost = matches!(&reply, Reply::Ran(ran) if ran.iter().any(|one| matches!(one, Err(Trouble::Lost(_)))));
         protocol::write(&mut to, &reply)?;
@@ -69,7 +74,7 @@ fn work(memory: u64) -> io::Result<()> {
 }
 
 /// Runs what it knows together; what fails to load is answered by itself.
-fn run_all(opened: &mut Opened, wanted: &[Wanted], shared: Option<&File>) -> Vec<Result<Ran, Trouble>> {
+fn run_all(opened: &mut Opened, wanted: &[Wanted], shared: &mut Shared) -> Vec<Result<Ran, Trouble>> {
     let runner = &mut opened.runner;
     let mut answers: Vec<Option<Result<Ran, Trouble>>> = Vec::new();
     for one in wanted {

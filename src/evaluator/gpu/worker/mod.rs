@@ -4,6 +4,11 @@
 //! order ends with an answer, or with the worker's end. The other side is `child`.
 
 pub(in crate::evaluator) mod child;
+#[cfg(target_os = "linux")]
+pub(super) mod memory;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_memory.rs"]
+pub(super) mod memory;
 pub(super) mod protocol;
 pub(super) mod shared;
 mod watchdog;
@@ -17,6 +22,7 @@ use std::process::{ChildStdin, ChildStdout, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use self::memory::Arena;
 use self::protocol::{BUILD, Order, Reply};
 pub(super) use self::protocol::{Ran, Trouble, Wanted};
 use self::watchdog::Watchdog;
@@ -66,6 +72,22 @@ pub(super) struct Setup {
     pub(super) folder: Option<PathBuf>,
 }
 
+impl Setup {
+    /// A variable of the workers' environment.
+    pub(super) fn variable(&self, name: &str) -> Option<OsString> {
+        let given = self.env.iter().find(|(other, _)| other == name).map(|(_, value)| value.clone());
+        given.or_else(|| std::env::var_os(name))
+    }
+
+    /// The same with these variables in place of what it has.
+    pub(super) fn with(&self, env: Vec<(OsString, OsString)>) -> Self {
+        let mut setup = self.clone();
+        setup.env.retain(|(name, _)| !env.iter().any(|(other, _)| other == name));
+        setup.env.extend(env);
+        setup
+    }
+}
+
 /// Why an order has no answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -80,8 +102,9 @@ pub(super) struct Worker {
     child: Arc<Mutex<Killed>>,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
-    /// The memory that both see, and its length.
-    shared: Option<(File, u64)>,
+    /// The memory that both see, where there is any, and what of it is mapped.
+    shared: Option<File>,
+    arena: Option<Arc<Arena>>,
     /// Programs that it was given. It may have dropped some.
     pub(super) known: BTreeSet<Digest>,
     watchdog: Watchdog,
@@ -95,7 +118,7 @@ impl Worker {
             unavailable("this process cannot start one: it calls `enter_worker_role` first in its `main`, or names one")
         };
         let exe = setup.exe.clone().or_else(own_exe).ok_or_else(none)?;
-        let shared = shared::make();
+        let shared = memory::make().ok();
         let stderr = match &shared {
             Some(file) => file.try_clone().map_or_else(|_| Stdio::null(), Stdio::from),
             None => Stdio::null(),
@@ -108,7 +131,8 @@ impl Worker {
             child: Arc::new(Mutex::new(child)),
             stdin,
             stdout: BufReader::new(stdout),
-            shared: shared.map(|file| (file, 0)),
+            shared,
+            arena: None,
             known: BTreeSet::new(),
             watchdog: Watchdog::start().map_err(|error| unavailable(&format!("no watchdog: {error}")))?,
             _registered: registered,
@@ -144,31 +168,32 @@ impl Worker {
         }
     }
 
-    /// Runs evaluations, together where there are several.
+    /// Runs evaluations, together where there are several; their large payloads lie in the arena.
     pub(super) fn run(&mut self, wanted: Vec<Wanted>, guard: Guard) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
         let count = wanted.len();
-        match self.ask(&Order::Run(wanted), guard)? {
+        let reach = self.arena.as_ref().map_or(0, |arena| arena.len());
+        match self.ask(&Order::Run(wanted, reach), guard)? {
             Reply::Ran(ran) if ran.len() == count => Ok(ran),
             other => Err(odd(&other)),
         }
     }
 
-    /// The memory that both see, made this large, or none where there is none.
-    pub(super) fn shared(&mut self, bytes: u64) -> Option<&File> {
-        let (file, len) = self.shared.as_mut()?;
-        if bytes > *len {
-            file.set_len(bytes).ok()?;
-            *len = bytes;
+    /// An arena of at least this size, or none where there is none.
+    pub(super) fn arena(&mut self, bytes: u64) -> Option<Arc<Arena>> {
+        if self.arena.as_ref().is_none_or(|arena| arena.len() < bytes) {
+            let bytes = bytes.max(limits::ARENA).checked_next_power_of_two()?;
+            let file = self.shared.as_ref()?.try_clone().ok()?;
+            self.arena = Some(Arc::new(Arena::over(file, bytes).ok()?));
         }
-        Some(file)
+        self.arena.clone()
     }
 
     /// Gives back what a large evaluation took.
     pub(super) fn trim(&mut self) {
-        if let Some((file, len)) = self.shared.as_mut().filter(|(_, len)| *len > limits::SHARED_KEPT)
-            && file.set_len(0).is_ok()
+        if let Some(arena) = self.arena.as_ref().filter(|arena| arena.len() > limits::SHARED_KEPT)
+            && let Err(error) = arena.clear()
         {
-            *len = 0;
+            tracing::warn!(%error, "memory that is shared with a GPU worker stays");
         }
     }
 

@@ -16,7 +16,7 @@ use crate::error::EvalError;
 use crate::id::Digest;
 
 /// What this executable is: a worker of another one is of no use.
-pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 1");
+pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 2");
 
 /// What a node asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -25,8 +25,8 @@ pub(super) enum Order {
     List,
     /// Open this adapter, the `place`-th of those that say the same of themselves; and examine it, if `examine`.
     Open { facts: AdapterFacts, place: u32, memory: u64, examine: bool },
-    /// Run these.
-    Run(Vec<Wanted>),
+    /// Run these, whose large payloads lie within so many bytes of the shared memory.
+    Run(Vec<Wanted>, u64),
 }
 
 /// One evaluation.

@@ -1,13 +1,14 @@
-//! Memory that a node and its worker both see: a file without a name that lives in memory, in which large payloads lie while messages name them.
+//! What messages between a node and its worker name instead of carrying it: large payloads, in memory that both see (`memory`).
 //!
-//! It is read and written, never mapped, so the worker can change bytes under the node's hands but can make nothing there fault. Where the system
-//! has no such files everything travels inside the messages.
+//! Where the system has no such memory everything travels inside the messages.
 
 use std::fs::File;
 use std::io;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+
+use super::memory::Arena;
 
 /// Bytes on their way to or from a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,66 +35,43 @@ impl Data {
     }
 }
 
-/// Parts in which shared memory is moved: they stay in the processor's cache between the two copies.
-const PART: usize = 256 * 1024;
+/// What a worker shares with its node.
+#[derive(Debug, Default)]
+pub(in crate::evaluator::gpu) struct Shared {
+    file: Option<File>,
+    arena: Option<Arena>,
+}
 
-/// Hands all bytes over, part by part with the place of each.
-pub(in crate::evaluator::gpu) fn copy_in(
-    data: &Data,
-    shared: Option<&File>,
-    mut to: impl FnMut(usize, &[u8]),
-) -> io::Result<()> {
-    let (at, len) = match (data, shared) {
-        (Data::Inline(bytes), _) => {
-            to(0, bytes);
-            return Ok(());
-        }
-        (Data::Shared { at, len }, Some(_)) => (*at, usize::try_from(*len).map_err(io::Error::other)?),
-        (Data::Shared { .. }, None) => return Err(io::Error::other("there is none")),
-    };
-    let mut part = vec![0; PART.min(len)];
-    let mut done = 0;
-    while let (Some(shared), true) = (shared, done < len) {
-        let part = &mut part[..PART.min(len - done)];
-        read_at(shared, at + done as u64, part)?;
-        to(done, part);
-        done += part.len();
+impl Shared {
+    pub(super) fn new(file: Option<File>) -> Self {
+        Self { file, arena: None }
     }
-    Ok(())
-}
 
-/// Memory without a name, for one worker.
-#[cfg(target_os = "linux")]
-pub(super) fn make() -> Option<File> {
-    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    /// Has at least so many bytes of it mapped.
+    pub(super) fn reach(&mut self, bytes: u64) -> io::Result<()> {
+        if self.arena.as_ref().map_or(0, Arena::len) < bytes {
+            let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
+            self.arena = Some(Arena::over(file.try_clone()?, bytes)?);
+        }
+        Ok(())
+    }
 
-    let file = memfd_create("evalmesh-gpu", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).ok()?;
-    // The worker cannot seal it against the node.
-    fcntl_add_seals(&file, SealFlags::SEAL).ok()?;
-    Some(file.into())
-}
+    /// An input.
+    pub(in crate::evaluator::gpu) fn input<'a>(&'a mut self, data: &'a Data) -> io::Result<&'a [u8]> {
+        match data {
+            Data::Inline(bytes) => Ok(bytes),
+            Data::Shared { at, len } => self.arena.as_mut().ok_or(io::ErrorKind::NotFound)?.inputs(*at, *len),
+        }
+    }
 
-#[cfg(not(target_os = "linux"))]
-pub(super) fn make() -> Option<File> {
-    None
-}
-
-#[cfg(unix)]
-pub(in crate::evaluator::gpu) fn read_at(file: &File, at: u64, bytes: &mut [u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, at)
-}
-
-#[cfg(unix)]
-pub(in crate::evaluator::gpu) fn write_at(file: &File, at: u64, bytes: &[u8]) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, at)
-}
-
-#[cfg(not(unix))]
-pub(in crate::evaluator::gpu) fn read_at(_: &File, _: u64, _: &mut [u8]) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
-}
-
-#[cfg(not(unix))]
-pub(in crate::evaluator::gpu) fn write_at(_: &File, _: u64, _: &[u8]) -> io::Result<()> {
-    Err(io::ErrorKind::Unsupported.into())
+    /// Puts an output where it is wanted.
+    pub(in crate::evaluator::gpu) fn output(&self, place: Place, bytes: &[u8]) -> io::Result<Data> {
+        match place {
+            Place::Inline => Ok(Data::Inline(Bytes::copy_from_slice(bytes))),
+            Place::Shared { at } => {
+                self.arena.as_ref().ok_or(io::ErrorKind::NotFound)?.write(at, bytes)?;
+                Ok(Data::Shared { at, len: bytes.len() as u64 })
+            }
+        }
+    }
 }
