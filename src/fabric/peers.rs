@@ -21,6 +21,9 @@ const SHUN: Duration = Duration::from_mins(1);
 /// Shunned peers remembered; beyond it the oldest is forgiven early.
 const MAX_SHUNNED: usize = 1024;
 
+/// How fast a round trip that took long is forgotten: by this part with every one that took less.
+const LONGEST_FADES: u32 = 8;
+
 /// How a node is, as far as this one can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Liveness {
@@ -54,6 +57,8 @@ pub(super) struct Peer {
     measured: Time,
     /// Smoothed round trip and its mean deviation.
     rtt: Option<(Duration, Duration)>,
+    /// The longest round trip of late.
+    longest: Duration,
     pub(super) link: Link,
 }
 
@@ -69,6 +74,7 @@ impl Peer {
             pongs: 0,
             measured: now,
             rtt: None,
+            longest: Duration::ZERO,
             link: Link::default(),
         }
     }
@@ -108,7 +114,7 @@ impl Fabric {
 
     pub(super) fn on_peer_down(&mut self, step: &mut Step<'_>, peer: NodeId) {
         self.peers.remove(&peer);
-        self.forget_source(peer);
+        self.forget_source(step, peer);
         self.lose_asks(step, peer);
     }
 
@@ -207,7 +213,7 @@ impl Fabric {
         let dead = self.peers.iter().filter(|(_, peer)| just_died(step.now - peer.heard));
         let dead: Vec<_> = dead.map(|(node, _)| *node).collect();
         for node in dead {
-            self.forget_source(node);
+            self.forget_source(step, node);
             self.lose_asks(step, node);
         }
     }
@@ -251,7 +257,11 @@ impl Fabric {
     pub(super) fn on_pong(&mut self, step: &mut Step<'_>, from: NodeId, nonce: u64) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         if let Some((_, at, version)) = peer.heartbeat.take_if(|(sent, ..)| *sent == nonce) {
-            peer.rtt = Some(smooth(peer.rtt, step.now - at));
+            let took = step.now - at;
+            let (smoothed, deviation) = smooth(peer.rtt, took);
+            peer.rtt = Some((smoothed, deviation));
+            let above = peer.longest.saturating_sub(smoothed);
+            peer.longest = took.max(peer.longest.saturating_sub(above / LONGEST_FADES));
             peer.pongs = peer.pongs.saturating_add(1);
             peer.measured = step.now;
             self.rows_confirmed(from, version);
@@ -281,12 +291,11 @@ impl Fabric {
             .map_or(round_trips, |(smoothed, deviation)| round_trips.max(smoothed + deviation * 4))
     }
 
-    /// After this without an answer computing starts beside the asks: one round trip, however slow the holder may be, and a little more.
+    /// After this without an answer computing starts beside the asks: one round trip, however slow the holder may be, and a little more. It is never
+    /// more than a round trip did take, however much they differ.
     pub(super) fn patience(&self, peer: NodeId) -> Duration {
-        let measured = match self.peers.get(&peer).and_then(|peer| peer.rtt) {
-            None => FIRST_RTT,
-            Some((smoothed, deviation)) => smoothed + deviation * 4,
-        };
+        let measured = |peer: &Peer| peer.rtt.map(|(smoothed, deviation)| (smoothed + deviation * 4).min(peer.longest));
+        let measured = self.peers.get(&peer).and_then(measured).unwrap_or(FIRST_RTT);
         self.config.patience.unwrap_or(measured + ASK_GRACE)
     }
 }
