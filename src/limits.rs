@@ -29,7 +29,7 @@ pub const CHUNK: u32 = 256 * 1024;
 pub const CHUNKS_IN_FLIGHT: usize = 8;
 /// Chaining values that prove one chunk: at most two on each level of a tree over as many leaves of 16 KiB as there can be.
 pub const MAX_SIBLINGS: usize = 100;
-/// A holder that brought no chunk of a transfer for so long has its chunks asked of others, if there are any.
+/// A holder that brought no chunk of a transfer for so long has its chunks asked of others, or of itself again if there are none.
 pub const SOURCE_STALL: Duration = Duration::from_secs(2);
 /// How often it is looked at whether a faster holder may take over what a slower one did not bring yet, at the end of a transfer.
 pub const STEAL_EVERY: Duration = Duration::from_millis(20);
@@ -131,8 +131,8 @@ pub const PLACED_BYTES: usize = 1024 * 1024;
 /// How often a node tells each peer how long its log is; also the heartbeat.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How often a heartbeat wants a pong once a peer's round trip is known: more often would be half of all messages of a quiet fleet.
-pub const MEASURE_EVERY: Duration = Duration::from_secs(4);
-/// So many heartbeats of a new lane want a pong each, until the round trip and its deviation are known well.
+pub const MEASURE_EVERY: Duration = Duration::from_secs(8);
+/// So many heartbeats of a new peer want a pong each, until the round trip and its deviation are known well.
 pub const FIRST_PONGS: u32 = 8;
 /// First guess of a peer's round trip, before anything was measured.
 pub const FIRST_RTT: Duration = Duration::from_millis(50);

@@ -11,6 +11,7 @@ mod tests;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::id::{ContentId, Digest, NodeId};
 use crate::limits::MAX_RECORD;
@@ -114,9 +115,9 @@ pub struct Record {
     /// Who observed it.
     pub producer: NodeId,
     /// Where it ran: architecture and system.
-    pub host: String,
+    pub host: SmolStr,
     /// What ran it, with its version.
-    pub evaluator: String,
+    pub evaluator: SmolStr,
     /// What it depended on in the workspace, for host functions.
     pub trace: Option<Trace>,
     /// Requests it asked on its way.
@@ -243,7 +244,7 @@ impl Record {
     }
 
     /// The reply that this record names, with these payloads in the order of [`Self::blobs`]; those that are missing stay names.
-    pub(crate) fn into_reply(self, payloads: Vec<Payload>) -> Reply {
+    pub(crate) fn into_reply(self, payloads: impl IntoIterator<Item = Payload>) -> Reply {
         let mut payloads = payloads.into_iter();
         let mut fill = |blob: BlobRef| payloads.next().unwrap_or(Payload::Stored(blob));
         Reply {

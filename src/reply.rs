@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::id::Digest;
 use crate::request::{OutputName, RelPath};
@@ -164,9 +165,9 @@ pub struct Facts {
     /// Wasm fuel used.
     pub fuel: Option<u64>,
     /// Where it ran: architecture and system.
-    pub host: String,
+    pub host: SmolStr,
     /// What ran it, with its version.
-    pub evaluator: String,
+    pub evaluator: SmolStr,
 }
 
 /// What an evaluation gave back.

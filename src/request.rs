@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use smol_str::SmolStr;
 
 use crate::error::RequestError;
 use crate::id::{ContentId, Digest};
@@ -88,7 +89,7 @@ macro_rules! checked_text {
         $(#[$meta])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
-        pub struct $name(String);
+        pub struct $name(SmolStr);
 
         impl $name {
             /// The text.
@@ -102,8 +103,7 @@ macro_rules! checked_text {
             type Error = RequestError;
 
             fn try_from(text: String) -> Result<Self, RequestError> {
-                let holds: fn(&str) -> bool = $holds;
-                if holds(&text) { Ok(Self(text)) } else { Err(RequestError::$error(text)) }
+                text.parse()
             }
         }
 
@@ -111,13 +111,14 @@ macro_rules! checked_text {
             type Err = RequestError;
 
             fn from_str(text: &str) -> Result<Self, RequestError> {
-                Self::try_from(text.to_owned())
+                let holds: fn(&str) -> bool = $holds;
+                if holds(text) { Ok(Self(text.into())) } else { Err(RequestError::$error(text.to_owned())) }
             }
         }
 
         impl From<$name> for String {
             fn from(value: $name) -> String {
-                value.0
+                value.0.into()
             }
         }
 
@@ -394,7 +395,7 @@ impl Request {
     pub fn kind(&self) -> Name {
         match &self.program.code {
             Code::Opaque { kind, .. } => kind.clone(),
-            Code::Bytes(_) => Name(self.program.engine.to_string()),
+            Code::Bytes(_) => Name(smol_str::ToSmolStr::to_smolstr(&self.program.engine)),
         }
     }
 

@@ -45,7 +45,7 @@ impl Hot {
     }
 
     /// What was read from disk, with the payloads of its record; `None` if it holds no record.
-    pub(super) fn read(stored: Stored, payloads: Vec<Payload>) -> Option<Arc<Self>> {
+    pub(super) fn read(stored: Stored, payloads: impl IntoIterator<Item = Payload>) -> Option<Arc<Self>> {
         let (used, seq) = (AtomicBool::new(false), stored.seq);
         let (kind, body) = stored.source();
         let reply = stored.into_record()?.into_reply(payloads);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::bao::{self, ChunkProof};
 use crate::error::NotHeld;
@@ -391,7 +392,7 @@ impl Cassette {
                 }
                 ledger.payload_of(&stored, blob).map(Payload::Inline)
             };
-            record.blobs().map(load).collect::<Result<_, _>>()?
+            record.blobs().map(load).collect::<Result<SmallVec<[Payload; 2]>, _>>()?
         };
         Ok(Hot::read(stored, payloads).ok_or(NotHeld::NeverSeen))
     }

@@ -206,6 +206,8 @@ pub struct Counters {
     pub wasted: u64,
     /// Chunks asked of a faster holder while a slower one had not brought them yet.
     pub stolen: u64,
+    /// Chunks that were asked for again because nothing came of any holder.
+    pub renewed: u64,
     /// Holders that were lost, stalled, refused or lied in the middle of a transfer that went on without them.
     pub replaced: u64,
     /// Asks answered for peers.

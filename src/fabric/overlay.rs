@@ -143,8 +143,10 @@ impl Fabric {
             if from.is_none() {
                 let live: Vec<_> = self.live_peers().collect();
                 self.counters.batches += live.len() as u64;
-                let to_all = live.into_iter().map(|peer| Output::Send(peer, Message::Announce(announcement.clone())));
-                step.out.extend(to_all);
+                for peer in live {
+                    self.note_informed(step.now, peer);
+                    step.out.push(Output::Send(peer, Message::Announce(announcement.clone())));
+                }
             }
             return;
         }

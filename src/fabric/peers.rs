@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::overlay::Link;
-use super::standing::smooth;
+use super::standing::RoundTrip;
 use super::{Disconnect, Fabric, Output, Step, Time, Timer};
 use crate::id::NodeId;
 use crate::limits::{
@@ -20,9 +20,6 @@ use crate::message::{AskId, EpochStart, Message, NO_PONG, OLDEST_PROTOCOL, PROTO
 const SHUN: Duration = Duration::from_mins(1);
 /// Shunned peers remembered; beyond it the oldest is forgiven early.
 const MAX_SHUNNED: usize = 1024;
-
-/// How fast a round trip that took long is forgotten: by this part with every one that took less.
-const LONGEST_FADES: u32 = 8;
 
 /// How a node is, as far as this one can tell.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,18 +49,19 @@ pub(super) struct Peer {
     pub(super) checking: usize,
     /// The last heartbeat that wants a pong: nonce, when, and the version of rows that it brought.
     heartbeat: Option<(u64, Time, u64)>,
-    /// How many pongs came, and when the last one did.
+    /// When this node's own entries last went to it, and the floor of the log that it was told.
+    informed: Option<Time>,
+    floor: Option<u64>,
+    /// How many pongs came over this lane, and when the last one did.
     pongs: u32,
     measured: Time,
-    /// Smoothed round trip and its mean deviation.
-    rtt: Option<(Duration, Duration)>,
-    /// The longest round trip of late.
-    longest: Duration,
+    /// Its round trip, as measured over this lane and the one before.
+    round_trip: Option<RoundTrip>,
     pub(super) link: Link,
 }
 
 impl Peer {
-    fn new(now: Time) -> Self {
+    fn new(now: Time, round_trip: Option<RoundTrip>) -> Self {
         Self {
             greeted: false,
             confirmed: false,
@@ -71,10 +69,11 @@ impl Peer {
             serving: BTreeMap::new(),
             checking: 0,
             heartbeat: None,
+            informed: None,
+            floor: None,
             pongs: 0,
             measured: now,
-            rtt: None,
-            longest: Duration::ZERO,
+            round_trip,
             link: Link::default(),
         }
     }
@@ -84,7 +83,13 @@ impl Peer {
     }
 
     pub(super) fn round_trip(&self) -> Option<Duration> {
-        self.rtt.map(|(smoothed, _)| smoothed)
+        self.round_trip.map(|known| known.smoothed)
+    }
+
+    /// Whether its round trip is not known well, or was not measured for long.
+    fn wants_measuring(&self, now: Time) -> bool {
+        let known = self.round_trip.is_some_and(|known| known.times >= FIRST_PONGS) && self.pongs > 0;
+        !known || now - self.measured >= MEASURE_EVERY
     }
 
     pub(super) fn liveness(&self, now: Time) -> Liveness {
@@ -102,7 +107,7 @@ impl Fabric {
         if self.shunned.get(&peer).is_some_and(|until| step.now < *until) {
             return step.out.push(Output::Disconnect(peer, Disconnect::Shunned));
         }
-        self.peers.insert(peer, Peer::new(step.now));
+        self.peers.insert(peer, Peer::new(step.now, self.standings.round_trip(peer)));
         self.send_hello(step, peer);
     }
 
@@ -113,7 +118,9 @@ impl Fabric {
     }
 
     pub(super) fn on_peer_down(&mut self, step: &mut Step<'_>, peer: NodeId) {
-        self.peers.remove(&peer);
+        if let Some(round_trip) = self.peers.remove(&peer).and_then(|gone| gone.round_trip) {
+            self.standings.keep_round_trip(peer, round_trip);
+        }
         self.forget_source(step, peer);
         self.lose_asks(step, peer);
     }
@@ -195,7 +202,9 @@ impl Fabric {
                 self.send_hello(step, node);
             }
             if greeted {
-                self.send_heartbeat(step, node);
+                if self.owes_heartbeat(step.now, node) {
+                    self.send_heartbeat(step, node);
+                }
                 self.pull_if_behind(step, node, node);
                 let distance = self.round_trip(node).unwrap_or(Duration::MAX);
                 self.holders.set_distance(node, distance);
@@ -218,12 +227,28 @@ impl Fabric {
         }
     }
 
+    /// Whether a peer learns more from a heartbeat than from the entries that were sent to it since the last one: those show that this node
+    /// lives, and how long its log is. Of a fleet that is at work, heartbeats would be half of all messages.
+    fn owes_heartbeat(&self, now: Time, to: NodeId) -> bool {
+        let Some(peer) = self.peers.get(&to) else { return false };
+        let informed = peer.informed.is_some_and(|at| now - at < HEARTBEAT) && peer.floor == Some(self.own_log.floor);
+        !informed || self.is_overlay() || peer.wants_measuring(now)
+    }
+
+    /// Takes note that this node's own newest entries went to a peer.
+    pub(super) fn note_informed(&mut self, now: Time, to: NodeId) {
+        if let Some(peer) = self.peers.get_mut(&to) {
+            peer.informed = Some(now);
+        }
+    }
+
     fn send_heartbeat(&mut self, step: &mut Step<'_>, to: NodeId) {
         let fresh = self.fresh_id();
         let (rows, version) = self.rows_for(to);
         let (epoch, length, floor) = (self.own_log.epoch, self.own_log.announced, self.own_log.floor);
         if let Some(peer) = self.peers.get_mut(&to) {
-            let wants_pong = !rows.is_empty() || peer.pongs < FIRST_PONGS || step.now - peer.measured >= MEASURE_EVERY;
+            let wants_pong = !rows.is_empty() || peer.wants_measuring(step.now);
+            peer.floor = Some(floor);
             let nonce = if wants_pong { fresh } else { NO_PONG };
             if wants_pong {
                 peer.heartbeat = Some((nonce, step.now, version));
@@ -257,11 +282,7 @@ impl Fabric {
     pub(super) fn on_pong(&mut self, step: &mut Step<'_>, from: NodeId, nonce: u64) {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         if let Some((_, at, version)) = peer.heartbeat.take_if(|(sent, ..)| *sent == nonce) {
-            let took = step.now - at;
-            let (smoothed, deviation) = smooth(peer.rtt, took);
-            peer.rtt = Some((smoothed, deviation));
-            let above = peer.longest.saturating_sub(smoothed);
-            peer.longest = took.max(peer.longest.saturating_sub(above / LONGEST_FADES));
+            peer.round_trip = Some(RoundTrip::measured(peer.round_trip, step.now - at, peer.pongs == 0));
             peer.pongs = peer.pongs.saturating_add(1);
             peer.measured = step.now;
             self.rows_confirmed(from, version);
@@ -294,8 +315,8 @@ impl Fabric {
     /// After this without an answer computing starts beside the asks: one round trip, however slow the holder may be, and a little more. It is never
     /// more than a round trip did take, however much they differ.
     pub(super) fn patience(&self, peer: NodeId) -> Duration {
-        let measured = |peer: &Peer| peer.rtt.map(|(smoothed, deviation)| (smoothed + deviation * 4).min(peer.longest));
-        let measured = self.peers.get(&peer).and_then(measured).unwrap_or(FIRST_RTT);
+        let known = self.peers.get(&peer).and_then(|peer| peer.round_trip);
+        let measured = known.map_or(FIRST_RTT, |known| (known.smoothed + known.deviation * 4).min(known.longest));
         self.config.patience.unwrap_or(measured + ASK_GRACE)
     }
 }

@@ -338,6 +338,18 @@ impl Pieces {
         if silent.len() < self.sources.len() { silent } else { Vec::new() }
     }
 
+    /// Where every holder is silent for too long, asks or answers were lost: what they owe is asked for again. Returns the asks that are given up.
+    pub(super) fn renew(&mut self, now: Time) -> Vec<AskId> {
+        if self.silent(SOURCE_STALL, now).len() < self.sources.len() {
+            return Vec::new();
+        }
+        let gone = std::mem::take(&mut self.asked);
+        for asked in gone.values() {
+            self.give_back(asked.run);
+        }
+        gone.into_keys().collect()
+    }
+
     /// All leaves, in the order of the payloads, once the last one is here.
     pub(super) fn take_all(&mut self) -> Option<Vec<ProvenChunk>> {
         let complete = self.asked.is_empty() && self.unasked().is_none();

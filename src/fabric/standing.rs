@@ -21,14 +21,31 @@ struct Standing {
     ratio: u32,
     /// Smoothed time to an answer and its mean deviation.
     latency: Option<(Duration, Duration)>,
+    /// The round trip of its last lane.
+    round_trip: Option<RoundTrip>,
     /// A holder without standing is not asked before this.
     next_chance: Time,
 }
 
 impl Default for Standing {
     fn default() -> Self {
-        Self { ratio: ONE, latency: None, next_chance: Time::default() }
+        Self { ratio: ONE, latency: None, round_trip: None, next_chance: Time::default() }
     }
+}
+
+/// How fast a round trip that took long is forgotten: by this part with every one that took less.
+const LONGEST_FADES: u32 = 8;
+
+/// A measured round trip.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RoundTrip {
+    pub(super) smoothed: Duration,
+    /// The mean deviation.
+    pub(super) deviation: Duration,
+    /// The longest of late.
+    pub(super) longest: Duration,
+    /// How often it was measured.
+    pub(super) times: u32,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +58,20 @@ pub(super) fn smooth(before: Option<(Duration, Duration)>, took: Duration) -> (D
     match before {
         None => (took, took / 2),
         Some((smoothed, deviation)) => (smoothed * 7 / 8 + took / 8, deviation * 3 / 4 + smoothed.abs_diff(took) / 4),
+    }
+}
+
+impl RoundTrip {
+    /// Takes a measurement into what was known before; after a change of the way, which `fresh` says is possible, it begins anew.
+    pub(super) fn measured(before: Option<Self>, took: Duration, fresh: bool) -> Self {
+        let same_way = |before: &Self| !fresh || (took <= before.smoothed * 2 && before.smoothed <= took * 2);
+        let before = before.filter(same_way);
+        let (smoothed, deviation) = smooth(before.map(|before| (before.smoothed, before.deviation)), took);
+        let longest = before.map_or(took, |before| {
+            let above = before.longest.saturating_sub(smoothed);
+            took.max(before.longest.saturating_sub(above / LONGEST_FADES))
+        });
+        Self { smoothed, deviation, longest, times: before.map_or(1, |before| before.times.saturating_add(1)) }
     }
 }
 
@@ -92,6 +123,15 @@ impl Standings {
 
     pub(super) fn latency(&self, node: NodeId) -> Option<(Duration, Duration)> {
         self.of.get(&node).and_then(|standing| standing.latency)
+    }
+
+    /// Its lane is gone; the way to it is most likely the same when it comes back.
+    pub(super) fn keep_round_trip(&mut self, node: NodeId, round_trip: RoundTrip) {
+        self.entry(node).round_trip = Some(round_trip);
+    }
+
+    pub(super) fn round_trip(&self, node: NodeId) -> Option<RoundTrip> {
+        self.of.get(&node).and_then(|standing| standing.round_trip)
     }
 
     /// What an answer is expected to cost: its latency, once for every ask that it takes.

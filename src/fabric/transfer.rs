@@ -2,8 +2,8 @@
 //!
 //! A chunk comes leaf by leaf, behind the chaining values of its leaves. Each leaf is held against the digest that the record names as soon as it
 //! comes, so a holder that lies is found out by the first 16 KiB that are wrong, and only these are fetched again. A holder that is lost,
-//! refuses or stalls is done without; the transfer ends early only when
-//! no holder is left, or when nothing that holds came for too long. Invariant: memory grows with the bytes that came, never with the length
+//! refuses or stalls is done without; if all are silent they are asked again. The transfer ends early only when no holder is left, or when
+//! nothing that holds came for too long. Invariant: memory grows with the bytes that came, never with the length
 //! that somebody claimed.
 
 use std::collections::BTreeSet;
@@ -188,6 +188,12 @@ impl Fabric {
         for peer in transfer.map(|transfer| transfer.pieces.stalled(step.now)).unwrap_or_default() {
             self.standings.failed(peer, step.now);
             self.lose_source(step, flight_id, peer, true);
+        }
+        let transfer = self.flights.get_mut(&flight_id).and_then(|flight| flight.transfer.as_mut());
+        let renewed = transfer.map(|transfer| transfer.pieces.renew(step.now)).unwrap_or_default();
+        self.counters.renewed += renewed.len() as u64;
+        for ask in renewed {
+            self.asks.remove(&ask);
         }
         self.continue_transfer(step, flight_id);
     }

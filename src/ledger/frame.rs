@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use crate::id::{Digest, NodeId};
 use crate::reply::BlobRef;
@@ -115,6 +116,9 @@ pub(super) fn encode(out: &mut Vec<u8>, salt: Salt, offset: u64, parts: &Parts<'
     out.len() - start
 }
 
+/// Names and places of inline payloads; most frames have one, and few more than two.
+pub(super) type Inline = SmallVec<[(BlobRef, Range<usize>); 2]>;
+
 /// A frame whose entry is whole. Ranges are relative to its start.
 #[derive(Debug)]
 pub(super) struct Frame {
@@ -123,7 +127,7 @@ pub(super) struct Frame {
     pub(super) announced: bool,
     pub(super) body: Range<usize>,
     /// Names and places of the inline payloads.
-    pub(super) payloads: Vec<(BlobRef, Range<usize>)>,
+    pub(super) payloads: Inline,
     /// Length up to the next frame.
     pub(super) len: usize,
     /// Whether the inline payloads match their checksum.
@@ -147,7 +151,7 @@ impl Frame {
         if crc32c::crc32c_append(seed, bytes.get(8..head_end)?) != u32_at(bytes, 4)? {
             return None;
         }
-        let mut payloads = Vec::with_capacity(count);
+        let mut payloads = Inline::with_capacity(count);
         let mut at = head_end;
         for row in bytes[body.end..head_end].chunks_exact(ROW) {
             let len = u32_at(row, 32)?;

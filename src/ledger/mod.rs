@@ -21,6 +21,7 @@ mod error;
 mod floor;
 mod frame;
 mod intake;
+mod lanes;
 pub mod limits;
 mod outboard;
 pub mod pins;

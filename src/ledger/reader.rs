@@ -21,7 +21,7 @@ use super::blobs::{self, Found};
 use super::block::{self, Table};
 use super::entry::Entry;
 use super::error::ReadError;
-use super::frame::Frame;
+use super::frame::{Frame, Inline};
 use super::intake::{Intake, PayloadReader};
 use super::limits::OUTBOARD_FROM;
 use super::run::{Place, Segment};
@@ -46,7 +46,7 @@ pub struct Stored {
     /// The frame, and where in it body and payloads lie.
     frame: Bytes,
     body: Range<usize>,
-    payloads: Vec<(BlobRef, Range<usize>)>,
+    payloads: Inline,
     /// Whether the payloads match their checksum; only [`LedgerReader::payload_of`] gives them out.
     whole: bool,
 }
@@ -84,12 +84,10 @@ impl Stored {
         self.payloads.iter().filter(|(_, range)| range.end <= self.frame.len()).map(|(name, _)| *name)
     }
 
-    /// The payloads stored with the entry that do not match their digests.
-    pub(super) fn damaged(&self) -> impl Iterator<Item = BlobRef> + '_ {
-        let damaged = |(name, range): &&(BlobRef, Range<usize>)| {
-            self.frame.get(range.clone()).is_none_or(|bytes| Digest::of(bytes) != name.digest)
-        };
-        self.payloads.iter().filter(damaged).map(|(name, _)| *name)
+    /// The payloads that belong to the entry's frame, and their bytes where the frame has them.
+    pub(super) fn payloads(&self) -> impl Iterator<Item = (BlobRef, Option<Bytes>)> + '_ {
+        let there = |range: &Range<usize>| (range.end <= self.frame.len()).then(|| self.frame.slice(range.clone()));
+        self.payloads.iter().map(move |(name, range)| (*name, there(range)))
     }
 
     /// The bytes of a payload that is stored with the entry, if they match checksum or digest.

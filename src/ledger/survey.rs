@@ -22,6 +22,7 @@ use super::entry::{Entry, Parent};
 use super::error::{Cause, Damage, OpenError};
 use super::floor::{Crossing, Floor};
 use super::frame::{FORMAT, HEADER, Header, Salt};
+use super::lanes;
 use super::limits::OUTBOARD_FROM;
 use super::outboard::Verdict;
 use super::reader::Stored;
@@ -29,6 +30,9 @@ use super::scan::{self, scan};
 use super::state::{SEGMENTS, segment_path};
 use super::storage::{Storage, StorageFile};
 use super::tree::PagedTree;
+
+/// Payloads in frames whose digests are made at once.
+const SIDE_BY_SIDE: usize = 64;
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -299,13 +303,15 @@ impl<'a> Survey<'a> {
     }
 
     /// Verifies everything: frames, payloads, the root of every epoch that a later one names, adopted proofs and signatures, blob files.
+    /// Payloads are hashed side by side, so that what is wrong with one of them is told a few entries later.
     pub fn verify(&self, verifier: &dyn Verifier, visit: &mut dyn FnMut(Sight<'_>)) -> Result<(), OpenError> {
         let epoch = self.floor.as_ref().and_then(|floor| {
             let Crossing { id, start, .. } = floor.epoch.as_ref()?;
             let tree = floor.epoch.as_ref()?.tree(floor.first);
             Some(Chain { id: *id, start: *start, tree })
         });
-        let mut check = Check { verifier, epoch, wanted: BTreeMap::new(), evicted: BTreeSet::new() };
+        let (payloads, wanted, evicted) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+        let mut check = Check { verifier, epoch, payloads, wanted, evicted };
         self.walk(0, &mut |sight| {
             match &sight {
                 Sight::Entry { stored, segment, .. } => {
@@ -315,7 +321,11 @@ impl<'a> Survey<'a> {
                 Sight::Finding(Finding::Damage(damage)) if !damage.lost.is_empty() => {
                     check.epoch.iter_mut().for_each(|epoch| epoch.tree.break_off());
                 }
-                _ => {}
+                // The memory of this segment is used again for the next one.
+                Sight::Progress(_) => {
+                    check.damaged_payloads().into_iter().for_each(|finding| visit(Sight::Finding(finding)));
+                }
+                Sight::Finding(_) => {}
             }
             visit(sight);
         })?;
@@ -401,6 +411,8 @@ struct Chain {
 struct Check<'a> {
     verifier: &'a dyn Verifier,
     epoch: Option<Chain>,
+    /// Payloads in frames, of the entries that were seen last.
+    payloads: Vec<(u64, BlobRef, Bytes)>,
     /// Payloads that should have files of their own, and an entry that names each.
     wanted: BTreeMap<Digest, (u64, BlobRef)>,
     evicted: BTreeSet<Digest>,
@@ -424,13 +436,30 @@ impl Check<'_> {
         if let Some(chain) = &mut self.epoch {
             chain.tree.push(stored.leaf());
         }
-        let damaged = stored.damaged();
-        findings.extend(damaged.map(|blob| Finding::PayloadDamaged { seq: stored.seq, blob }));
+        for (blob, bytes) in stored.payloads() {
+            match bytes {
+                Some(bytes) => self.payloads.push((stored.seq, blob, bytes)),
+                None => findings.push(Finding::PayloadDamaged { seq: stored.seq, blob }),
+            }
+        }
+        if self.payloads.len() >= SIDE_BY_SIDE {
+            findings.extend(self.damaged_payloads());
+        }
         for blob in stored.entry.record().iter().flat_map(|record| record.blobs()) {
             if !stored.inline().any(|inline| inline == blob) {
                 self.wanted.entry(blob.digest).or_insert((stored.seq, blob));
             }
         }
+        findings
+    }
+
+    /// Holds the payloads that wait for it against their digests.
+    fn damaged_payloads(&mut self) -> Vec<Finding> {
+        let bytes: Vec<&[u8]> = self.payloads.iter().map(|(.., bytes)| &**bytes).collect();
+        let found = self.payloads.iter().zip(lanes::digests(&bytes));
+        let damaged = found.filter(|((_, blob, _), digest)| *digest != blob.digest);
+        let findings = damaged.map(|((seq, blob, _), _)| Finding::PayloadDamaged { seq: *seq, blob: *blob }).collect();
+        self.payloads.clear();
         findings
     }
 

@@ -83,8 +83,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<Record> {
         fuel: rest.option(Rest::number)?,
         observed_at: rest.number()?,
         producer: NodeId::from_bytes(rest.array()?),
-        host: rest.text()?.to_owned(),
-        evaluator: rest.text()?.to_owned(),
+        host: rest.text()?.into(),
+        evaluator: rest.text()?.into(),
         trace: rest.plain()?,
         upstream: rest.plain()?,
     };

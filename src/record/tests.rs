@@ -84,7 +84,7 @@ prop_compose! {
             producer: NodeId::from_bytes(*producer.as_bytes()),
             kind, class, status, stdout, stderr, files,
             duration: Duration::new(secs, nanos),
-            fuel, observed_at, host, evaluator, trace,
+            fuel, observed_at, host: host.into(), evaluator: evaluator.into(), trace,
             upstream: upstream.collect(),
         }
     }

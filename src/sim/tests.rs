@@ -228,12 +228,8 @@ fn waits_beside_black_holes(latency: Span, seed: u64) -> Vec<Duration> {
         }
         for asker in 0..8 {
             // Something that each of the others is said to hold, and something that nobody does.
-            let holder = (asker + 1 + number % 10) % 11;
-            asks.push(Ask {
-                at: gone + 2 * offset,
-                node: asker,
-                request: question(holder, asker * 7 % QUESTIONS + number),
-            });
+            let holder = (asker + 1 + number as usize % 10) % 11;
+            asks.push(Ask { at: gone + 2 * offset, node: asker, request: question(holder, number) });
         }
     }
     let quiet = Scenario { nodes: 10, seed, ..Scenario::default() };

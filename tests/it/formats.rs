@@ -38,8 +38,8 @@ fn reply() -> Reply {
         facts: Facts {
             duration: Duration::from_micros(1500),
             fuel: Some(12345),
-            host: "x86_64-linux".to_owned(),
-            evaluator: "wasmtime 48.0.8".to_owned(),
+            host: "x86_64-linux".into(),
+            evaluator: "wasmtime 48.0.8".into(),
         },
     }
 }

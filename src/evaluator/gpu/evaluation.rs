@@ -220,8 +220,8 @@ impl Evaluation {
             facts: Facts {
                 duration: Duration::from_nanos(ran.nanos),
                 fuel: None,
-                host: HOST.clone(),
-                evaluator: VERSION.to_owned(),
+                host: HOST.as_str().into(),
+                evaluator: VERSION.into(),
             },
         };
         for ((binding, size), data) in wanted.into_iter().zip(ran.outputs) {
@@ -247,7 +247,7 @@ impl Evaluation {
     /// Ends well, unless it is portable and something does not agree.
     pub(super) fn settle(self, mut reply: Reply, again: Option<&Reply>, proofs: &Proofs, report: &DeviceReport) {
         if let Some(class) = &report.class {
-            reply.facts.evaluator = format!("{VERSION} {class}");
+            reply.facts.evaluator = smol_str::format_smolstr!("{VERSION} {class}");
         }
         let agrees = if self.portable {
             let alike = again.map(|again| again.files == reply.files && again.stdout == reply.stdout);

@@ -4,6 +4,7 @@ use std::env::consts::{ARCH, OS};
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+use smol_str::{SmolStr, format_smolstr};
 use wasmtime::{Instance, PoolConcurrencyLimitError, Store};
 
 use super::asking::Asking;
@@ -19,7 +20,7 @@ use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
 use crate::request::{Request, Slot};
 
 /// Where replies say that they were computed.
-static HOST: LazyLock<String> = LazyLock::new(|| format!("{ARCH}-{OS}"));
+static HOST: LazyLock<SmolStr> = LazyLock::new(|| format_smolstr!("{ARCH}-{OS}"));
 
 impl Shared {
     /// Runs a program that is compiled, on an instance of its own.
@@ -75,7 +76,7 @@ impl Shared {
         };
         let fuel = bounds.fuel.saturating_sub(store.get_fuel().map_err(failed)?);
         let duration = running.elapsed();
-        let facts = Facts { duration, fuel: Some(fuel), host: HOST.clone(), evaluator: VERSION.to_owned() };
+        let facts = Facts { duration, fuel: Some(fuel), host: HOST.clone(), evaluator: SmolStr::new_static(VERSION) };
         let given = Given { status, stdout, files, trap };
         Ok(given.reply(store.into_data().wasi, facts))
     }

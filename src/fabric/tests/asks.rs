@@ -76,7 +76,7 @@ fn whichever_comes_first_ends_everything_else() {
 #[test]
 fn a_black_hole_costs_one_round_trip_and_two_milliseconds_and_then_nothing() {
     let (mut script, [hole]) = holders([4]);
-    for _ in 0..100 {
+    for _ in 0..200 {
         script.beat(&hole, ms(4));
     }
     let step = Duration::from_micros(10);
@@ -110,10 +110,10 @@ fn patience_is_no_longer_than_a_round_trip_did_take() {
         }
     }
     assert!(patience(&script) > ms(6 + 2), "{:?}: round trips do differ", patience(&script));
-    for _ in 0..400 {
+    for _ in 0..1000 {
         script.beat(&peer, ms(4));
     }
-    assert!(patience(&script) < ms(4 + 2) + Duration::from_micros(10), "what took long is forgotten");
+    assert!(patience(&script) < ms(4 + 2) + Duration::from_micros(100), "what took long is forgotten");
 }
 
 #[test]

@@ -332,5 +332,5 @@ fn a_known_round_trip_is_measured_now_and_then() {
         assert_eq!(heartbeats, 1);
         wanted += pongs;
     }
-    assert!((25..=40).contains(&wanted), "{wanted} pongs for 100 heartbeats");
+    assert!((15..=25).contains(&wanted), "{wanted} pongs for 100 heartbeats");
 }

@@ -168,6 +168,31 @@ fn a_stalled_transfer_is_given_up_and_computed_instead() {
 }
 
 #[test]
+fn what_was_lost_on_its_way_is_asked_for_again_of_the_only_holder() {
+    let (script, [holder]) = holders([4]);
+    let mut fetch = Fetch::start(script, &holder, chunks(3));
+    let wanted = fetch.wanted(&holder);
+    fetch.bring(&holder, wanted[0]);
+    // Of the second chunk two leaves come, of the third nothing.
+    for message in fetch.messages(wanted[1]).drain(..3) {
+        fetch.script.say(&holder, message);
+    }
+    fetch.script.pass(SOURCE_STALL - ms(1));
+    assert!(fetch.wanted(&holder).is_empty(), "it may only be slow");
+    fetch.script.answer_heartbeats(&holder);
+    fetch.script.pass(SOURCE_STALL / 4 + ms(1));
+    let again = fetch.wanted(&holder);
+    let left: u32 = again.iter().map(|(.., len)| len).sum();
+    assert_eq!((again.len(), left), (2, 2 * CHUNK - 2 * 16 * 1024), "what is here is not asked for again");
+    assert_eq!(fetch.script.fabric.counters().renewed, 2);
+    fetch.bring(&holder, wanted[2]);
+    for wanted in again {
+        fetch.bring(&holder, wanted);
+    }
+    fetch.assert_delivered();
+}
+
+#[test]
 fn a_chunk_of_another_length_is_a_lie() {
     let (script, [holder]) = holders([4]);
     let mut fetch = Fetch::start(script, &holder, chunks(3));

@@ -134,7 +134,7 @@ fn what_cannot_be_served_or_read_again_is_not_taken() {
     };
     let disordered = Record { files: vec![file("b"), file("a")], ..record.clone() };
     assert!(matches!(ledger.append(&Entry::Observed(disordered), &blobs, true), Err(LedgerError::Files)));
-    let huge = Record { host: "x".repeat(2 * 1024 * 1024), ..record.clone() };
+    let huge = Record { host: "x".repeat(2 * 1024 * 1024).into(), ..record.clone() };
     assert!(matches!(ledger.append(&Entry::Observed(huge), &blobs, true), Err(LedgerError::TooLarge { .. })));
     let epoch = Entry::Epoch {
         epoch: EpochId::from_bytes([3; 16]),

@@ -39,12 +39,8 @@ pub(super) fn open(storage: &MemoryStorage, epoch: u8) -> (Ledger, Recovery) {
 /// The n-th record, with a payload of `len` bytes.
 pub(super) fn record_by(producer: NodeId, n: u64, len: usize) -> (Record, Vec<Blob>) {
     let stdout = Bytes::from(vec![u8::try_from(n % 251).expect("small"); len]);
-    let facts = Facts {
-        duration: Duration::from_micros(n),
-        fuel: Some(n),
-        host: "test".to_owned(),
-        evaluator: "test 1".to_owned(),
-    };
+    let facts =
+        Facts { duration: Duration::from_micros(n), fuel: Some(n), host: "test".into(), evaluator: "test 1".into() };
     let reply = Reply { stdout: Some(Payload::Inline(stdout.clone())), facts, ..Reply::ok("") };
     let about = Observation {
         request: ContentId::of(&n.to_le_bytes()),
