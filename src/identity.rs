@@ -167,6 +167,11 @@ impl<V> MemoVerifier<V> {
         same.then_some(seen.holds)
     }
 
+    /// Believes what was found to hold before, and nothing else: never more than a look-up.
+    pub fn remembered(&self) -> Remembered<'_, V> {
+        Remembered(self)
+    }
+
     fn seen(&self) -> MutexGuard<'_, BTreeMap<u64, Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -179,6 +184,16 @@ impl<V: Verifier> Verifier for MemoVerifier<V> {
             self.remember(node, message, signature, holds);
             holds
         })
+    }
+}
+
+/// See [`MemoVerifier::remembered`].
+#[derive(Debug)]
+pub struct Remembered<'a, V>(&'a MemoVerifier<V>);
+
+impl<V: Send + Sync> Verifier for Remembered<'_, V> {
+    fn verify(&self, node: NodeId, message: &[u8], signature: &Signature) -> bool {
+        self.0.recall(node, message, signature) == Some(true)
     }
 }
 
@@ -203,7 +218,10 @@ mod tests {
         let (alice, bob) = (Identity::from_seed([1; 32]), Identity::from_seed([2; 32]));
         let memo = MemoVerifier::<Ed25519>::default();
         let signature = alice.sign(b"message");
+        assert!(!memo.remembered().verify(alice.node(), b"message", &signature), "not seen yet");
         memo.vouch(alice.node(), b"message", &signature);
+        assert!(memo.remembered().verify(alice.node(), b"message", &signature));
+        assert!(!memo.remembered().verify(bob.node(), b"message", &signature));
         let mut other = *signature.as_bytes();
         other[63] ^= 1;
         for _ in 0..2 {

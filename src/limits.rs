@@ -71,7 +71,7 @@ pub const RECENT_BATCHES: usize = 64;
 /// Announcements sent in answer to one pull.
 pub const PULL_WINDOW: usize = 8;
 /// Announcements and manifests of one peer that are being checked; more are dropped and pulled again later.
-pub const MAX_CHECKS_PER_PEER: usize = 8;
+pub const MAX_CHECKS_PER_PEER: usize = 32;
 /// Logs that are fetched by manifest at the same time; the others' turn comes with a later heartbeat.
 pub const MAX_FETCHES: usize = 16;
 /// Logs asked for between two heartbeats.
@@ -86,6 +86,10 @@ pub const RELAYED_BATCHES: usize = 1024;
 pub const RELAYED_MANIFESTS: usize = 1024;
 /// Segments of others kept in the overlay: about 26 MB.
 pub const RELAYED_SEGMENTS: usize = 512;
+/// Of these, segments of one log that a neighbour fetches though it knows what they say, so that others can have them from it.
+pub const RELAYED_PER_LOG: usize = 16;
+/// How often each neighbour is asked for a log, one after the other with every heartbeat, before it is left to news of it to ask again.
+pub const PULL_ROUNDS: usize = 4;
 /// Round trips that a lazy link waits for the entries to come by another way before it asks for them.
 pub const GRAFT_ROUND_TRIPS: u32 = 3;
 /// A peer that was not heard of for this long is asked only if nobody else holds the answer: three heartbeats.

@@ -77,6 +77,11 @@ impl Tree {
         }
     }
 
+    /// All leaves.
+    pub(crate) fn leaves(&self) -> &[Hash] {
+        self.levels.first().map_or(&[], Vec::as_slice)
+    }
+
     /// The leaf at `index`.
     pub(crate) fn leaf(&self, index: u64) -> Option<Hash> {
         self.levels.first()?.get(usize::try_from(index).ok()?).copied()
@@ -129,6 +134,14 @@ impl Tree {
         }
         let middle = lo + split(size);
         node_hash(&self.range(lo, middle), &self.range(middle, hi))
+    }
+}
+
+impl FromIterator<Hash> for Tree {
+    fn from_iter<T: IntoIterator<Item = Hash>>(leaves: T) -> Self {
+        let mut tree = Self::default();
+        leaves.into_iter().for_each(|leaf| tree.push(leaf));
+        tree
     }
 }
 

@@ -75,8 +75,14 @@ fn text(status: &Status) -> String {
     line(
         "traffic",
         format!(
-            "{} asks sent ({} hedged), {} served, {} batches, {} disbelieved, {} dropped",
-            traffic.asks_sent, traffic.hedged, traffic.served, traffic.batches, traffic.disbelieved, traffic.dropped
+            "{} asks sent ({} hedged), {} served, {} batches, {} disbelieved, {} dropped, {} bytes wasted",
+            traffic.asks_sent,
+            traffic.hedged,
+            traffic.served,
+            traffic.batches,
+            traffic.disbelieved,
+            traffic.dropped,
+            traffic.wasted
         ),
     );
     let index = &status.index;

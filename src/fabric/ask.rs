@@ -229,6 +229,8 @@ impl Fabric {
             self.fail_ask(step, ask, Failure::Busy);
         } else if self.is_part_of_transfer(from, ask) {
             self.fail_chunk(step, from, ask, Failure::Busy);
+        } else {
+            self.segment_not_held(step, from, ask);
         }
     }
 

@@ -4,20 +4,25 @@
 //! Invariant 1: nothing is merged whose author did not sign it. Invariant 2: signatures are checked only for what would be new, and only
 //! a few at a time for each peer, so a flood or a replay costs next to nothing.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::RangeInclusive;
 
 use bytes::Bytes;
 
 use super::holders::Merge;
 use super::{Fabric, Output, Step};
 use crate::id::NodeId;
-use crate::limits::{MAX_CHECKS_PER_PEER, MAX_FETCHES, MAX_LOGS, MAX_PULLS, SEGMENTS_IN_FLIGHT};
+use crate::limits::{
+    MAX_CHECKS_PER_PEER, MAX_FETCHES, MAX_LOGS, MAX_PULLS, PULL_ROUNDS, PULL_WINDOW, SEGMENTS_IN_FLIGHT,
+};
 use crate::message::{Announcement, AskId, EpochStart, Manifest, Message, Row, SegmentName};
 
 /// A manifest whose segments are on their way.
 #[derive(Debug)]
 pub(super) struct Fetch {
     from: NodeId,
+    /// Who does not have all of it.
+    without: BTreeSet<NodeId>,
     manifest: Manifest,
     wanted: VecDeque<SegmentName>,
     /// Asked for, or being checked. Invariant: `Learning::asks` names exactly these.
@@ -26,13 +31,24 @@ pub(super) struct Fetch {
     moved: bool,
 }
 
+/// A log that was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pull {
+    /// Who was asked last.
+    via: NodeId,
+    /// How many were asked before.
+    before: usize,
+}
+
 /// What is under way to learn the logs of others.
 #[derive(Debug, Default)]
 pub(super) struct Learning {
     /// How long logs are, by hearsay. Says what to pull, never what is known.
     heard_of: BTreeMap<NodeId, u64>,
-    /// Logs asked for since the last heartbeat, and whom.
-    pulls: BTreeMap<NodeId, NodeId>,
+    /// Logs asked for since the last heartbeat.
+    pulls: BTreeMap<NodeId, Pull>,
+    /// Logs to be asked for as soon as what came from that peer is checked; the peer first.
+    later: BTreeSet<(NodeId, NodeId)>,
     /// By author.
     fetches: BTreeMap<NodeId, Fetch>,
     asks: BTreeMap<AskId, NodeId>,
@@ -85,6 +101,11 @@ impl Learning {
     }
 }
 
+/// All pairs that begin with this peer.
+fn of_peer(peer: NodeId) -> RangeInclusive<(NodeId, NodeId)> {
+    (peer, NodeId::from_bytes([0; 32]))..=(peer, NodeId::from_bytes([0xff; 32]))
+}
+
 impl Fabric {
     /// Takes an author's own description of its log, from its hello.
     pub(super) fn on_described_by_author(
@@ -128,29 +149,101 @@ impl Fabric {
     }
 
     pub(super) fn pull(&mut self, step: &mut Step<'_>, author: NodeId, via: NodeId) {
+        self.pull_again(step, author, Pull { via, before: 0 });
+    }
+
+    fn pull_again(&mut self, step: &mut Step<'_>, author: NodeId, pull: Pull) {
         // What is being checked may be all that is missing; once it is merged, what is still missing is pulled.
         let busy = self.learning.pulls.contains_key(&author)
             || self.learning.fetches.contains_key(&author)
             || self.learning.is_checking(author);
-        if !busy && self.learning.pulls.len() < MAX_PULLS && self.is_live(via) {
-            self.learning.pulls.insert(author, via);
-            step.out.push(Output::Send(via, Message::Pull { node: author, from: self.holders.known(author) }));
+        if busy || self.learning.pulls.len() + self.learning.later.len() >= MAX_PULLS {
+            return;
+        }
+        if !self.has_room(pull.via) {
+            self.learning.later.insert((pull.via, author));
+        } else if self.is_live(pull.via) {
+            self.learning.pulls.insert(author, pull);
+            step.out.push(Output::Send(pull.via, Message::Pull { node: author, from: self.holders.known(author) }));
+        }
+    }
+
+    /// Whether all that an answer to one more pull may bring could be checked: what is beyond that would come for nothing.
+    fn has_room(&self, via: NodeId) -> bool {
+        let checking = self.peers.get(&via).map_or(0, |peer| peer.checking);
+        let asked = self.learning.pulls.values().filter(|pull| pull.via == via).count();
+        checking + (asked + 1) * PULL_WINDOW <= MAX_CHECKS_PER_PEER
+    }
+
+    /// Asks a peer for the logs that had to wait.
+    fn pull_waiting(&mut self, step: &mut Step<'_>, via: NodeId) {
+        while self.has_room(via)
+            && let Some(&next) = self.learning.later.range(of_peer(via)).next()
+        {
+            self.learning.later.remove(&next);
+            self.pull_if_behind(step, next.1, via);
         }
     }
 
     /// With every heartbeat: what was lost is asked for again.
     pub(super) fn renew_pulls(&mut self, step: &mut Step<'_>) {
         let unanswered = std::mem::take(&mut self.learning.pulls);
-        for (author, _) in unanswered {
-            if self.learning.heard_of(author) > self.holders.known(author) {
+        for (author, Pull { via, before }) in unanswered {
+            if self.learning.heard_of(author) <= self.holders.known(author) || self.peers.contains_key(&author) {
+                // A peer's own log is asked for with its heartbeats.
+                continue;
+            }
+            let (before, neighbours) = (before + 1, self.neighbours());
+            if before >= neighbours {
                 self.go_to_author(step, author);
             }
+            if before < PULL_ROUNDS * neighbours
+                && let Some(via) = self.next_neighbour(via, &BTreeSet::new())
+            {
+                self.pull_again(step, author, Pull { via, before });
+            }
+        }
+        let waiting: BTreeSet<_> = self.learning.later.iter().map(|(via, _)| *via).collect();
+        for via in waiting {
+            self.pull_waiting(step, via);
         }
         let stuck = |fetch: &mut Fetch| !std::mem::replace(&mut fetch.moved, false);
         let stuck: Vec<_> =
             self.learning.fetches.iter_mut().filter_map(|(author, fetch)| stuck(fetch).then_some(*author)).collect();
         for author in stuck {
-            self.give_up_fetch(author);
+            self.fetch_elsewhere(step, author);
+        }
+    }
+
+    /// Whoever segments were asked of does not have them: the next neighbour may, and the author does.
+    fn fetch_elsewhere(&mut self, step: &mut Step<'_>, author: NodeId) {
+        let Some(fetch) = self.learning.fetches.get_mut(&author) else { return };
+        fetch.without.insert(fetch.from);
+        for (ask, name) in std::mem::take(&mut fetch.in_flight) {
+            self.learning.asks.remove(&ask);
+            fetch.wanted.push_front(name);
+        }
+        let (from, without) = (fetch.from, fetch.without.clone());
+        let wanted: Vec<_> = fetch.wanted.iter().copied().collect();
+        let is_source = |node: &NodeId| self.is_live(*node) && !without.contains(node);
+        match Some(author).filter(is_source).or_else(|| self.next_neighbour(from, &without)) {
+            Some(next) => {
+                if let Some(fetch) = self.learning.fetches.get_mut(&author) {
+                    (fetch.from, fetch.moved) = (next, true);
+                }
+                self.continue_fetch(step, author);
+            }
+            // What is missing is only missing for neighbours.
+            None if !wanted.iter().any(|name| self.holders.lacks_segment(author, name)) => {
+                self.learning.fetches.get_mut(&author).into_iter().for_each(|fetch| fetch.wanted.clear());
+                self.continue_fetch(step, author);
+            }
+            None => {
+                self.give_up_fetch(author);
+                if self.learning.heard_of(author) > self.holders.known(author) {
+                    self.go_to_author(step, author);
+                }
+            }
         }
     }
 
@@ -161,13 +254,20 @@ impl Fabric {
     }
 
     /// Forgets what a peer that is gone was asked for.
-    pub(super) fn forget_source(&mut self, peer: NodeId) {
-        self.learning.pulls.retain(|_, via| *via != peer);
+    pub(super) fn forget_source(&mut self, step: &mut Step<'_>, peer: NodeId) {
+        let waiting: Vec<_> = self.learning.later.range(of_peer(peer)).copied().collect();
+        for (via, author) in waiting {
+            self.learning.later.remove(&(via, author));
+            if let Some(via) = self.next_neighbour(via, &BTreeSet::from([via])) {
+                self.pull_if_behind(step, author, via);
+            }
+        }
+        self.learning.pulls.retain(|_, pull| pull.via != peer);
         self.learning.checking.retain(|_, (via, _)| *via != peer);
         let fetches = self.learning.fetches.iter();
         let lost: Vec<_> = fetches.filter(|(_, fetch)| fetch.from == peer).map(|(author, _)| *author).collect();
         for author in lost {
-            self.give_up_fetch(author);
+            self.fetch_elsewhere(step, author);
         }
     }
 
@@ -248,6 +348,7 @@ impl Fabric {
         }
         self.take_turns(step, author);
         self.pull_if_behind(step, author, from);
+        self.pull_waiting(step, from);
     }
 
     /// Merges what waited for its turn, and lets go of what will have none because something before it did not hold.
@@ -326,10 +427,17 @@ impl Fabric {
         }
         self.hear_of(author, manifest.end);
         self.learning.pulls.remove(&author);
-        let wanted = self.holders.lacks(author, &manifest).into();
-        let fetch = Fetch { from, manifest, wanted, in_flight: BTreeMap::new(), moved: true };
+        let mut wanted: VecDeque<_> = self.holders.lacks(author, &manifest).into();
+        if self.is_overlay() {
+            // Neighbours will want those from here that came as announcements.
+            let more = self.relay.unserved(&manifest).into_iter().filter(|name| !wanted.contains(name));
+            wanted.extend(more.collect::<Vec<_>>());
+        }
+        let (without, in_flight) = (BTreeSet::new(), BTreeMap::new());
+        let fetch = Fetch { from, without, manifest, wanted, in_flight, moved: true };
         self.learning.fetches.insert(author, fetch);
         self.continue_fetch(step, author);
+        self.pull_waiting(step, from);
     }
 
     /// Whether a manifest tells of the log that is known here or of its continuation. Only the author itself may take a history back.
@@ -386,7 +494,9 @@ impl Fabric {
                 let Some(fetch) = self.learning.fetches.get_mut(&author) else { return };
                 let Some(name) = fetch.in_flight.remove(&ask) else { return };
                 self.counters.segments += 1;
-                self.holders.merge_segment(author, &name, &keys);
+                if self.holders.lacks_segment(author, &name) {
+                    self.holders.merge_segment(author, &name, &keys);
+                }
                 self.relay_segment(name.digest, bytes);
                 self.continue_fetch(step, author);
             }
@@ -398,6 +508,12 @@ impl Fabric {
         }
     }
 
+    /// Whose log a segment is of that was asked for.
+    #[cfg(feature = "sim")]
+    pub(crate) fn fetching(&self, ask: AskId) -> Option<NodeId> {
+        self.learning.asks.get(&ask).copied()
+    }
+
     /// Neighbours who cannot help leave the author itself.
     fn go_to_author(&self, step: &mut Step<'_>, author: NodeId) {
         if !self.peers.contains_key(&author) {
@@ -405,13 +521,12 @@ impl Fabric {
         }
     }
 
-    /// A "not held" that may be about a segment: then its fetch is given up, and the next heartbeat finds another way.
+    /// A "not held" that may be about a segment.
     pub(super) fn segment_not_held(&mut self, step: &mut Step<'_>, from: NodeId, ask: AskId) {
         let author = self.learning.asks.get(&ask).copied();
         let asked = |author: &NodeId| self.learning.fetches.get(author).is_some_and(|fetch| fetch.from == from);
         if let Some(author) = author.filter(asked) {
-            self.give_up_fetch(author);
-            self.go_to_author(step, author);
+            self.fetch_elsewhere(step, author);
         }
     }
 }

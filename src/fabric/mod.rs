@@ -140,6 +140,8 @@ pub enum Input {
     FoundChunk(NodeId, AskId, Option<(Bytes, ChunkProof)>),
     /// A read of one of this node's segments for a peer ended.
     FoundSegment(NodeId, AskId, Option<Bytes>),
+    /// There is no time now to look or read something up for a peer.
+    NoTime(NodeId, AskId),
     /// A read of this node's log ended.
     LogRead(Option<Announcement>),
     /// A manifest of this node's log was made, or could not be.
@@ -150,6 +152,37 @@ pub enum Input {
     Durable(u64),
     /// The time asked for with `WakeAt` has come.
     Wake,
+}
+
+impl Input {
+    /// The peer of which more, or something else, is known after this.
+    #[must_use]
+    pub fn about(&self) -> Option<NodeId> {
+        match self {
+            Self::PeerUp(peer)
+            | Self::PeerDown(peer)
+            | Self::Message(peer, _)
+            | Self::Garbage(peer, _)
+            | Self::Placed(_, peer, _)
+            | Self::Checked(peer, ..)
+            | Self::SegmentChecked(peer, ..)
+            | Self::Found(peer, ..)
+            | Self::FoundChunk(peer, ..)
+            | Self::FoundSegment(peer, ..)
+            | Self::NoTime(peer, _) => Some(*peer),
+            Self::AnnouncementChecked(_, announcement, _) => Some(announcement.author()),
+            Self::ManifestChecked(_, manifest, _) => Some(manifest.node),
+            Self::Eval(_)
+            | Self::Abandon(_)
+            | Self::Computed(..)
+            | Self::Recorded(..)
+            | Self::LogRead(_)
+            | Self::Described(_)
+            | Self::Dropped(_)
+            | Self::Durable(_)
+            | Self::Wake => None,
+        }
+    }
 }
 
 /// Counts since the start, for `status`.
@@ -291,6 +324,7 @@ impl Fabric {
             Input::Found(to, ask, found) => self.on_found(step, to, ask, found),
             Input::FoundChunk(to, ask, bytes) => self.on_found_chunk(step, to, ask, bytes),
             Input::FoundSegment(to, ask, bytes) => self.on_found_segment(step, to, ask, bytes),
+            Input::NoTime(to, ask) => drop(self.served(step, to, ask, Message::Busy { ask })),
             Input::LogRead(announcement) => self.on_log_read(step, announcement),
             Input::Described(manifest) => self.on_described(step, manifest),
             Input::Dropped(floor) => self.on_dropped(floor),

@@ -5,7 +5,8 @@
 //! stays eager is a tree. Heartbeats carry the rows of the version vector that the neighbour has not confirmed, so that whatever gets lost
 //! is found. Invariant: relayed logs, manifests and segments are caches with bounds; what is not in them is fetched from the author.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
 
 use bytes::Bytes;
 
@@ -13,9 +14,9 @@ use super::{Fabric, Output, Step, Timer};
 use crate::id::{Digest, EpochId, NodeId};
 use crate::limits::{
     FIRST_RTT, GRAFT_ROUND_TRIPS, LINKS_CHOSEN, MAX_PULLS, MAX_ROWS, PULL_WINDOW, RELAYED_BATCHES, RELAYED_MANIFESTS,
-    RELAYED_SEGMENTS,
+    RELAYED_PER_LOG, RELAYED_SEGMENTS,
 };
-use crate::message::{Announcement, Manifest, Message, Row};
+use crate::message::{Announcement, Manifest, Message, Row, SegmentName};
 
 /// This side's view of the link to a peer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,23 +58,32 @@ impl Relay {
         self.segments.get(digest).cloned()
     }
 
-    /// What is here of a log from a position on.
+    /// What is here of a log from a position on: announcements if they lead on from there, else the manifest.
     pub(super) fn log_from(&self, node: NodeId, from: u64) -> Vec<Message> {
-        let manifest = self.manifests.get(&node);
+        let manifest = self.manifests.get(&node).filter(|manifest| manifest.end >= from);
+        let begins =
+            self.manifests.get(&node).and_then(|manifest| manifest.lineage.last()).map_or(0, |epoch| epoch.start);
+        // Announcements of an earlier epoch lead nowhere.
+        let leads_on = from >= begins && self.batches.contains_key(&(node, from));
         // Whoever stands where an epoch begins may not know of that epoch yet.
-        let begins = |manifest: &&Manifest| manifest.lineage.last().is_some_and(|epoch| epoch.start == from);
-        let mut found: Vec<_> = manifest.filter(begins).cloned().map(Message::Manifest).into_iter().collect();
+        let named = manifest.filter(|_| !leads_on || from == begins);
+        let mut found: Vec<_> = named.cloned().map(Message::Manifest).into_iter().collect();
         let mut at = from;
-        while let Some(batch) = self.batches.get(&(node, at))
+        while leads_on
+            && let Some(batch) = self.batches.get(&(node, at))
             && found.len() <= PULL_WINDOW
         {
             found.push(Message::Announce(batch.clone()));
             at = batch.batch.end();
         }
-        if found.is_empty() {
-            found.extend(manifest.filter(|manifest| manifest.end >= from).cloned().map(Message::Manifest));
-        }
         found
+    }
+
+    /// The segments of a manifest that neighbours could not have from here: of a long log only the newest.
+    pub(super) fn unserved(&self, manifest: &Manifest) -> Vec<SegmentName> {
+        let names: Vec<_> = manifest.names().collect();
+        let newest = names.into_iter().rev().take(RELAYED_PER_LOG);
+        newest.filter(|name| name.facts > 0 && !self.segments.contains_key(&name.digest)).collect()
     }
 
     /// Whether a manifest names an epoch that neighbours could not learn of from here.
@@ -88,7 +98,14 @@ impl Relay {
     }
 
     fn keep_manifest(&mut self, manifest: Manifest) {
-        if self.manifests.len() < RELAYED_MANIFESTS || self.manifests.contains_key(&manifest.node) {
+        let better = match self.manifests.get(&manifest.node) {
+            None => self.manifests.len() < RELAYED_MANIFESTS,
+            // A newer one of which less can be had from here is of no use to neighbours, unless it tells of another epoch.
+            Some(known) => {
+                known.lineage != manifest.lineage || self.unserved(&manifest).len() <= self.unserved(known).len()
+            }
+        };
+        if better {
             self.manifests.insert(manifest.node, manifest);
         }
     }
@@ -147,9 +164,12 @@ impl Fabric {
 
     pub(super) fn relay_manifest(&mut self, step: &mut Step<'_>, from: NodeId, row: Option<Row>, manifest: Manifest) {
         let Some(row) = row.filter(|_| self.is_overlay()) else { return };
-        self.relay.note_change(row.node);
-        for (peer, _) in self.links([Some(from), Some(row.node)]) {
-            step.out.push(Output::Send(peer, Message::Have { rows: vec![row] }));
+        // Nobody has to follow a log without facts: whoever gets the first of them asks for what comes before it.
+        if manifest.names().any(|name| name.facts > 0) {
+            self.relay.note_change(row.node);
+            for (peer, _) in self.links([Some(from), Some(row.node)]) {
+                step.out.push(Output::Send(peer, Message::Have { rows: vec![row] }));
+            }
         }
         self.relay.keep_manifest(manifest);
     }
@@ -163,6 +183,18 @@ impl Fabric {
                 self.relay.segments.remove(&oldest);
             }
         }
+    }
+
+    /// The neighbour after this one, of those that may be asked in turns; the first one after the last.
+    pub(super) fn next_neighbour(&self, after: NodeId, except: &BTreeSet<NodeId>) -> Option<NodeId> {
+        let on = |(node, peer): (&NodeId, &super::Peer)| (peer.is_greeted() && peer.link.is_on()).then_some(*node);
+        let later = self.peers.range((Bound::Excluded(after), Bound::Unbounded)).filter_map(on);
+        later.chain(self.peers.range(..=after).filter_map(on)).find(|node| !except.contains(node))
+    }
+
+    /// How many neighbours there are.
+    pub(super) fn neighbours(&self) -> usize {
+        self.peers.values().filter(|peer| peer.is_greeted() && peer.link.is_on()).count()
     }
 
     /// The links over which something is passed on that is not sent back to where it came from.

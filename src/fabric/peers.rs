@@ -121,7 +121,7 @@ impl Fabric {
         if let Some(round_trip) = self.peers.remove(&peer).and_then(|gone| gone.round_trip) {
             self.standings.keep_round_trip(peer, round_trip);
         }
-        self.forget_source(peer);
+        self.forget_source(step, peer);
         self.lose_asks(step, peer);
     }
 
@@ -222,7 +222,7 @@ impl Fabric {
         let dead = self.peers.iter().filter(|(_, peer)| just_died(step.now - peer.heard));
         let dead: Vec<_> = dead.map(|(node, _)| *node).collect();
         for node in dead {
-            self.forget_source(node);
+            self.forget_source(step, node);
             self.lose_asks(step, node);
         }
     }
@@ -312,10 +312,11 @@ impl Fabric {
             .map_or(round_trips, |(smoothed, deviation)| round_trips.max(smoothed + deviation * 4))
     }
 
-    /// After this without an answer computing starts beside the asks: one round trip, however slow the holder may be, and a little more.
+    /// After this without an answer computing starts beside the asks: one round trip, however slow the holder may be, and a little more. It is never
+    /// more than a round trip did take, however much they differ.
     pub(super) fn patience(&self, peer: NodeId) -> Duration {
         let known = self.peers.get(&peer).and_then(|peer| peer.round_trip);
-        let measured = known.map_or(FIRST_RTT, |known| known.smoothed + known.deviation * 4);
+        let measured = known.map_or(FIRST_RTT, |known| (known.smoothed + known.deviation * 4).min(known.longest));
         self.config.patience.unwrap_or(measured + ASK_GRACE)
     }
 }

@@ -344,7 +344,9 @@ impl Pieces {
             return Vec::new();
         }
         let gone = std::mem::take(&mut self.asked);
-        gone.values().for_each(|asked| self.give_back(asked.run));
+        for asked in gone.values() {
+            self.give_back(asked.run);
+        }
         gone.into_keys().collect()
     }
 

@@ -20,6 +20,8 @@ pub const MAX_DAMAGES: usize = 1024;
 pub const RUN_BYTES: u64 = 8 * 1024 * 1024;
 /// A run is sealed once it has this many entries: their places in it take 16 bits.
 pub const RUN_ENTRIES: usize = 60_000;
+/// Pages of 256 leaves whose hashes are kept in memory for proofs: 16 KiB each.
+pub const PAGES_KEPT: usize = 256;
 /// Room ahead is made in steps of at most this size, so that a step never holds up a sync for long.
 pub const ROOM_STEP: usize = 1024 * 1024;
 /// The smallest step: two hundred records of a kilobyte.

@@ -451,7 +451,10 @@ impl Replay<'_> {
     fn root(&self, length: u64) -> Option<proof::Hash> {
         let epoch = self.state.epochs.last()?;
         let start = epoch.start;
-        let mut fetch = |page: u64| leaves(&self.state, start + page * PAGE..start + (page + 1) * PAGE, true);
+        let mut fetch = |page: u64| {
+            let leaves = leaves(&self.state, start + page * PAGE..start + (page + 1) * PAGE, true)?;
+            Ok::<_, (u64, io::Error)>(Arc::new(leaves.into_iter().collect()))
+        };
         epoch.tree.root(length, &mut fetch).ok().flatten()
     }
 

@@ -7,15 +7,16 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::id::{EpochId, NodeId};
 use crate::message::LogItem;
-use crate::proof::{Hash, SignedHead};
+use crate::proof::{Hash, SignedHead, Tree};
 
 use super::blobs::Guards;
 use super::block::{Table, Totals};
 use super::error::ReadError;
+use super::limits::PAGES_KEPT;
 use super::row::{Row, Sort, log_item};
 use super::run::{Place, Run, Segment};
 use super::storage::Storage;
@@ -188,6 +189,8 @@ pub(super) struct Shared {
     durable: AtomicU64,
     /// The newest head of each epoch that was asked for, by the epoch's start.
     pub(super) heads: Mutex<BTreeMap<u64, SignedHead>>,
+    /// Full pages of the trees that were asked for lately, by the position of their first entry. They are checked by whoever uses them.
+    pages: Mutex<BTreeMap<u64, Arc<Tree>>>,
     /// The log items of the run that was listed last: peers read a log from one end to the other.
     /// Runs are put together, so a run is named by its whole range.
     listed: Mutex<Option<Listed>>,
@@ -206,6 +209,7 @@ impl Shared {
             state: RwLock::new(state),
             durable,
             heads: Mutex::default(),
+            pages: Mutex::default(),
             listed: Mutex::default(),
             guards: Guards::default(),
             intakes: AtomicU64::new(0),
@@ -266,11 +270,10 @@ impl Shared {
     /// The root over the first `length` leaves of an epoch.
     pub(super) fn root(&self, state: &State, position: usize, length: u64) -> Result<Option<Hash>, ReadError> {
         let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
-        let mut fetch = |page: u64| self.leaves(state, page_range(epoch, page), false);
-        if let Some(root) = epoch.tree.root(length, &mut fetch)? {
+        if let Some(root) = epoch.tree.root(length, &mut |page| self.page(state, epoch, page, false))? {
             return Ok(Some(root));
         }
-        epoch.tree.root(length, &mut |page| self.leaves(state, page_range(epoch, page), true))
+        epoch.tree.root(length, &mut |page| self.page(state, epoch, page, true))
     }
 
     /// The audit path of a leaf of an epoch.
@@ -282,11 +285,29 @@ impl Shared {
         length: u64,
     ) -> Result<Option<Vec<Hash>>, ReadError> {
         let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
-        let mut fetch = |page: u64| self.leaves(state, page_range(epoch, page), false);
-        if let Some(path) = epoch.tree.path(index, length, &mut fetch)? {
+        if let Some(path) = epoch.tree.path(index, length, &mut |page| self.page(state, epoch, page, false))? {
             return Ok(Some(path));
         }
-        epoch.tree.path(index, length, &mut |page| self.leaves(state, page_range(epoch, page), true))
+        epoch.tree.path(index, length, &mut |page| self.page(state, epoch, page, true))
+    }
+
+    /// A full page of an epoch's tree. Pages that were asked for lately are kept: to read and hash one takes longer than all else about a proof.
+    fn page(&self, state: &State, epoch: &Epoch, page: u64, careful: bool) -> Result<Arc<Tree>, ReadError> {
+        let first = page_range(epoch, page).start;
+        if !careful && let Some(known) = self.pages().get(&first) {
+            return Ok(Arc::clone(known));
+        }
+        let read: Arc<Tree> = Arc::new(self.leaves(state, page_range(epoch, page), careful)?.into_iter().collect());
+        let mut pages = self.pages();
+        if pages.len() >= PAGES_KEPT {
+            pages.clear();
+        }
+        pages.insert(first, Arc::clone(&read));
+        Ok(read)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, BTreeMap<u64, Arc<Tree>>> {
+        self.pages.lock().expect("no code panics while it holds the pages")
     }
 
     /// Adds how the entries `range` appear in the announcement log, as long as there are at most `max` items.

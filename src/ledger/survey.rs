@@ -468,7 +468,7 @@ impl Check<'_> {
         let (chain, parent) = (self.epoch.as_ref()?, parent?);
         let same = (chain.id, chain.start) == (parent.epoch, parent.start);
         // Only the last page is needed, and that is in memory, unless the epoch was cut back: then no root can be made.
-        let root = chain.tree.root(parent.length, &mut |_| Ok::<_, Infallible>(Vec::new()));
+        let root = chain.tree.root(parent.length, &mut |_| Ok::<_, Infallible>(Arc::default()));
         let holds = same && (chain.tree.is_broken() || root == Ok(Some(parent.root)));
         let cause = Cause::RootDiffers(parent.epoch);
         (!holds).then_some(Finding::Damage(Damage { segment, offset: 0, bytes: 0, lost: 0..0, cause }))

@@ -3,6 +3,8 @@
 //! The shape is that of [`crate::proof::Tree`] (RFC 6962); leaves of full pages lie in the index files and are fetched when a proof needs
 //! them. Invariant: page `i` covers leaves `i * 256 .. (i + 1) * 256`; `tail` are the leaves after the last full page.
 
+use std::sync::Arc;
+
 use crate::proof::{self, Hash, Tree, node_hash};
 
 /// Leaves of one page.
@@ -13,14 +15,14 @@ pub(super) const PAGE: u64 = 256;
 pub(super) struct PagedTree {
     /// Its leaves are the pages' hashes.
     pages: Tree,
-    tail: Vec<Hash>,
+    tail: Tree,
     /// An entry is lost: no leaf behind it has a place any more.
     broken: bool,
 }
 
 impl PagedTree {
     pub(super) fn len(&self) -> u64 {
-        self.pages.len() * PAGE + self.tail.len() as u64
+        self.pages.len() * PAGE + self.tail.len()
     }
 
     /// From now on nothing more is taken.
@@ -37,9 +39,9 @@ impl PagedTree {
             return;
         }
         self.tail.push(leaf);
-        if self.tail.len() as u64 == PAGE {
-            self.pages.push(page_hash(&self.tail));
-            self.tail.clear();
+        if let Some(page) = self.tail.subtree(0, PAGE) {
+            self.pages.push(page);
+            self.tail = Tree::default();
         }
     }
 
@@ -49,17 +51,17 @@ impl PagedTree {
             for page in pages {
                 self.pages.push(*page);
             }
-            self.tail = tail;
+            self.tail = tail.into_iter().collect();
         }
     }
 
     /// Bytes of it in memory.
     pub(super) fn bytes(&self) -> usize {
-        (usize::try_from(self.pages.len()).unwrap_or(0) * 2 + self.tail.capacity()) * size_of::<Hash>()
+        usize::try_from(self.pages.len() + self.tail.len()).unwrap_or(0) * 2 * size_of::<Hash>()
     }
 
     pub(super) fn tail(&self) -> &[Hash] {
-        &self.tail
+        self.tail.leaves()
     }
 
     /// The hashes of the pages that are completed by leaves `from..to`.
@@ -67,11 +69,11 @@ impl PagedTree {
         (from / PAGE..to / PAGE).map_while(|page| self.pages.leaf(page))
     }
 
-    /// The root over the first `length` leaves. `fetch` gives the leaves of a page, as many of them as there are.
+    /// The root over the first `length` leaves. `fetch` gives a page, with as many leaves as there are.
     pub(super) fn root<E>(
         &self,
         length: u64,
-        fetch: &mut dyn FnMut(u64) -> Result<Vec<Hash>, E>,
+        fetch: &mut dyn FnMut(u64) -> Result<Arc<Tree>, E>,
     ) -> Result<Option<Hash>, E> {
         if length > self.len() {
             return Ok(None);
@@ -79,8 +81,8 @@ impl PagedTree {
         if length == 0 {
             return Ok(Some(proof::empty_root()));
         }
-        let edge = if length.is_multiple_of(PAGE) { Vec::new() } else { self.page(length / PAGE, fetch)? };
-        Ok(self.range(0, length, &|_| &edge))
+        let edge = if length.is_multiple_of(PAGE) { Page::None } else { self.page(length / PAGE, fetch)? };
+        Ok(self.range(0, length, &|_| edge.tree()))
     }
 
     /// The audit path of leaf `index` in the tree of the first `length` leaves; see [`Tree::path`].
@@ -88,14 +90,14 @@ impl PagedTree {
         &self,
         index: u64,
         length: u64,
-        fetch: &mut dyn FnMut(u64) -> Result<Vec<Hash>, E>,
+        fetch: &mut dyn FnMut(u64) -> Result<Arc<Tree>, E>,
     ) -> Result<Option<Vec<Hash>>, E> {
         if index >= length || length > self.len() {
             return Ok(None);
         }
         let own = self.page(index / PAGE, fetch)?;
-        let edge = if length.is_multiple_of(PAGE) { Vec::new() } else { self.page(length / PAGE, fetch)? };
-        let leaves = |page: u64| if page == index / PAGE { &own } else { &edge };
+        let edge = if length.is_multiple_of(PAGE) { Page::None } else { self.page(length / PAGE, fetch)? };
+        let leaves = |page: u64| if page == index / PAGE { own.tree() } else { edge.tree() };
         let (mut lo, mut hi) = (0, length);
         let mut path = Vec::new();
         while hi - lo > 1 {
@@ -110,34 +112,43 @@ impl PagedTree {
         Ok(Some(path))
     }
 
-    /// The leaves of a page: from memory, or fetched and then checked against the page's hash. None if they do not match.
-    fn page<E>(&self, page: u64, fetch: &mut dyn FnMut(u64) -> Result<Vec<Hash>, E>) -> Result<Vec<Hash>, E> {
-        let Some(hash) = self.pages.leaf(page) else { return Ok(self.tail.clone()) };
-        let leaves = fetch(page)?;
-        Ok(if leaves.len() as u64 == PAGE && page_hash(&leaves) == hash { leaves } else { Vec::new() })
+    /// A page: from memory, or fetched and then checked against its hash.
+    fn page<E>(&self, page: u64, fetch: &mut dyn FnMut(u64) -> Result<Arc<Tree>, E>) -> Result<Page<'_>, E> {
+        let Some(hash) = self.pages.leaf(page) else { return Ok(Page::Tail(&self.tail)) };
+        let fetched = fetch(page)?;
+        Ok(if fetched.subtree(0, PAGE) == Some(hash) { Page::Full(fetched) } else { Page::None })
     }
 
     /// The hash over leaves `lo..hi`, where `lo` is a multiple of the largest power of two that fits; `None` if a leaf is not known.
-    fn range<'a>(&self, lo: u64, hi: u64, leaves: &dyn Fn(u64) -> &'a Vec<Hash>) -> Option<Hash> {
+    fn range<'a>(&self, lo: u64, hi: u64, page: &dyn Fn(u64) -> Option<&'a Tree>) -> Option<Hash> {
         let size = hi - lo;
         if size.is_power_of_two() && size >= PAGE && hi <= self.pages.len() * PAGE {
             return self.pages.subtree(lo / PAGE, hi / PAGE);
         }
-        if size == 1 {
-            return leaves(lo / PAGE).get(usize::try_from(lo % PAGE).ok()?).copied();
+        if size.is_power_of_two() && size < PAGE {
+            return page(lo / PAGE)?.subtree(lo % PAGE, lo % PAGE + size);
         }
         let middle = lo + proof::split(size);
-        Some(node_hash(&self.range(lo, middle, leaves)?, &self.range(middle, hi, leaves)?))
+        Some(node_hash(&self.range(lo, middle, page)?, &self.range(middle, hi, page)?))
     }
 }
 
-/// The hash over a full page.
-fn page_hash(leaves: &[Hash]) -> Hash {
-    let mut level = leaves.to_vec();
-    while level.len() > 1 {
-        level = level.chunks_exact(2).map(|pair| node_hash(&pair[0], &pair[1])).collect();
+/// A page of leaves, and where it is.
+enum Page<'a> {
+    Full(Arc<Tree>),
+    Tail(&'a Tree),
+    /// It was not what was hashed, or is not needed.
+    None,
+}
+
+impl Page<'_> {
+    fn tree(&self) -> Option<&Tree> {
+        match self {
+            Self::Full(tree) => Some(tree),
+            Self::Tail(tree) => Some(tree),
+            Self::None => None,
+        }
     }
-    level[0]
 }
 
 #[cfg(test)]
@@ -153,7 +164,7 @@ mod tests {
         let (mut plain, mut paged) = (Tree::default(), PagedTree::default());
         let mut fetch = |page: u64| {
             let at = usize::try_from(page * PAGE).expect("small");
-            Ok::<_, Infallible>(leaves[at..(at + 256).min(leaves.len())].to_vec())
+            Ok::<_, Infallible>(Arc::new(leaves[at..(at + 256).min(leaves.len())].iter().copied().collect()))
         };
         for leaf in &leaves {
             plain.push(*leaf);
@@ -169,7 +180,7 @@ mod tests {
         assert_eq!(paged.root(1501, &mut fetch), Ok(None));
         assert_eq!(paged.path(5, 5, &mut fetch), Ok(None));
         // A page that is not what was hashed proves nothing.
-        let mut wrong = |_: u64| Ok::<_, Infallible>(vec![[0; 32]; 256]);
+        let mut wrong = |_: u64| Ok::<_, Infallible>(Arc::new([[0; 32]; 256].into_iter().collect()));
         assert_eq!(paged.path(3, 1500, &mut wrong), Ok(None));
     }
 
@@ -189,7 +200,7 @@ mod tests {
         for leaf in &leaves[900..] {
             resumed.push(*leaf);
         }
-        let mut fetch = |_: u64| Ok::<_, Infallible>(Vec::new());
+        let mut fetch = |_: u64| Ok::<_, Infallible>(Arc::default());
         assert_eq!((resumed.len(), resumed.root(1000, &mut fetch)), (1000, whole.root(1000, &mut fetch)));
         resumed.break_off();
         resumed.push(leaves[0]);

@@ -28,7 +28,7 @@ use super::error::{DownReason, NetError, Refusal, SendError};
 use super::lane::Lane;
 use super::limits::{BULK_FROM, COMPLAINT_EVERY, LISTEN_WAIT, MAX_STREAMS, Timings};
 use super::outbox::Outbox;
-use super::transport::{self, HandshakeError};
+use super::transport::{self, HandshakeError, handshake_error};
 use super::{NetConfig, NetEvent};
 use crate::id::NodeId;
 use crate::identity::Signer;
@@ -491,10 +491,6 @@ fn handshake_kind(error: &std::io::Error) -> Option<std::io::ErrorKind> {
         Some(HandshakeError::Tcp(error)) => Some(error.kind()),
         _ => None,
     }
-}
-
-fn handshake_error(error: &std::io::Error) -> Option<&HandshakeError> {
-    error.get_ref()?.downcast_ref()
 }
 
 /// A failed dial in our words.

@@ -88,16 +88,20 @@ pub(super) fn keypair(identity: &Identity) -> Result<Keypair, String> {
     Keypair::ed25519_from_bytes(identity.seed()).map_err(|error| error.to_string())
 }
 
-/// The whole stack, which dials and listens by every carrier up to this one. Its errors hold a [`HandshakeError`].
-pub(super) fn build(
-    key: &Keypair,
-    secret: &FleetSecret,
-    carrier: Carrier,
-    timings: &Timings,
-) -> Result<Boxed<(PeerId, StreamMuxerBox)>, String> {
+/// What this module makes. Its errors hold a [`HandshakeError`]; see [`handshake_error`].
+pub(super) type Stack = Boxed<(PeerId, StreamMuxerBox)>;
+
+/// The reason inside an error of the stack; each carrier's stack and the choice between them wrap it once.
+pub(super) fn handshake_error(error: &io::Error) -> Option<&HandshakeError> {
+    let inner = error.get_ref()?;
+    inner.downcast_ref().or_else(|| handshake_error(inner.downcast_ref()?))
+}
+
+/// The whole stack, which dials and listens by every carrier up to this one.
+pub(super) fn build(key: &Keypair, secret: &FleetSecret, carrier: Carrier, timings: &Timings) -> Result<Stack, String> {
     let over_tcp = tcp(key, secret, timings)?;
     match carrier {
-        Carrier::Tcp => Ok(over_tcp.boxed()),
+        Carrier::Tcp => Ok(over_tcp),
         #[cfg(feature = "quic")]
         Carrier::Quic => Ok(over_tcp
             .or_transport(quic(key, secret, timings))
@@ -111,7 +115,7 @@ pub(super) fn build(
 
 /// QUIC. A connection whose other side does not prove the secret goes no further than this.
 #[cfg(feature = "quic")]
-fn quic(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> impl Stack {
+fn quic(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Stack {
     use libp2p::core::connection::ConnectedPoint;
     use libp2p::core::transport::timeout::TransportTimeout;
     use libp2p::quic;
@@ -136,43 +140,19 @@ fn quic(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> impl Stack {
                 proved.map(|connection| (peer, connection))
             }
         });
-    TransportTimeout::new(proved, timings.handshake).map_err(|error| match error {
-        TransportTimeoutError::Timeout | TransportTimeoutError::Other(Either::Left(quic::Error::HandshakeTimedOut)) => {
-            HandshakeError::TimedOut
-        }
-        TransportTimeoutError::TimerError(error) => HandshakeError::Failed(error.to_string()),
-        TransportTimeoutError::Other(Either::Left(quic::Error::Io(error))) => HandshakeError::Tcp(error),
-        TransportTimeoutError::Other(Either::Left(error)) => HandshakeError::Failed(error.to_string()),
-        TransportTimeoutError::Other(Either::Right(error)) => error,
-    })
+    TransportTimeout::new(proved, timings.handshake)
+        .map_err(|error| match error {
+            TransportTimeoutError::Timeout
+            | TransportTimeoutError::Other(Either::Left(quic::Error::HandshakeTimedOut)) => HandshakeError::TimedOut,
+            TransportTimeoutError::TimerError(error) => HandshakeError::Failed(error.to_string()),
+            TransportTimeoutError::Other(Either::Left(quic::Error::Io(error))) => HandshakeError::Tcp(error),
+            TransportTimeoutError::Other(Either::Left(error)) => HandshakeError::Failed(error.to_string()),
+            TransportTimeoutError::Other(Either::Right(error)) => error,
+        })
+        .boxed()
 }
 
-/// A transport as this module makes them.
-trait Stack:
-    Transport<
-        Output = (PeerId, StreamMuxerBox),
-        Error = HandshakeError,
-        Dial: Send + 'static,
-        ListenerUpgrade: Send + 'static,
-    > + Send
-    + Unpin
-    + 'static
-{
-}
-
-impl<T> Stack for T where
-    T: Transport<
-            Output = (PeerId, StreamMuxerBox),
-            Error = HandshakeError,
-            Dial: Send + 'static,
-            ListenerUpgrade: Send + 'static,
-        > + Send
-        + Unpin
-        + 'static
-{
-}
-
-fn tcp(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Result<impl Stack, String> {
+fn tcp(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Result<Stack, String> {
     let prologue = secret.derive(PROLOGUE_CONTEXT).to_vec();
     let noise = noise::Config::new(key).map_err(|error| error.to_string())?.with_prologue(prologue);
     let mut yamux = yamux::Config::default();
@@ -191,7 +171,8 @@ fn tcp(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Result<impl St
             TransportTimeoutError::Other(Either::Left(Either::Right(error))) => HandshakeError::in_upgrade(&error),
             TransportTimeoutError::Other(Either::Right(error)) => HandshakeError::in_upgrade(&error),
         })
-        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(BoundedClose::new(muxer, close)))))
+        .map(move |(peer, muxer), _| (peer, StreamMuxerBox::new(BoundedClose::new(muxer, close))))
+        .boxed())
 }
 
 /// A multiplexer whose orderly close gives up after a while. Without it a peer that reads nothing keeps our half alive for ever.

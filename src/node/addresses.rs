@@ -34,6 +34,8 @@ struct Known {
     asked: bool,
     /// Until when it wants to hear of others.
     curious_until: Option<Time>,
+    /// How many nodes it was told of since when.
+    told: (Time, usize),
 }
 
 /// What a message from a peer leads to.
@@ -87,7 +89,13 @@ impl Exchange {
         }
         let mine = reachable(&self.mine, remote.ip());
         let curious = self.configured.contains(&remote);
-        let known = Known { remote: remote.ip(), listening: Vec::new(), asked: curious, curious_until: None };
+        let known = Known {
+            remote: remote.ip(),
+            listening: Vec::new(),
+            asked: curious,
+            curious_until: None,
+            told: Default::default(),
+        };
         self.peers.insert(peer, known);
         Message::Addresses(Addresses { mine, others: Vec::new(), curious })
     }
@@ -136,9 +144,19 @@ impl Exchange {
         consequences
     }
 
-    /// The answer to a peer that looks for a node, if there is one.
-    pub(super) fn where_is(&self, from: NodeId, node: NodeId) -> Option<Message> {
-        let remote = self.peers.get(&from)?.remote;
+    /// The answer to a peer that looks for a node, if there is one. Whoever asks for more nodes than an honest node looks for gets no answer for a
+    /// while, and makes no work that others would wait for.
+    pub(super) fn where_is(&mut self, from: NodeId, node: NodeId, now: Time) -> Option<Message> {
+        let asker = self.peers.get_mut(&from)?;
+        let (since, told) = &mut asker.told;
+        if now - *since >= SEEK_AGAIN {
+            (*since, *told) = (now, 0);
+        }
+        *told += 1;
+        if *told > MAX_SOUGHT {
+            return None;
+        }
+        let remote = asker.remote;
         let connected = self.peers.get(&node).map(|known| &known.listening);
         let addresses = connected.or_else(|| self.remembered.get(&node).map(|(_, addresses)| addresses))?;
         let usable = reachable(addresses, remote);
@@ -308,13 +326,35 @@ mod tests {
         }
         let other = Addresses { others: vec![(node(9), vec![addr("10.0.0.9:7")])], ..Addresses::default() };
         assert_eq!(exchange.heard(node(1), other, AT).dial, [(node(9), addr("10.0.0.9:7"))]);
-        assert_eq!(exchange.where_is(node(1), node(9)), None, "hearsay");
-        assert_eq!(exchange.where_is(node(1), node(2)), None, "that is another machine's loopback");
-        let told = exchange.where_is(node(2), node(1)).expect("it is known");
+        assert_eq!(exchange.where_is(node(1), node(9), AT), None, "hearsay");
+        assert_eq!(exchange.where_is(node(1), node(2), AT), None, "that is another machine's loopback");
+        let told = exchange.where_is(node(2), node(1), AT).expect("it is known");
         assert_eq!(said(&told).others, [(node(1), vec![addr("10.0.0.1:7")])]);
         exchange.down(node(1));
-        assert_eq!(exchange.where_is(node(2), node(1)), Some(told), "it is remembered");
-        assert_eq!(exchange.where_is(node(1), node(2)), None, "whoever asks has a lane");
+        assert_eq!(exchange.where_is(node(2), node(1), AT), Some(told), "it is remembered");
+        assert_eq!(exchange.where_is(node(1), node(2), AT), None, "whoever asks has a lane");
+    }
+
+    #[test]
+    fn a_flood_of_questions_where_nodes_are_is_answered_within_its_bound_and_others_at_once() {
+        let mut exchange = Exchange::new([]);
+        for n in 1..=3 {
+            exchange.up(node(n), addr(&format!("10.0.0.{n}:50000")));
+            exchange.heard(node(n), listens(&format!("10.0.0.{n}:7"), false), AT);
+        }
+        let flood = |exchange: &mut Exchange, now| {
+            (0..100_000).filter(|_| exchange.where_is(node(1), node(3), now).is_some()).count()
+        };
+        assert_eq!(flood(&mut exchange, AT), MAX_SOUGHT, "as many as an honest node looks for");
+        assert!(exchange.where_is(node(2), node(3), AT).is_some(), "somebody else is answered");
+        let kept = (exchange.peers.len(), exchange.remembered.len(), exchange.sought.len());
+        assert_eq!(kept, (3, 0, 0), "nothing is kept of it");
+        assert_eq!(flood(&mut exchange, AT + SEEK_AGAIN / 2), 0);
+        assert_eq!(flood(&mut exchange, AT + SEEK_AGAIN), MAX_SOUGHT);
+        // What it asks of nodes that nobody knows counts too.
+        let unknown = |exchange: &mut Exchange| exchange.where_is(node(2), node(9), AT + SEEK_AGAIN);
+        (0..MAX_SOUGHT).for_each(|_| assert_eq!(unknown(&mut exchange), None));
+        assert_eq!(exchange.where_is(node(2), node(3), AT + SEEK_AGAIN), None);
     }
 
     #[test]

@@ -146,6 +146,12 @@ impl Node {
         holders.await.map_err(|_| EvalError::Closed)
     }
 
+    /// How many facts of other nodes this one knows, as in [`Status::index_facts`]; costs so little that one may ask all the time.
+    #[must_use]
+    pub fn index_facts(&self) -> u64 {
+        self.inner.shared.facts.load(Ordering::Relaxed)
+    }
+
     /// How the node is.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -180,6 +186,7 @@ impl Node {
                 served: view.counters.served,
                 batches: view.counters.batches,
                 disbelieved: view.counters.disbelieved,
+                wasted: view.counters.wasted,
                 dropped: load(&inner.shared.dropped),
             },
             ledger: LedgerStatus {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use crate::fabric::{Counters, Fabric, Time};
 use crate::id::NodeId;
@@ -11,6 +12,9 @@ use crate::node::status::{IndexStatus, PeerState, PeerStatus, RefusedPeer};
 
 /// Refusals remembered for `status`, the latest of each address.
 const MAX_REFUSED: usize = 64;
+/// How often all peers and the whole index are looked at again. In between every input costs the one peer that it is about: with hundreds of
+/// peers, looking at all of them would cost more than most inputs do.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct View {
@@ -21,12 +25,16 @@ pub(super) struct View {
     pub(super) in_flight: u64,
     pub(super) index_facts: u64,
     pub(super) index: IndexStatus,
+    /// When everything was looked at last.
+    looked: Option<Time>,
 }
 
 /// Written by the loop, read by everybody.
 #[derive(Debug, Default)]
 pub(super) struct Shared {
     view: Mutex<View>,
+    /// Facts in the holder index.
+    pub(super) facts: AtomicU64,
     pub(super) dropped: AtomicU64,
     pub(super) ram: AtomicU64,
     pub(super) disk: AtomicU64,
@@ -87,13 +95,20 @@ impl Shared {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes over what the fabric knows.
-    pub(super) fn note(&self, fabric: &Fabric, now: Time) {
+    /// Takes over what the fabric knows after an input about this peer.
+    pub(super) fn note(&self, fabric: &Fabric, now: Time, about: Option<NodeId>) {
         self.with(|view| {
             view.counters = fabric.counters();
             view.in_flight = fabric.in_flight() as u64;
+            view.index_facts = fabric.holders().len() as u64;
+            if view.looked.is_some_and(|looked| now - looked < LOOK_EVERY) {
+                if let Some((node, peer)) = about.and_then(|node| Some((node, view.peers.get_mut(&node)?))) {
+                    look(fabric, now, node, peer);
+                }
+                return;
+            }
+            view.looked = Some(now);
             let index = fabric.holders().stats();
-            view.index_facts = index.facts;
             view.index = IndexStatus {
                 bytes: index.bytes,
                 budget: index.budget,
@@ -101,14 +116,17 @@ impl Shared {
                 dropped: index.dropped,
                 corrected: index.corrected,
             };
-            for (node, peer) in &mut view.peers {
-                peer.round_trip = fabric.round_trip(*node);
-                peer.log_known = fabric.holders().known(*node);
-                peer.lag = fabric.lag(*node);
-                peer.state = fabric.liveness(now, *node).into();
-                peer.hit_ratio = fabric.hit_ratio(*node);
-                peer.answers_in = fabric.answer_latency(*node);
-            }
+            view.peers.iter_mut().for_each(|(node, peer)| look(fabric, now, *node, peer));
         });
+        self.facts.store(fabric.holders().len() as u64, Ordering::Relaxed);
     }
+}
+
+fn look(fabric: &Fabric, now: Time, node: NodeId, peer: &mut PeerStatus) {
+    peer.round_trip = fabric.round_trip(node);
+    peer.log_known = fabric.holders().known(node);
+    peer.lag = fabric.lag(node);
+    peer.state = fabric.liveness(now, node).into();
+    peer.hit_ratio = fabric.hit_ratio(node);
+    peer.answers_in = fabric.answer_latency(node);
 }

@@ -228,6 +228,8 @@ pub struct TrafficCounts {
     pub batches: u64,
     /// Answers or batches that did not verify.
     pub disbelieved: u64,
+    /// Bytes of large replies that came for nothing: wrong, too late, or here already.
+    pub wasted: u64,
     /// Frames that could not be sent because a peer's queue was full.
     pub dropped: u64,
 }

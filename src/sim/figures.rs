@@ -61,6 +61,33 @@ fn a_thousand_nodes_for_five_minutes_take_two_minutes_and_two_gigabytes() {
     assert!(took < 120.0 && memory < 2048, "{took} s, {memory} MB");
 }
 
+/// `NODES=1000` tries less of it, `KINDS=` counts what happens and takes longer.
+#[test]
+#[ignore = "a figure: wants an optimised build"]
+fn ten_thousand_nodes_for_five_minutes_take_ten_minutes_and_four_gigabytes() {
+    let overlay = scenario("overlay");
+    let nodes = std::env::var("NODES").ok().and_then(|nodes| nodes.parse().ok()).unwrap_or(overlay.nodes);
+    let mut kinds = std::collections::BTreeMap::<String, u64>::new();
+    let mut count = |_: crate::fabric::Time, _: Option<Place>, what: &dyn std::fmt::Display| {
+        let told = what.to_string();
+        *kinds
+            .entry(told.split(' ').filter(|word| word.chars().all(char::is_alphabetic)).take(2).collect())
+            .or_default() += 1;
+    };
+    let mut simulation = Simulation::new(Scenario { nodes, ..overlay });
+    if std::env::var_os("KINDS").is_some() {
+        simulation = simulation.watch(&mut count);
+    }
+    let before = cpu();
+    let report = simulation.run().expect("valid").report;
+    let (took, memory) = (cpu() - before, peak_megabytes());
+    println!("{kinds:?}");
+    println!("overlay of {nodes}: {took:.1} CPU s, {memory} MB, {} events, {:?}", report.events, report.outcomes);
+    println!("{:?} (iroh-gossip: p99 1,580 ms); {} frames, {} bytes", report.news, report.frames, report.bytes);
+    assert_eq!(report.violations, []);
+    assert!(took < 600.0 && memory < 4096, "{took} s, {memory} MB");
+}
+
 /// Many seeds without the command line's dependencies: `SCENARIO=storm,disks SEED=0 SEEDS=1000`.
 #[test]
 #[ignore = "a long sweep: wants an optimised build"]

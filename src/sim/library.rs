@@ -17,7 +17,7 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!("bulk", "calm", "clocks", "disks", "herd", "liars", "links", "storm", "swarm", "thousand");
+scenarios!("bulk", "calm", "clocks", "disks", "herd", "liars", "links", "overlay", "storm", "swarm", "thousand");
 
 /// Every seed that ever failed.
 pub const REGRESSIONS: &str = include_str!("../../simulations/regressions.txt");

@@ -29,6 +29,7 @@ mod liar;
 pub mod library;
 mod mutate;
 mod network;
+mod news;
 mod node;
 mod queue;
 mod report;
@@ -50,7 +51,7 @@ pub use self::faults::{Episode, Kind};
 pub use self::history::History;
 pub use self::liar::Lie;
 pub use self::mutate::Mutation;
-pub use self::report::{Latency, Outcomes, Report, Violation};
+pub use self::report::{Latency, Outcomes, Report, Spread, Violation};
 pub use self::rng::Rng;
 pub use self::scenario::{
     Asks, Clock, Compute, Disk, Faults, Liars, Network, Pattern, Questions, Scenario, ScenarioError,

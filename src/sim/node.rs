@@ -17,6 +17,7 @@ use super::history::{End, History};
 use super::liar::Liar;
 use super::mutate::Mutation;
 use super::network::Network;
+use super::news::News;
 use super::queue::{Event, Life, Queue};
 use super::rng::Rng;
 use super::scenario;
@@ -39,6 +40,9 @@ pub(super) struct Shared {
     pub(super) history: History,
     pub(super) evaluator: Box<dyn Evaluator>,
     pub(super) disk: scenario::Disk,
+    /// Up to how many lanes a node tells everybody.
+    pub(super) mesh: usize,
+    pub(super) news: News,
     pub(super) around: Vec<Around>,
     pub(super) mutation: Option<Mutation>,
     /// Evaluations started.
@@ -124,7 +128,8 @@ impl Node {
         let (writing, recovery) = disk.open(me, epoch, clock.unix(born))?;
         let cassette = writing.cassette();
         let (lineage, length) = (cassette.ledger().lineage(), cassette.ledger().durable());
-        let fabric = Fabric::new(Config::new(me, lineage, length));
+        let config = Config { mesh_lanes: shared.mesh, ..Config::new(me, lineage, length) };
+        let fabric = Fabric::new(config);
         let hands = Hands {
             life,
             born,
@@ -150,7 +155,25 @@ impl Node {
     /// One turn of the loop.
     pub(super) fn apply(&mut self, shared: &mut Shared, input: Input) {
         let now = Time(self.hands.clock.local(shared.queue.now() - self.hands.born));
+        let author = match &input {
+            Input::Durable(length) => {
+                shared.news.durable(self.hands.life.place, *length, shared.queue.now());
+                None
+            }
+            Input::AnnouncementChecked(_, announcement, Some(true)) => Some(announcement.author()),
+            Input::ManifestChecked(_, manifest, Some(true)) => Some(manifest.node),
+            Input::SegmentChecked(_, ask, Some(Ok(_))) => self.fabric.fetching(*ask),
+            _ => None,
+        };
+        let before = author.map(|author| self.fabric.holders().known(author));
         self.fabric.handle(now, input, &mut self.outputs);
+        if let (Some(author), Some(before)) = (author, before) {
+            let learned = before..self.fabric.holders().known(author);
+            let place = shared.places.get(&author).filter(|_| !learned.is_empty());
+            if let Some(place) = place {
+                shared.news.learned(*place, learned, (self.hands.born, shared.queue.now()));
+            }
+        }
         let peak = &mut shared.history.peaks.flights;
         *peak = (*peak).max(self.fabric.in_flight());
         perform(&mut self.outputs, &mut Acting { hands: &mut self.hands, shared });

@@ -37,6 +37,19 @@ pub struct Latency {
     pub max: u64,
 }
 
+/// How long after an entry became durable other nodes knew of it, in microseconds. Counted are nodes that ran all that time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Spread {
+    /// How often some node got to know what another one had made durable.
+    pub learned: u64,
+    /// Half of them at most this long.
+    pub p50: u64,
+    /// 99 of 100 at most this long.
+    pub p99: u64,
+    /// The longest.
+    pub max: u64,
+}
+
 /// Something that must hold and did not.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Violation {
@@ -69,6 +82,8 @@ pub struct Report {
     pub duplicates: u64,
     /// How long answered callers waited.
     pub latency: Latency,
+    /// How long it took until others knew what was new.
+    pub news: Spread,
     /// Frames sent.
     pub frames: u64,
     /// Their bytes.
@@ -100,6 +115,7 @@ impl Report {
             evaluations: history.evaluations.len() as u64,
             duplicates: duplicates(history),
             latency: latency(history),
+            news: Spread::default(),
             frames: traffic.frames,
             bytes: traffic.bytes,
             lost: traffic.lost,
@@ -151,10 +167,13 @@ fn latency(history: &History) -> Latency {
     };
     let mut waits: Vec<_> = history.asks.iter().filter_map(answered).collect();
     waits.sort_unstable();
-    // The smallest wait that so many of a hundred do not exceed.
-    let rank =
-        |percent: usize| waits.get((waits.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or(0);
-    Latency { p50: rank(50), p99: rank(99), max: rank(100) }
+    let [p50, p99, max] = [50, 99, 100].map(|percent| rank(&waits, percent));
+    Latency { p50, p99, max }
+}
+
+/// The smallest of these, which are in order, that so many of a hundred do not exceed.
+pub(super) fn rank<T: Copy + Default>(sorted: &[T], percent: usize) -> T {
+    sorted.get((sorted.len() * percent).div_ceil(100).saturating_sub(1)).copied().unwrap_or_default()
 }
 
 /// The first sample after the faults from which on nobody was behind.

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Place;
 use super::liar::Lie;
 use super::span::{self, Span};
+use crate::limits::MESH_LANES;
 
 /// More nodes than this would not fit in memory.
 const MAX_NODES: usize = 10_000;
@@ -62,6 +64,8 @@ pub struct Scenario {
     pub nodes: usize,
     /// To how many others each node is connected; all of them if absent.
     pub degree: Option<usize>,
+    /// Up to how many lanes a node tells all of them what is new; with more of them the links of an overlay do.
+    pub mesh: usize,
     /// How long anything may fail. Asks come in this time.
     #[serde(with = "span::one")]
     pub faulty: Duration,
@@ -96,6 +100,7 @@ impl Default for Scenario {
             seeds: 20,
             nodes: 2,
             degree: None,
+            mesh: MESH_LANES,
             faulty: Duration::from_secs(10),
             settle: Duration::from_secs(12),
             questions: Questions::default(),
@@ -142,6 +147,8 @@ pub struct Asks {
     pub pattern: Pattern,
     /// How many asks in all, for `random`; how many waves, for `herd`.
     pub asks: usize,
+    /// How many nodes ask, the others only listen; all of them if absent.
+    pub askers: Option<usize>,
     /// How often each node asks, for `steady`.
     #[serde(with = "span::one")]
     pub every: Duration,
@@ -156,7 +163,7 @@ pub struct Asks {
 impl Default for Asks {
     fn default() -> Self {
         let every = Duration::from_secs(1);
-        Self { pattern: Pattern::Turns, asks: 150, every, repeats: 300, special: 0, retractions: 0 }
+        Self { pattern: Pattern::Turns, asks: 150, askers: None, every, repeats: 300, special: 0, retractions: 0 }
     }
 }
 
@@ -326,6 +333,17 @@ impl Scenario {
         Self { seed, ..self.clone() }
     }
 
+    /// The nodes that ask.
+    pub(super) fn askers(&self) -> Vec<Place> {
+        let count = self.workload.askers.unwrap_or(self.nodes);
+        (0..count).map(|number| number * self.nodes / count).collect()
+    }
+
+    /// Whether what is new goes over the links of an overlay, and so to everybody.
+    pub(super) fn is_overlay(&self) -> bool {
+        self.degree.unwrap_or(self.nodes).min(self.nodes.saturating_sub(1)) > self.mesh
+    }
+
     /// Reads a scenario file.
     pub fn from_toml(text: &str) -> Result<Self, ScenarioError> {
         let scenario: Self = toml::from_str(text).map_err(|error| ScenarioError::Text(error.to_string()))?;
@@ -343,6 +361,8 @@ impl Scenario {
         bound("nodes", nodes, &format!("1 to {MAX_NODES}"), (1..=MAX_NODES).contains(nodes))?;
         bound("nodes", nodes, "at most 256 without a `degree`", self.degree.is_some() || *nodes <= MAX_MESH)?;
         bound("degree", &self.degree.unwrap_or(1), "1 or more", self.degree != Some(0))?;
+        let askers = self.workload.askers.unwrap_or(1);
+        bound("workload.askers", &askers, "1 to the number of nodes", (1..=*nodes).contains(&askers))?;
         bound("questions.count", &questions.count, "1 or more", questions.count > 0)?;
         let kilobytes = questions.kilobytes == 0 || (600..=64 * 1024).contains(&questions.kilobytes);
         bound("questions.kilobytes", &questions.kilobytes, "0, or 600 to 65536", kilobytes)?;
@@ -393,6 +413,8 @@ mod tests {
             ("nodes = 1000", "nodes"),
             ("nodes = 10001\ndegree = 8", "nodes"),
             ("degree = 0", "degree"),
+            ("[workload]\naskers = 0", "workload.askers"),
+            ("[workload]\naskers = 3", "workload.askers"),
             ("[liars]\ncount = 2", "liars.count"),
             ("[network]\nloss = 1001", "network.loss"),
             ("[questions]\ncount = 0", "questions.count"),

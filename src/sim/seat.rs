@@ -29,6 +29,8 @@ pub(super) struct Seat {
     pub(super) name: NodeId,
     pub(super) disk: Disk,
     pub(super) peers: Vec<Place>,
+    /// Nodes whose logs it should know in the end.
+    follows: Vec<Place>,
     pub(super) lives: u64,
     pub(super) node: Option<Node>,
     /// Whether unsynced blocks survived in any order since the last opening.
@@ -47,11 +49,27 @@ pub(super) struct Seat {
 }
 
 impl Seat {
-    pub(super) fn new(identity: Key, disk: Disk, peers: Vec<Place>, epochs: Rng) -> Self {
+    pub(super) fn new(identity: Key, disk: Disk, (peers, follows): (Vec<Place>, Vec<Place>), epochs: Rng) -> Self {
         let name = identity.node();
         let (lives, node, torn, restored, failed, epoch, imaged) = (0, None, false, false, false, None, None);
         let (log, seen) = (BTreeMap::new(), (0, 0));
-        Self { identity, name, disk, peers, lives, node, torn, restored, failed, epochs, epoch, imaged, log, seen }
+        Self {
+            identity,
+            name,
+            disk,
+            peers,
+            follows,
+            lives,
+            node,
+            torn,
+            restored,
+            failed,
+            epochs,
+            epoch,
+            imaged,
+            log,
+            seen,
+        }
     }
 
     /// A fresh name for the next epoch. A node with that bug goes on in the epoch that a restored image knows nothing of.
@@ -123,12 +141,12 @@ impl Seat {
         let unserved =
             held.filter(|id| !matches!(cassette.evidence(**id, &self.identity), Ok(Some(_)))).copied().collect();
         let mut facts = node.fabric.holders().facts();
-        let known = self.peers.iter().map(|peer| (*peer, facts.remove(&names[*peer]).unwrap_or_default())).collect();
+        let known = self.follows.iter().map(|peer| (*peer, facts.remove(&names[*peer]).unwrap_or_default())).collect();
         let given_up = |peer: &Place| {
             let stats = node.fabric.holders().stats_of(names[*peer]);
             (*peer, stats.corrected + stats.beyond_k + stats.dropped)
         };
-        let given_up = self.peers.iter().map(given_up).collect();
+        let given_up = self.follows.iter().map(given_up).collect();
         let (in_flight, durable) = (node.fabric.in_flight(), cassette.ledger().durable());
         let all = Recovery { entries: u64::MAX, ..Recovery::default() };
         let opened = self.read_back(&node, &all, place, history.end, history);

@@ -9,11 +9,12 @@ use super::check::{self, Check};
 use super::clock::Clock;
 use super::compute::{Evaluator, Synthetic};
 use super::disk::Disk;
-use super::faults::{self, Episode};
+use super::faults::{self, Act, Episode, Kind};
 use super::history::{History, Story};
 use super::liar::Liar;
 use super::mutate::{Gullible, Mutation};
 use super::network::Network;
+use super::news::News;
 use super::node::{Around, Shared};
 use super::queue::Queue;
 use super::report::Report;
@@ -37,6 +38,8 @@ pub struct Simulation<'a> {
     evaluator: Option<Box<dyn Evaluator>>,
     checks: Vec<Check>,
     skip: BTreeSet<usize>,
+    /// Faults beside those of the scenario.
+    more: Vec<Episode>,
     until: Option<Duration>,
     mutation: Option<Mutation>,
     draw: bool,
@@ -70,8 +73,8 @@ impl<'a> Simulation<'a> {
     /// The simulation of a scenario.
     pub fn new(scenario: Scenario) -> Self {
         let checks = check::ALL.to_vec();
-        let (asks, evaluator, skip, until, mutation) = (None, None, BTreeSet::new(), None, None);
-        Self { scenario, asks, evaluator, checks, skip, until, mutation, draw: false, watch: None }
+        let (asks, evaluator, skip, more, until, mutation) = (None, None, BTreeSet::new(), Vec::new(), None, None);
+        Self { scenario, asks, evaluator, checks, skip, more, until, mutation, draw: false, watch: None }
     }
 
     /// Asks these questions instead of the scenario's own.
@@ -95,6 +98,15 @@ impl<'a> Simulation<'a> {
     /// Leaves out episodes of faults, by number.
     pub fn skip(mut self, episodes: impl IntoIterator<Item = usize>) -> Self {
         self.skip.extend(episodes);
+        self
+    }
+
+    /// Lets nothing through between these nodes and all others from a time on; their lanes stay up, as far as anybody can tell.
+    pub fn black_holes(mut self, nodes: &[Place], from: Duration, to: Duration) -> Self {
+        let others = (0..self.scenario.nodes).flat_map(|other| nodes.iter().map(move |node| (*node, other)));
+        let ways = others.filter(|(node, other)| node != other).flat_map(|(a, b)| [(a, b), (b, a)]);
+        let steps = ways.flat_map(|(a, b)| [(from, Act::Cut(a, b)), (to, Act::Mend(a, b))]).collect();
+        self.more.push(Episode { number: usize::MAX, kind: Kind::OneWay, from, to, nodes: nodes.to_vec(), steps });
         self
     }
 
@@ -146,7 +158,7 @@ impl<'a> Simulation<'a> {
             history.openings.extend(opened);
         }
         let traffic = world.shared.network.traffic;
-        let Shared { mut queue, history, hops, .. } = world.shared;
+        let Shared { mut queue, history, hops, news, .. } = world.shared;
         let mut violations = check::judge(&self.checks, &history, whole);
         if world.endless {
             violations.push(check::endless(queue.taken()));
@@ -154,6 +166,7 @@ impl<'a> Simulation<'a> {
         let digest = queue.digest();
         let report =
             Report::new(&self.scenario, (digest, queue.taken()), &history, &world.samples, traffic, violations);
+        let report = Report { news: news.spread(), ..report };
         let hops = hops.map(|hops| hops.0).unwrap_or_default();
         let missed = world.missed.into_iter().map(|((who, whom), sum)| (who, whom, sum)).collect();
         Ok(Run { report, history, episodes: world.episodes, samples: world.samples, missed, hops })
@@ -162,7 +175,7 @@ impl<'a> Simulation<'a> {
     /// When faults end: never before everybody had a turn.
     fn calm(&self) -> Duration {
         let turns = match (&self.asks, self.scenario.workload.pattern) {
-            (None, Pattern::Turns) => TURN * u32::try_from(self.scenario.nodes + 1).unwrap_or(u32::MAX),
+            (None, Pattern::Turns) => TURN * u32::try_from(self.scenario.askers().len() + 1).unwrap_or(u32::MAX),
             _ => Duration::ZERO,
         };
         let last = self.asks.iter().flatten().map(|ask| ask.at).max().unwrap_or_default();
@@ -184,7 +197,8 @@ impl<'a> Simulation<'a> {
             return Err(ScenarioError::Bound { what: "node of a question", found: wrong.node.to_string(), bound });
         }
         let first_liar = scenario.nodes - scenario.liars.count;
-        plan.probe(calm, &(0..first_liar).collect::<Vec<_>>());
+        let askers = scenario.askers();
+        plan.probe(calm, &askers.iter().copied().filter(|place| *place < first_liar).collect::<Vec<_>>());
         let (peers, checked) = (topology(scenario), Checked::default());
         let seat = |(place, peers): (Place, Vec<Place>)| {
             let mut key = [0; 32];
@@ -192,7 +206,11 @@ impl<'a> Simulation<'a> {
             key[..16].copy_from_slice(&rng.bytes());
             key[16..].copy_from_slice(&rng.bytes());
             let epochs = Rng::stream(seed, Purpose::Epochs, place as u64);
-            Seat::new(Key::new(key, &checked), Disk::new(scenario.disk, mutation), peers, epochs)
+            // News travels over links to everybody, and without them to neighbours only.
+            let mut follows: BTreeSet<_> = peers.iter().copied().collect();
+            follows.extend(askers.iter().filter(|author| scenario.is_overlay() && **author != place));
+            let disk = Disk::new(scenario.disk, mutation);
+            Seat::new(Key::new(key, &checked), disk, (peers, follows.into_iter().collect()), epochs)
         };
         let seats: Vec<Seat> = peers.into_iter().enumerate().map(seat).collect();
         let around = |place: Place| {
@@ -218,6 +236,8 @@ impl<'a> Simulation<'a> {
             history,
             evaluator: self.evaluator.take().unwrap_or_else(|| Box::new(synthetic)),
             disk: scenario.disk,
+            mesh: scenario.mesh,
+            news: News::default(),
             around: (0..scenario.nodes).map(around).collect(),
             mutation,
             runs: 0,
@@ -225,6 +245,7 @@ impl<'a> Simulation<'a> {
             hops: self.draw.then(Hops::default),
         };
         let mut episodes = faults::plan(scenario);
+        episodes.append(&mut self.more);
         episodes.iter_mut().filter(|e| self.skip.contains(&e.number)).for_each(|e| e.steps.clear());
         let faults = Rng::stream(seed, Purpose::Faults, u64::MAX);
         Ok(World {

@@ -4,8 +4,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
+use std::time::Duration;
 
 use super::*;
+use crate::request::{Program, Request};
 
 fn scenario(name: &str) -> Scenario {
     library::scenario(name).expect("known").expect("valid")
@@ -76,6 +78,14 @@ fn small_sizes_of_the_large_scenarios_are_sound() {
     assert_sound(&Scenario { nodes: 10, ..scenario("swarm") }, 0..1);
     let faulty = std::time::Duration::from_secs(45);
     assert_sound(&Scenario { nodes: 40, degree: Some(5), faulty, ..scenario("thousand") }, 0..1);
+    let fewer = |scenario: Scenario| {
+        let few = Faults { crashes: 4, resets: 8, ..scenario.faults };
+        let workload = Asks { askers: Some(10), every: std::time::Duration::from_secs(4), ..scenario.workload };
+        Scenario { nodes: 60, faulty, faults: few, workload, ..scenario }
+    };
+    let reports = assert_sound(&fewer(scenario("overlay")), 0..2);
+    // Nearly everybody of those 59 learns nearly everything while it runs.
+    assert!(reports.iter().all(|report| report.news.learned > 59 * 50), "{:?}", reports[0].news);
 }
 
 #[test]
@@ -199,4 +209,55 @@ fn a_failing_run_shrinks_to_what_it_needs() {
     assert_eq!(shrunk.report.violations[0].check, "durable survives");
     assert!(shrunk.left <= 2, "a crash is enough: {shrunk:?}");
     assert!(shrink(&Scenario::default(), &|simulation| simulation, &mut |_, _| {}).expect("valid").is_none());
+}
+
+/// A fleet of ten in which everybody holds something, two who vanish without a word, and what the others then ask before they can suspect anything: how
+/// long each evaluation was put off.
+fn waits_beside_black_holes(latency: Span, seed: u64) -> Vec<Duration> {
+    const QUESTIONS: u32 = 60;
+    const HOLES: [Place; 2] = [8, 9];
+    let question = |holder: usize, number: u32| {
+        Request::new(Program::wasm(&b"simulated"[..])).arg(holder.to_string()).arg(number.to_string())
+    };
+    let (gone, second) = (Duration::from_mins(1), Duration::from_secs(1));
+    let mut asks = Vec::new();
+    for number in 0..QUESTIONS {
+        let offset = second * number / QUESTIONS;
+        for node in 0..10 {
+            asks.push(Ask { at: second + offset, node, request: question(node, number) });
+        }
+        for asker in 0..8 {
+            // Something that each of the others is said to hold, and something that nobody does.
+            let holder = (asker + 1 + number as usize % 10) % 11;
+            asks.push(Ask { at: gone + 2 * offset, node: asker, request: question(holder, number) });
+        }
+    }
+    let quiet = Scenario { nodes: 10, seed, ..Scenario::default() };
+    let scenario = Scenario { network: Network { latency, ..quiet.network }, faulty: 70 * second, ..quiet };
+    let run = Simulation::new(scenario).asks(asks).black_holes(&HOLES, gone, gone + 3 * second).run().expect("valid");
+    assert_eq!(run.report.violations, []);
+    let asked_late = |asked: &&history::Asked| asked.at.0 >= gone && !asked.probe && asked.node < 8;
+    let mut waits = Vec::new();
+    for asked in run.history.asks.iter().filter(asked_late) {
+        let computed = run
+            .history
+            .evaluations
+            .iter()
+            .find(|one| (one.node, one.id) == (asked.node, asked.id) && one.from >= asked.at);
+        waits.extend(computed.map(|computed| computed.from - asked.at));
+    }
+    waits.sort_unstable();
+    waits
+}
+
+#[test]
+fn black_holes_cost_a_miss_one_round_trip_and_two_milliseconds() {
+    let ms = Duration::from_millis;
+    for (from, to) in [(ms(2), ms(2)), (Duration::from_micros(500), ms(3)), (ms(20), ms(30))] {
+        let (waits, bound) = (waits_beside_black_holes(Span { from, to }, 0), 2 * to + crate::limits::ASK_GRACE);
+        let waited = waits.iter().filter(|wait| **wait > Duration::ZERO).count();
+        assert!(waited > 40 && waits.len() > waited, "too few to show anything: {waited} of {}", waits.len());
+        let p99 = report::rank(&waits, 99);
+        assert!(p99 <= bound, "{p99:?} of at most {bound:?}, {:?} at most, from {from:?} to {to:?}", waits.last());
+    }
 }

@@ -66,24 +66,24 @@ impl Workload {
         let mut rng = Rng::stream(scenario.seed, Purpose::Workload, 0);
         let common: Vec<_> = (0..scenario.questions.count).map(|number| plan.make(scenario, number as u64)).collect();
         let whole = Span { from: Duration::ZERO, to: scenario.faulty };
-        let asks = &scenario.workload;
+        let (asks, askers) = (&scenario.workload, scenario.askers());
         match asks.pattern {
             Pattern::Turns => {
-                for node in 0..scenario.nodes {
-                    let at = TURN * u32::try_from(node + 1).unwrap_or(u32::MAX);
+                for (turn, node) in askers.into_iter().enumerate() {
+                    let at = TURN * u32::try_from(turn + 1).unwrap_or(u32::MAX);
                     plan.asks.extend(common.iter().map(|question| Asking::plain(at, node, *question)));
                 }
             }
             Pattern::Random => {
                 for _ in 0..asks.asks {
-                    let (at, node) = (rng.within(&whole), rng.index(scenario.nodes));
+                    let (at, node) = (rng.within(&whole), askers[rng.index(askers.len())]);
                     plan.asks.push(Asking::plain(at, node, common[rng.index(common.len())]));
                 }
             }
             Pattern::Herd => {
                 for _ in 0..asks.asks {
                     let (at, question) = (rng.within(&whole), common[rng.index(common.len())]);
-                    plan.asks.extend((0..scenario.nodes).map(|node| Asking::plain(at, node, question)));
+                    plan.asks.extend(askers.iter().map(|node| Asking::plain(at, *node, question)));
                 }
             }
             Pattern::Steady => plan.steady(scenario, &mut rng),
@@ -99,7 +99,7 @@ impl Workload {
         let first = self.questions.len();
         let mut round = Duration::ZERO;
         while round < scenario.faulty {
-            for node in 0..scenario.nodes {
+            for node in scenario.askers() {
                 let at = round
                     + rng.within(&Span { from: Duration::ZERO, to: every.min(scenario.faulty.saturating_sub(round)) });
                 let old = self.questions.len() - first;

@@ -13,11 +13,11 @@ use evalmesh::node::{Network, Node};
 use evalmesh::reply::Reply;
 use evalmesh::request::{AnswerFrom, Class, Program, Request};
 
-use super::{Client, Failure, SIZE, Server, Sizes};
+use super::{Asker, Client, Failure, SIZE, Server, Sizes, ask_all};
 
 /// Fewer than of the others, since the server has to hold an answer to each.
 pub(super) const SIZES: Sizes = Sizes { warm: 2_000, alone: 5_000, together: 60_000, many: 5_000 };
-const HELD: usize = SIZES.warm + SIZES.alone + SIZES.together + SIZES.many + 64;
+const HELD: usize = SIZES.warm + SIZES.alone + SIZES.together + SIZES.many;
 
 fn question(number: usize) -> Result<Request, Failure> {
     Ok(Request::new(Program::host("bytes", 1)?).class(Class::Portable).arg(number.to_string()))
@@ -60,34 +60,18 @@ pub(super) async fn client() -> Result<Hit, Failure> {
     Ok(Hit { node, server, next: 0 })
 }
 
+impl Asker for Node {
+    async fn ask(&mut self, number: usize) -> Result<(), Failure> {
+        let answer = self.eval(question(number)?.answer_from(AnswerFrom::HeldOnly)).await?;
+        if matches!(answer.origin, Origin::Peer(_)) { Ok(()) } else { Err("it was here already".into()) }
+    }
+}
+
 impl Client for Hit {
     async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
-        let mut tasks = tokio::task::JoinSet::new();
-        let each = count / in_flight;
-        for _ in 0..in_flight {
-            let (node, first) = (self.node.clone(), self.next);
-            self.next += each;
-            tasks.spawn(async move {
-                let mut times = Vec::new();
-                for number in first..first + each {
-                    let request = question(number)?.answer_from(AnswerFrom::HeldOnly);
-                    let begin = Instant::now();
-                    let answer = node.eval(request).await?;
-                    if in_flight == 1 {
-                        times.push(begin.elapsed());
-                    }
-                    if !matches!(answer.origin, Origin::Peer(_)) {
-                        return Err(Failure::from("it was here already"));
-                    }
-                }
-                Ok(times)
-            });
-        }
-        let mut times = Vec::new();
-        while let Some(done) = tasks.join_next().await {
-            times.extend(done??);
-        }
-        Ok(times)
+        let first = self.next;
+        self.next += count;
+        ask_all(&self.node, first..self.next, in_flight).await
     }
 
     fn server(&self) -> u32 {

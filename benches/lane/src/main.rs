@@ -1,7 +1,7 @@
 //! What one small request costs on a lane, on raw TCP with the same framing, and through Redis.
 //!
 //! ```sh
-//! cargo run --release --manifest-path benches/lane/Cargo.toml      # redis-server on the path adds its row
+//! cargo run --release --manifest-path benches/lane/Cargo.toml [-- ROW]      # redis-server on the path adds its row
 //! ```
 //!
 //! Client and server are two processes on loopback. A request is 256 bytes and so is its answer (an echo; Redis: a GET of 256 bytes).
@@ -16,6 +16,8 @@ mod lane;
 mod redis_get;
 mod tcp;
 
+use std::collections::BTreeMap;
+use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -46,6 +48,36 @@ trait Client {
 
     /// The process that serves.
     fn server(&self) -> u32;
+}
+
+/// What a task asks with.
+trait Asker: Clone + Send + 'static {
+    /// Asks the question of this number and checks the answer.
+    fn ask(&mut self, number: usize) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// Asks all these questions, from as many tasks as are to be under way; how long each took if there is one at a time.
+async fn ask_all(asker: &impl Asker, numbers: Range<usize>, in_flight: usize) -> Result<Vec<Duration>, Failure> {
+    let mut tasks = tokio::task::JoinSet::new();
+    for first in numbers.clone().take(in_flight) {
+        let (mut asker, end) = (asker.clone(), numbers.end);
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            for number in (first..end).step_by(in_flight) {
+                let sent_at = Instant::now();
+                asker.ask(number).await?;
+                if in_flight == 1 {
+                    times.push(sent_at.elapsed());
+                }
+            }
+            Ok::<_, Failure>(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        times.extend(done??);
+    }
+    Ok(times)
 }
 
 #[derive(Clone, Copy)]
@@ -87,33 +119,41 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-async fn run() -> Result<(), Failure> {
+async fn run(wanted: Option<&str>) -> Result<(), Failure> {
     let mut rows: [(&str, Vec<Figures>); 4] =
         [("raw tcp", vec![]), ("lane", vec![]), ("whole hit", vec![]), ("redis get", vec![])];
     for _ in 0..ROUNDS {
-        rows[0].1.push(measure(&mut tcp::client().await?, SIZES).await?);
-        rows[1].1.push(measure(&mut lane::client().await?, SIZES).await?);
-        rows[2].1.push(measure(&mut hit::client().await?, hit::SIZES).await?);
-        if let Some(mut client) = redis_get::client().await? {
-            rows[3].1.push(measure(&mut client, SIZES).await?);
+        for (name, figures) in rows.iter_mut().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)) {
+            figures.extend(match *name {
+                "raw tcp" => Some(measure(&mut tcp::client().await?, SIZES).await?),
+                "lane" => Some(measure(&mut lane::client().await?, SIZES).await?),
+                "whole hit" => Some(measure(&mut hit::client().await?, hit::SIZES).await?),
+                _ => match redis_get::client().await? {
+                    Some(mut client) => Some(measure(&mut client, SIZES).await?),
+                    None => None,
+                },
+            });
         }
     }
     println!("{SIZE} bytes each way, {ROUNDS} rounds, medians; microseconds");
     println!("{:<10} {:>14} {:>16} {:>16} {:>8}", "", "one at a time", "cpu client", "cpu server", "sum");
-    let mut sums = Vec::new();
+    let mut sums = BTreeMap::new();
     for (name, figures) in rows.iter().filter(|(_, figures)| !figures.is_empty()) {
         let of = |pick: fn(&Figures) -> f64| median(figures.iter().map(pick).collect());
         let (alone, client, server) = (of(|f| f.alone_us), of(|f| f.client_us), of(|f| f.server_us));
         println!("{name:<10} {alone:>14.1} {client:>16.2} {server:>16.2} {:>8.2}", client + server);
-        sums.push((alone, client + server));
+        sums.insert(*name, (alone, client + server));
     }
-    println!("lane / raw tcp, one at a time: {:.2} (at most 2)", sums[1].0 / sums[0].0);
-    match sums.get(3) {
-        Some(redis) => {
-            println!("lane / redis, cpu: {:.2} (at most 0.9)", sums[1].1 / redis.1);
-            println!("whole hit / redis, cpu: {:.2} (at most 2)", sums[2].1 / redis.1);
+    if let (Some(lane), Some(tcp)) = (sums.get("lane"), sums.get("raw tcp")) {
+        println!("lane / raw tcp, one at a time: {:.2} (at most 2)", lane.0 / tcp.0);
+    }
+    for (name, most) in [("lane", 0.9), ("whole hit", 2.0)] {
+        if let (Some(ours), Some(redis)) = (sums.get(name), sums.get("redis get")) {
+            println!("{name} / redis, cpu: {:.2} (at most {most})", ours.1 / redis.1);
         }
-        None => println!("no redis-server on the path: its row is left out"),
+    }
+    if wanted.is_none() && !sums.contains_key("redis get") {
+        println!("no redis-server on the path: its row is left out");
     }
     println!("no request failed at {MANY_IN_FLIGHT} in flight");
     Ok(())
@@ -127,11 +167,12 @@ async fn within<T>(limit: Duration, what: impl Future<Output = Result<T, Failure
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let limit = Duration::from_secs(600);
-    let result = match std::env::args().nth(1).as_deref() {
+    let role = std::env::args().nth(1);
+    let result = match role.as_deref() {
         Some("tcp-server") => runtime.block_on(tcp::serve()),
         Some("lane-server") => runtime.block_on(lane::serve()),
         Some("hit-server") => runtime.block_on(hit::serve()),
-        _ => runtime.block_on(within(limit, run())),
+        row => runtime.block_on(within(limit, run(row))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,12 +1,12 @@
 //! A GET through redis-rs on one multiplexed connection, as an application would do it.
 
 use std::io::ErrorKind;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use redis::AsyncCommands;
 use redis::aio::MultiplexedConnection;
 
-use super::{Client, Failure, SIZE};
+use super::{Asker, Client, Failure, SIZE, ask_all};
 
 pub(super) struct Redis {
     connection: MultiplexedConnection,
@@ -36,31 +36,16 @@ pub(super) async fn client() -> Result<Option<Redis>, Failure> {
     Err("redis-server does not answer".into())
 }
 
+impl Asker for MultiplexedConnection {
+    async fn ask(&mut self, _: usize) -> Result<(), Failure> {
+        let value: Vec<u8> = self.get("key").await?;
+        if value.len() == SIZE { Ok(()) } else { Err("a value of another length".into()) }
+    }
+}
+
 impl Client for Redis {
     async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
-        let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..in_flight {
-            let mut connection = self.connection.clone();
-            tasks.spawn(async move {
-                let mut times = Vec::new();
-                for _ in 0..count.div_ceil(in_flight) {
-                    let sent_at = Instant::now();
-                    let value: Vec<u8> = connection.get("key").await?;
-                    if in_flight == 1 {
-                        times.push(sent_at.elapsed());
-                    }
-                    if value.len() != SIZE {
-                        return Err(Failure::from("a value of another length"));
-                    }
-                }
-                Ok(times)
-            });
-        }
-        let mut times = Vec::new();
-        while let Some(done) = tasks.join_next().await {
-            times.extend(done??);
-        }
-        Ok(times)
+        ask_all(&self.connection, 0..count, in_flight).await
     }
 
     fn server(&self) -> u32 {

@@ -9,19 +9,23 @@
 //! - `cpu`: a reply of 64 MiB is fetched by a fresh client, verified, kept and announced; what the kernel counted for all threads of client and
 //!   server, beside a blob of 64 MiB that is fetched by iroh-blobs into its memory store. Both in turns, medians of seven.
 //! - `small`: the time of small questions (256 bytes, each one new to the asker, one at a time), alone and while such a fetch runs.
-//! - `holders`: four nodes that hold the same 64 MiB, each behind a relay in this process that passes 20 MiB/s (a token bucket for all of a
-//!   holder's connections together, 5 ms deep after a pause), so that it works without being root.
+//! - `holders`: four nodes that hold the same 64 MiB, each in a network namespace of its own whose link sends 20 MiB/s, headers included (tc's token
+//!   bucket). Where namespaces are not allowed each is behind a relay in this process instead, which takes a processor's time from the rest.
 //!
 //! Both sides use mimalloc, as the released binary does. Ratios are what counts, machines differ.
 
 #[cfg(feature = "blobs")]
 mod blobs;
+#[path = "../../../tests/it/fleet/namespaces.rs"]
+#[expect(dead_code, reason = "a part of it is for fleets of processes")]
+mod namespaces;
 mod node;
 mod relay;
 
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use namespaces::Namespaces;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
@@ -60,8 +64,17 @@ pub(crate) struct Role {
 
 impl Role {
     pub(crate) fn start(args: &[&str]) -> Result<Self, Failure> {
-        let mut process = tokio::process::Command::new(std::env::current_exe()?)
-            .args(args)
+        Self::spawn(tokio::process::Command::new(std::env::current_exe()?).args(args))
+    }
+
+    /// The same in a network namespace.
+    fn start_in(namespace: &str, args: &[&str]) -> Result<Self, Failure> {
+        let program = std::env::current_exe()?;
+        Self::spawn(tokio::process::Command::new("ip").args(["netns", "exec", namespace]).arg(program).args(args))
+    }
+
+    fn spawn(command: &mut tokio::process::Command) -> Result<Self, Failure> {
+        let mut process = command
             .stdout(std::process::Stdio::piped())
             .stdin(std::process::Stdio::null())
             .kill_on_drop(true)
@@ -173,28 +186,84 @@ async fn small_part() -> Result<(), Failure> {
     Ok(())
 }
 
+/// Where holders and askers of the part `holders` are.
+enum Place {
+    /// The last namespace is the asker's.
+    Namespaces(Namespaces),
+    /// Behind relays.
+    Loopback,
+}
+
+impl Place {
+    fn new() -> Result<Self, Failure> {
+        let namespaces = match Namespaces::new(HOLDERS + 1) {
+            Ok(namespaces) => namespaces,
+            Err(why) => {
+                println!("no network namespaces here ({why}): relays instead");
+                return Ok(Self::Loopback);
+            }
+        };
+        for holder in 0..HOLDERS {
+            let (name, rate) = (namespaces.name(holder), format!("{}bit", NARROW * 8));
+            let shape = ["-n", &name, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "64kb", "latency", "400ms"];
+            if !std::process::Command::new("tc").args(shape).status()?.success() {
+                return Err("tc does not make a link narrow".into());
+            }
+        }
+        Ok(Self::Namespaces(namespaces))
+    }
+
+    /// A holder, and where the asker finds it.
+    async fn holder(&self, number: usize) -> Result<(Role, String), Failure> {
+        let seed = number.to_string();
+        match self {
+            Self::Namespaces(namespaces) => {
+                let listen = format!("{}:0", Namespaces::address(number));
+                let mut holder = Role::start_in(&namespaces.name(number), &["node-server", "large", &seed, &listen])?;
+                let at = holder.line().await?;
+                Ok((holder, at))
+            }
+            Self::Loopback => {
+                let mut holder = Role::start(&["node-server", "large", &seed])?;
+                let at = holder.line().await?;
+                let (node, address) = at.split_once('@').ok_or("no address")?;
+                let at = format!("{node}@{}", relay::start(address.parse()?, NARROW).await?);
+                Ok((holder, at))
+            }
+        }
+    }
+
+    fn asker(&self, args: &[&str]) -> Result<Role, Failure> {
+        match self {
+            Self::Namespaces(namespaces) => Role::start_in(&namespaces.name(HOLDERS), args),
+            Self::Loopback => Role::start(args),
+        }
+    }
+}
+
 async fn holders_part() -> Result<(), Failure> {
+    let place = Place::new()?;
     let (mut holders, mut addresses) = (Vec::new(), Vec::new());
-    for seed in 0..HOLDERS {
-        let mut holder = Role::start(&["node-server", "large", &seed.to_string()])?;
-        let at = holder.line().await?;
-        let (node, address) = at.split_once('@').ok_or("no address")?;
-        addresses.push(format!("{node}@{}", relay::start(address.parse()?, NARROW).await?));
+    for number in 0..HOLDERS {
+        let (holder, at) = place.holder(number).await?;
         holders.push(holder);
+        addresses.push(at);
     }
     let mut rates = Vec::new();
     for count in [1, HOLDERS, HOLDERS, HOLDERS] {
         let pid = holders[0].pid().to_string();
         let mut args = vec!["node-client", "fetch", &pid];
         args.extend(addresses[..count].iter().map(String::as_str));
-        let fetch = fetched(&args).await?;
+        let fetch = Fetch::parse(&place.asker(&args)?.line().await?)?;
         let rate = LARGE as f64 / (1 << 20) as f64 / (fetch.wall / 1e3);
-        println!("{count} holders of 20 MiB/s each: {rate:.1} MiB/s");
+        println!("{count} holders of 20 MiB/s each: {rate:.1} MiB/s, {:.0} ms of CPU at the asker", fetch.client);
         if count == HOLDERS {
             rates.push(rate);
         }
     }
     println!("four holders, median of three: {:.1} MiB/s (at least 72)", median(rates));
+    // Processes before the namespaces that they are in.
+    drop(holders);
     Ok(())
 }
 

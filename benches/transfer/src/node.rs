@@ -35,8 +35,9 @@ fn bytes(number: usize, len: usize) -> Vec<u8> {
     out
 }
 
-fn start(peers: Vec<PeerAddr>, compute: bool) -> Result<Node, Failure> {
-    let listen = if compute { vec!["127.0.0.1:0".parse()?] } else { Vec::new() };
+fn start(peers: Vec<PeerAddr>, listen: Option<&str>) -> Result<Node, Failure> {
+    let compute = listen.is_some();
+    let listen = listen.into_iter().map(str::parse).collect::<Result<_, _>>()?;
     let network = Network { secret: FleetSecret::from_bytes([3; 32]), listen, peers, mdns: false, carrier: Carrier::default() };
     let mut builder = Node::builder().network(network).patience(Duration::from_secs(5));
     if compute {
@@ -61,9 +62,9 @@ async fn until(what: &str, holds: impl Fn() -> bool) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Holds the large reply, and the small ones if both are wanted; says where it listens.
+/// `large|both SEED ADDRESS`: holds the large reply, and the small ones if both are wanted; says where it listens.
 pub(crate) async fn serve(args: &[&str]) -> Result<(), Failure> {
-    let node = start(Vec::new(), true)?;
+    let node = start(Vec::new(), Some(args.get(2).unwrap_or(&"127.0.0.1:0")))?;
     node.eval(question(0, LARGE)?).await?;
     if args.first() == Some(&"both") {
         for number in 0..SMALL_HELD {
@@ -79,7 +80,7 @@ pub(crate) async fn client(args: &[&str]) -> Result<(), Failure> {
     let [what, pid, addresses @ ..] = args else { return Err("what, whom?".into()) };
     let peers = addresses.iter().map(|address| address.parse()).collect::<Result<Vec<PeerAddr>, _>>()?;
     let (count, facts) = (peers.len(), if *what == "small" { SMALL_HELD + 1 } else { peers.len() });
-    let node = start(peers, false)?;
+    let node = start(peers, None)?;
     until("the nodes to meet", || node.status().peers.len() == count).await?;
     until("the holders to be known", || node.status().index_facts >= facts as u64).await?;
     // One heartbeat measures the round trips.

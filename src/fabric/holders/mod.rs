@@ -234,9 +234,15 @@ impl HolderIndex {
     /// The segments of a checked manifest that hold something that is not known here.
     #[must_use]
     pub fn lacks(&self, peer: NodeId, manifest: &Manifest) -> Vec<SegmentName> {
-        let Some(log) = self.log(peer) else { return Vec::new() };
-        let has = |name: &SegmentName| log.runs.get(&name.number).is_some_and(|run| self.runs.end(*run) >= name.end);
-        manifest.names().filter(|name| name.facts > 0 && name.end > log.known && !has(name)).collect()
+        manifest.names().filter(|name| self.lacks_segment(peer, name)).collect()
+    }
+
+    /// Whether a segment says something that is not known.
+    #[must_use]
+    pub fn lacks_segment(&self, peer: NodeId, name: &SegmentName) -> bool {
+        let Some(log) = self.log(peer) else { return false };
+        let has = || log.runs.get(&name.number).is_some_and(|run| self.runs.end(*run) >= name.end);
+        name.facts > 0 && name.end > log.known && !has()
     }
 
     /// Merges a segment whose digest was checked.

@@ -1,5 +1,7 @@
 //! Above the bound of the mesh: links, eager and lazy, and rows that bring back what they lost.
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::limits::{GRAFT_ROUND_TRIPS, LINKS_CHOSEN};
 
@@ -145,10 +147,57 @@ fn a_log_that_neighbours_cannot_give_is_had_from_its_author() {
     script.pass(ms(30));
     let epoch = peers[0].epoch.epoch;
     script.say(&peers[0], Message::Heads { epoch, length: 0, floor: 0, rows: vec![row], nonce: 1 });
-    script.pass(ms(1000));
-    let connects = script.take(|output| match output {
-        Output::Connect(node) => Some(*node),
-        _ => None,
-    });
-    assert_eq!(connects, [row.node]);
+    // One heartbeat after the other another neighbour is asked; then the author is looked for.
+    let pulled = |script: &mut Script| -> BTreeSet<NodeId> {
+        let pulled = script.take(|output| match output {
+            Output::Send(to, Message::Pull { node, .. }) if *node == row.node => Some(*to),
+            _ => None,
+        });
+        pulled.into_iter().collect()
+    };
+    let mut asked = pulled(&mut script);
+    let connects = |script: &mut Script| script.take(|output| matches!(output, Output::Connect(_)).then_some(()));
+    while connects(&mut script).is_empty() {
+        for peer in &peers {
+            script.beat(peer, ms(1));
+        }
+        asked.extend(pulled(&mut script));
+        assert!(script.now < ms(60_000));
+    }
+    assert!(asked.len() > LINKS_CHOSEN, "{} were asked", asked.len());
+    // What nobody has is not asked for for ever.
+    script.pass(Duration::from_mins(2));
+    pulled(&mut script);
+    connects(&mut script);
+    script.pass(Duration::from_mins(2));
+    assert_eq!((pulled(&mut script).len(), connects(&mut script).len()), (0, 0));
+}
+
+#[test]
+fn a_neighbour_that_lacks_a_segment_is_not_the_last_to_be_asked() {
+    let (mut script, peers) = overlay(6);
+    let links = chosen(&mut script, &peers);
+    let mut stranger = Remote::new(77);
+    stranger.announce(&[request(1).0]);
+    let (first, manifest) = (&peers[links[0]], stranger.manifest());
+    script.outputs.clear();
+    script.say(first, Message::Manifest(manifest));
+    script.check_all();
+    let mut source = first.node();
+    for _ in 0..2 {
+        let sent = script.take(|output| match output {
+            Output::Send(to, Message::GetSegment { ask, number, end, .. }) => Some((*to, *ask, *number, *end)),
+            _ => None,
+        });
+        let [(to, ask, number, end)] = sent[..] else { panic!("{sent:?}") };
+        let asked = peers.iter().find(|peer| peer.node() == to).expect("a peer");
+        if source == to {
+            script.say(asked, Message::NotHeld { ask });
+        } else {
+            script.say(asked, Message::Segment { ask, bytes: stranger.segment(number, end) });
+        }
+        source = to;
+    }
+    script.check_all();
+    assert_eq!(script.fabric.holders().known(stranger.node()), 1);
 }

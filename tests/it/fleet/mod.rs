@@ -3,6 +3,7 @@
 //! On loopback: `kill -9`, SIGSTOP, restarts. In network namespaces, where this process may make them: cut links, a rate limit, a disk that is
 //! too small. What can be seen from outside is written down as in a simulation: who asked what, how it ended, what every ledger holds in the end.
 
+mod halves;
 mod namespaces;
 mod process;
 
@@ -19,6 +20,8 @@ use evalmesh::request::{AnswerFrom, Class};
 use evalmesh::sim::check::{self, Check};
 use evalmesh::sim::history::{Asked, End, Evaluated, Final, Found, History, Missing, Opened, Source, Story};
 
+use self::halves::Halves;
+use self::namespaces::Namespaces;
 use self::process::{Answer, Fleet, FoundBy, wait_for};
 
 /// The checks that can be made of what is seen from outside.
@@ -191,9 +194,15 @@ fn killed_stopped_and_restarted_processes_keep_their_promises() {
 
 /// A fleet in namespaces, or a word about why there is none.
 fn in_namespaces(nodes: usize, found_by: FoundBy) -> Option<Fleet> {
-    let fleet = namespaces::fleet(nodes, found_by);
-    let told = |why| println!("skipped: no network namespaces here ({why}); run it as root on Linux with iproute2");
-    fleet.map_err(told).ok()
+    let namespaces = Namespaces::new(nodes).map_err(skipped).ok()?;
+    let names: Vec<_> = (0..nodes).map(|number| namespaces.name(number)).collect();
+    let place = |number: usize| (format!("{}:7000", Namespaces::address(number)), Some(names[number].clone()));
+    Some(Fleet::start(nodes, &place, Some(namespaces), found_by))
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "an error's end")]
+fn skipped(why: String) {
+    println!("skipped: no network namespaces here ({why}); run it as root on Linux with iproute2");
 }
 
 #[test]
@@ -259,6 +268,38 @@ fn a_fleet_in_namespaces_survives_cuts_a_narrow_link_and_a_full_disk() {
         recording.answered.retain(|(place, ..)| *place != 1);
     }
     recording.judge(fleet);
+}
+
+#[test]
+fn sixteen_nodes_know_the_same_after_a_partition() {
+    agree_after_a_partition(16);
+}
+
+#[test]
+#[ignore = "long: five thousand handshakes"]
+fn a_hundred_nodes_know_the_same_after_a_partition() {
+    agree_after_a_partition(100);
+}
+
+/// How fast that goes is measured by `benches/fleet`.
+fn agree_after_a_partition(nodes: usize) {
+    let Some(mut halves) = Halves::start(nodes).map_err(skipped).ok() else { return };
+    halves.meet();
+    for node in 0..nodes {
+        halves.compute(node);
+    }
+    halves.know_everything();
+    halves.cut(true);
+    for node in 0..nodes {
+        halves.compute(node);
+    }
+    // Each half learns of its own and of nothing else.
+    std::thread::sleep(Duration::from_secs(3));
+    assert_eq!(halves.know_own_half(), Ok(()));
+    halves.cut(false);
+    halves.know_everything();
+    assert_eq!(halves.differences(), Vec::<String>::new());
+    assert_eq!(halves.lanes(), vec![nodes - 1; nodes], "one lane for each pair");
 }
 
 #[test]

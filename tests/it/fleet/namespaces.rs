@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::process::{Fleet, FoundBy};
-
 /// The namespaces of one fleet.
 pub(super) struct Namespaces {
     prefix: String,
@@ -28,23 +26,32 @@ fn ip(line: &str) -> Result<(), String> {
     run("ip", &line.split(' ').collect::<Vec<_>>())
 }
 
-/// A fleet with a namespace for each node.
-pub(super) fn fleet(nodes: usize, found_by: FoundBy) -> Result<Fleet, String> {
-    // Several tests of one process may have a fleet each.
-    static FLEETS: AtomicU32 = AtomicU32::new(0);
-    let number = FLEETS.fetch_add(1, Ordering::Relaxed);
-    let prefix = format!("em{}x{number}", std::process::id() % 100_000);
-    let namespaces = Namespaces { prefix: prefix.clone(), nodes, disks: Vec::new() };
-    if let Err(why) = namespaces.make() {
-        let required = std::env::var_os("EVALMESH_NAMESPACES").is_some_and(|value| value == "required");
-        assert!(!required, "no network namespaces here: {why}");
-        return Err(why);
-    }
-    let place = |number: usize| (format!("10.77.0.{}:7000", number + 1), Some(format!("{prefix}n{number}")));
-    Ok(Fleet::start(nodes, &place, Some(namespaces), found_by))
-}
-
 impl Namespaces {
+    /// So many of them; the error says why there can be none.
+    pub(super) fn new(nodes: usize) -> Result<Self, String> {
+        // Several tests of one process may have a fleet each.
+        static FLEETS: AtomicU32 = AtomicU32::new(0);
+        let number = FLEETS.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("em{}x{number}", std::process::id() % 100_000);
+        let namespaces = Self { prefix, nodes, disks: Vec::new() };
+        if let Err(why) = namespaces.make() {
+            let required = std::env::var_os("EVALMESH_NAMESPACES").is_some_and(|value| value == "required");
+            assert!(!required, "no network namespaces here: {why}");
+            return Err(why);
+        }
+        Ok(namespaces)
+    }
+
+    /// The name of one.
+    pub(super) fn name(&self, node: usize) -> String {
+        format!("{}n{node}", self.prefix)
+    }
+
+    /// Its address in its network.
+    pub(super) fn address(node: usize) -> String {
+        format!("10.77.0.{}", node + 1)
+    }
+
     /// The bridge is in a namespace of its own, so nothing of this is seen by the rest of the machine.
     fn make(&self) -> Result<(), String> {
         let p = &self.prefix;
