@@ -34,14 +34,15 @@ fn main() {
     let wanted = |row: &str| if chosen.is_empty() { row != "restart" } else { chosen.iter().any(|arg| arg == row) };
     let evaluator = WasmEvaluator::new(Pool::start("bench", 2).expect("threads"), WasmLimits::default());
     let evaluator = evaluator.expect("an evaluator");
+    // First: what threads that have ended leave with the allocator is none of it.
+    if wanted("memory") {
+        memory(&evaluator);
+    }
     if wanted("calls") {
         calls(&evaluator);
     }
     if wanted("threads") {
         threads(&evaluator);
-    }
-    if wanted("memory") {
-        memory(&evaluator);
     }
     if wanted("restart") {
         restart::first_call();

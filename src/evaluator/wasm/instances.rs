@@ -66,8 +66,12 @@ impl Seats {
 
 impl Drop for Seat<'_> {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).taken -= 1;
-        self.0.freed.notify_one();
+        let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.taken -= 1;
+        // Telling nobody is a system call all the same.
+        if state.waiting > 0 {
+            self.0.freed.notify_one();
+        }
     }
 }
 
