@@ -37,6 +37,10 @@ const REMEMBERED_BYTES: u64 = 1024 * 1024;
 pub(super) struct Programs(Mutex<BTreeMap<Digest, Arc<GpuProgram>>>);
 
 impl Programs {
+    fn has(&self, digest: &Digest) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest)
+    }
+
     fn get(&self, digest: Digest, code: &[u8]) -> Result<Arc<GpuProgram>, EvalError> {
         let table = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(program) = table().get(&digest) {
@@ -57,6 +61,8 @@ impl Programs {
 /// An evaluation that waits.
 pub(super) struct Pending {
     pub(super) job: Job,
+    /// The digest of the program's bytes.
+    pub(super) program: Digest,
     pub(super) done: Done,
     pub(super) arrived: Stopwatch,
     pub(super) limits: Arc<GpuLimits>,
@@ -64,6 +70,11 @@ pub(super) struct Pending {
 }
 
 impl Pending {
+    /// Whether its program was looked through before, so that to begin it takes a few microseconds.
+    pub(super) fn is_quick(&self) -> bool {
+        self.programs.has(&self.program)
+    }
+
     pub(super) fn finish(self, result: Result<Reply, EvalError>) {
         (self.done)(result);
     }
@@ -99,10 +110,7 @@ impl Evaluation {
         if pending.left().is_zero() {
             return Err(LimitHit::Deadline { ms: u64::try_from(pending.time().as_millis()).unwrap_or(u64::MAX) }.into());
         }
-        let digest = match &job.request.program.code {
-            Code::Bytes(Payload::Stored(blob)) => blob.digest,
-            _ => Digest::of(&job.code),
-        };
+        let digest = pending.program;
         let program = pending.programs.get(digest, &job.code)?;
         let names: Vec<_> =
             program.bindings.iter().filter(|binding| binding.is_input()).map(|binding| binding.name.as_str()).collect();
@@ -127,10 +135,6 @@ impl Evaluation {
         }
         let twice = job.request.class == Class::Portable && proofs.begin(digest)?;
         Ok((program, digest, twice, sizes))
-    }
-
-    pub(super) fn into_pending(self) -> Pending {
-        self.pending
     }
 
     pub(super) fn finish(self, result: Result<Reply, EvalError>) {
@@ -257,6 +261,14 @@ impl Evaluation {
             Ok(())
         };
         self.finish(agrees.map(|()| reply));
+    }
+}
+
+/// The digest of a job's program.
+pub(super) fn program(job: &Job) -> Digest {
+    match &job.request.program.code {
+        Code::Bytes(Payload::Stored(blob)) => blob.digest,
+        _ => Digest::of(&job.code),
     }
 }
 

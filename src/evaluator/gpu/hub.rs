@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use super::device::Stopwatch;
 use super::device::adapters::unopened;
-use super::evaluation::{Pending, Programs};
+use super::evaluation::{Pending, Programs, program};
 use super::lane::{Lane, LaneSetup};
 use super::limits::QUEUE;
 use super::manifests;
@@ -228,7 +228,8 @@ impl Evaluator for GpuEvaluator {
         }
         let shared = &self.0.0;
         let (limits, programs) = (Arc::clone(&shared.limits), Arc::clone(&shared.programs));
-        let pending = Pending { job, done, arrived: Stopwatch::start(), limits, programs };
+        let arrived = Stopwatch::start();
+        let pending = Pending { program: program(&job), job, done, arrived, limits, programs };
         shared.look(Some(pending));
     }
 }

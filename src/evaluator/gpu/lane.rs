@@ -1,11 +1,12 @@
 //! One device of a node: a queue, a thread that feeds the device's worker, and a spare worker for when that one ends.
 //!
-//! Small evaluations that wait together go to the worker together. Invariants: (1) every evaluation ends exactly once, with a reply or a typed
-//! error; (2) one that makes its worker end is retried at most once, and takes no other one with it; (3) nothing is answered that a worker
-//! did not answer whole.
+//! Small evaluations that wait together go to the worker together. A small one that comes while nothing is under way is sent by whoever brings it,
+//! and the lane's thread only hears the answer: to wake that thread first would cost more than the device does. Invariants: (1) every
+//! evaluation ends exactly once, with a reply or a typed error; (2) one that makes its worker end is retried at most once, and takes no other one
+//! with it; (3) nothing is answered that a worker did not answer whole; (4) one order is under way at a time.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -13,8 +14,9 @@ use super::evaluation::{Evaluation, Layout, Pending};
 use super::limits::{BATCH, QUEUE};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
+use super::worker::memory::Arena;
 use super::worker::shared::Place;
-use super::worker::{Ended, Guard, Ran, Setup, Trouble, Wanted, Why, Worker};
+use super::worker::{Bell, Ended, Guard, Posted, Ran, Setup, Trouble, Wanted, Why, Worker};
 use crate::error::{EvalError, LimitHit};
 use crate::evaluator::Cancel;
 use crate::reply::Reply;
@@ -32,7 +34,8 @@ struct Shared {
     with_spare: bool,
     proofs: Arc<Proofs>,
     queue: Mutex<Queue>,
-    changed: Condvar,
+    /// Wakes the lane's thread.
+    bell: Bell,
     /// Raised when the lane closes: whatever runs is ended.
     stop: Cancel,
     /// A worker that has the device open and waits.
@@ -41,9 +44,36 @@ struct Shared {
 
 #[derive(Default)]
 struct Queue {
-    waiting: VecDeque<Pending>,
+    waiting: VecDeque<Waiting>,
     running: usize,
     closed: bool,
+    /// The worker, while nothing is under way.
+    worker: Option<Worker>,
+    /// What is under way without the lane's thread, which is to hear the answer.
+    posted: Option<Under>,
+    /// Whether the lane's thread sleeps until it is rung, or the worker says something.
+    sleeping: bool,
+}
+
+/// An evaluation that waits.
+enum Waiting {
+    Fresh(Pending),
+    Begun(Evaluation),
+}
+
+/// A small evaluation whose order was written by whoever brought it.
+struct Under {
+    worker: Worker,
+    evaluation: Evaluation,
+    places: Vec<Place>,
+}
+
+/// What the lane's thread does next.
+enum Next {
+    /// Waits for an answer.
+    Hear(Box<Under>),
+    /// Runs these, with this worker or another one.
+    Run(Option<Box<Worker>>, Vec<Evaluation>),
 }
 
 #[derive(Default)]
@@ -66,7 +96,7 @@ impl Lane {
     /// A lane for a sound device, with the worker that examined it.
     pub(super) fn start(report: DeviceReport, place: u32, worker: Worker, how: LaneSetup) -> std::io::Result<Self> {
         let LaneSetup { setup, memory, spare: with_spare, proofs } = how;
-        let (queue, changed, spare) = (Mutex::default(), Condvar::new(), Mutex::default());
+        let (queue, bell, spare) = (Mutex::default(), Bell::new()?, Mutex::default());
         let shared = Arc::new(Shared {
             report,
             place,
@@ -75,12 +105,13 @@ impl Lane {
             with_spare,
             proofs,
             queue,
-            changed,
+            bell,
             stop: Cancel::default(),
             spare,
         });
         let lane = Self(Arc::clone(&shared));
-        thread::Builder::new().name("evalmesh-gpu".to_owned()).spawn(move || work(&shared, Some(worker)))?;
+        shared.queue().worker = Some(worker);
+        thread::Builder::new().name("evalmesh-gpu".to_owned()).spawn(move || work(&shared))?;
         lane.0.prepare_spare();
         Ok(lane)
     }
@@ -97,15 +128,19 @@ impl Lane {
 
     /// Takes an evaluation, unless too many wait.
     pub(super) fn add(&self, pending: Pending) {
-        let mut queue = self.0.queue();
-        if queue.waiting.len() >= QUEUE {
-            drop(queue);
-            let what = "evaluations that wait for the device".to_owned();
-            return pending.finish(Err(EvalError::Busy { what, bound: QUEUE as u64 }));
+        let shared = &*self.0;
+        if !(Bell::SHARED && pending.is_quick() && shared.queue().is_free()) {
+            return shared.put(Waiting::Fresh(pending));
         }
-        queue.waiting.push_back(pending);
-        drop(queue);
-        self.0.changed.notify_one();
+        match Evaluation::begin(pending, &shared.proofs) {
+            Err(refused) => refused.0.finish(Err(refused.1)),
+            Ok(evaluation) if evaluation.may_share() => {
+                if let Err(evaluation) = shared.post(evaluation) {
+                    shared.put(Waiting::Begun(evaluation));
+                }
+            }
+            Ok(evaluation) => shared.put(Waiting::Begun(evaluation)),
+        }
     }
 
     /// Ends the thread and the worker; what waits hears that the node stops.
@@ -116,10 +151,26 @@ impl Lane {
             std::mem::take(&mut queue.waiting)
         };
         self.0.stop.cancel();
-        self.0.changed.notify_all();
-        for pending in waiting {
-            pending.finish(Err(EvalError::Closed));
+        self.0.bell.ring();
+        for waiting in waiting {
+            waiting.finish(Err(EvalError::Closed));
         }
+    }
+}
+
+impl Waiting {
+    fn finish(self, result: Result<Reply, EvalError>) {
+        match self {
+            Self::Fresh(pending) => pending.finish(result),
+            Self::Begun(evaluation) => evaluation.finish(result),
+        }
+    }
+}
+
+impl Queue {
+    /// Whether a small evaluation may be sent at once.
+    fn is_free(&self) -> bool {
+        self.worker.is_some() && self.running == 0 && self.waiting.is_empty() && !self.closed
     }
 }
 
@@ -128,41 +179,120 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next evaluations: one, or several small ones.
-    fn next(&self) -> Option<Vec<Evaluation>> {
+    /// Has an evaluation wait for the lane's thread, unless too many do.
+    fn put(&self, waiting: Waiting) {
         let mut queue = self.queue();
-        queue.running = 0;
+        let refused = if queue.closed {
+            EvalError::Closed
+        } else if queue.waiting.len() >= QUEUE {
+            EvalError::Busy { what: "evaluations that wait for the device".to_owned(), bound: QUEUE as u64 }
+        } else {
+            queue.waiting.push_back(waiting);
+            // While something is under way the thread looks here when that is done.
+            let wake = queue.posted.is_none() && std::mem::take(&mut queue.sleeping);
+            drop(queue);
+            if wake {
+                self.bell.ring();
+            }
+            return;
+        };
+        drop(queue);
+        waiting.finish(Err(refused));
+    }
+
+    /// Sends a small evaluation to the worker, if that does nothing else.
+    fn post(&self, evaluation: Evaluation) -> Result<(), Evaluation> {
+        let Ok(wanted) = evaluation.wanted(None, &mut Layout::new(None)) else { return Err(evaluation) };
+        let places = wanted.outputs.clone();
+        let Ok(order) = Posted::new(wanted) else { return Err(evaluation) };
+        let mut queue = self.queue();
+        let free = queue.is_free();
+        let knows = |worker: &mut Worker| free && worker.known.contains(&evaluation.program());
+        let Some(worker) = queue.worker.take_if(knows) else { return Err(evaluation) };
+        let guard = Guard::within(evaluation.left()).unless(vec![evaluation.cancel()], &self.stop);
+        let Some(to) = worker.post(&order, guard) else {
+            queue.worker = Some(worker);
+            return Err(evaluation);
+        };
+        let child = worker.child();
+        queue.running = 1;
+        queue.posted = Some(Under { worker, evaluation, places });
+        drop(queue);
+        // Last of all: the worker may take this processor over.
+        order.write(&to, &child);
+        Ok(())
+    }
+
+    /// What the lane's thread does next; nothing once the lane is closed.
+    fn next(&self) -> Option<Next> {
+        let mut queue = self.queue();
         loop {
+            if let Some(under) = queue.posted.take() {
+                return Some(Next::Hear(Box::new(under)));
+            }
             if queue.closed {
                 return None;
             }
-            let mut batch: Vec<Evaluation> = Vec::new();
-            while let Some(pending) = queue.waiting.pop_front() {
-                // What is not a program, or is not asked well, or has nobody waiting, is answered without the worker.
-                match Evaluation::begin(pending, &self.proofs) {
-                    Ok(evaluation) if batch.is_empty() || evaluation.may_share() => batch.push(evaluation),
-                    Ok(evaluation) => {
-                        queue.waiting.push_front(evaluation.into_pending());
-                        break;
-                    }
-                    Err(refused) => {
-                        let (pending, error) = *refused;
-                        drop(queue);
-                        pending.finish(Err(error));
-                        queue = self.queue();
-                        continue;
-                    }
-                }
-                if batch.len() >= BATCH || !batch.iter().all(Evaluation::may_share) {
+            // From here on nobody else takes the worker.
+            queue.running = queue.waiting.len().min(BATCH);
+            let batch;
+            (queue, batch) = self.batch(queue);
+            queue.running = batch.len();
+            if !batch.is_empty() {
+                return Some(Next::Run(queue.worker.take().map(Box::new), batch));
+            }
+            queue.sleeping = true;
+            let ears = queue.worker.as_ref().map(Worker::ears);
+            drop(queue);
+            let spoken = self.bell.wait(ears.as_deref());
+            queue = self.queue();
+            queue.sleeping = false;
+            if spoken && queue.posted.is_none() {
+                // Unasked it says nothing, so it has ended.
+                let ended = queue.worker.take();
+                drop(queue);
+                drop(ended);
+                queue = self.queue();
+            }
+        }
+    }
+
+    /// The next evaluations: one, or several small ones.
+    fn batch<'a>(&'a self, mut queue: MutexGuard<'a, Queue>) -> (MutexGuard<'a, Queue>, Vec<Evaluation>) {
+        let mut batch: Vec<Evaluation> = Vec::new();
+        while let Some(waiting) = queue.waiting.pop_front() {
+            // What is not a program, or is not asked well, or has nobody waiting, is answered without the worker.
+            let begun = match waiting {
+                Waiting::Begun(evaluation) => Ok(evaluation),
+                Waiting::Fresh(pending) => Evaluation::begin(pending, &self.proofs),
+            };
+            match begun {
+                Ok(evaluation) if batch.is_empty() || evaluation.may_share() => batch.push(evaluation),
+                Ok(evaluation) => {
+                    queue.waiting.push_front(Waiting::Begun(evaluation));
                     break;
                 }
+                Err(refused) => {
+                    let (pending, error) = *refused;
+                    drop(queue);
+                    pending.finish(Err(error));
+                    queue = self.queue();
+                    continue;
+                }
             }
-            if !batch.is_empty() {
-                queue.running = batch.len();
-                return Some(batch);
+            if batch.len() >= BATCH || !batch.iter().all(Evaluation::may_share) {
+                break;
             }
-            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
         }
+        (queue, batch)
+    }
+
+    /// Has the worker wait for whoever comes next.
+    fn rest(&self, mut worker: Worker) {
+        worker.trim();
+        let mut queue = self.queue();
+        queue.running = 0;
+        queue.worker = Some(worker);
     }
 
     /// A worker that has the device open.
@@ -213,27 +343,62 @@ impl Shared {
 }
 
 /// The lane's thread.
-fn work(shared: &Arc<Shared>, mut worker: Option<Worker>) {
-    while let Some(batch) = shared.next() {
-        let mut left = batch;
-        // Together first; what that did not settle is run one by one, so that nobody pays for another's shader.
-        if left.len() > 1 {
-            left = run(shared, &mut worker, left);
-        }
-        for evaluation in left {
-            let mut again = run(shared, &mut worker, vec![evaluation]);
-            if let Some(evaluation) = again.pop() {
-                for evaluation in run(shared, &mut worker, vec![evaluation]) {
-                    evaluation.finish(Err(EvalError::Failed("the device was lost twice".to_owned())));
+fn work(shared: &Arc<Shared>) {
+    while let Some(next) = shared.next() {
+        match next {
+            Next::Hear(under) => {
+                let (mut worker, left) = hear(shared, *under);
+                for evaluation in left {
+                    again(shared, &mut worker, evaluation);
                 }
+                worker.into_iter().for_each(|worker| shared.rest(worker));
+            }
+            Next::Run(worker, batch) => {
+                let (mut worker, mut left) = (worker.map(|worker| *worker), batch);
+                // Together first; what that did not settle is run one by one, so that nobody pays for another's shader.
+                if left.len() > 1 {
+                    left = run(shared, &mut worker, left);
+                }
+                for evaluation in left {
+                    for evaluation in run(shared, &mut worker, vec![evaluation]) {
+                        again(shared, &mut worker, evaluation);
+                    }
+                }
+                worker.into_iter().for_each(|worker| shared.rest(worker));
             }
         }
-        if let Some(worker) = &mut worker {
-            worker.trim();
-        }
     }
+    let worker = shared.queue().worker.take();
     drop(worker);
     *shared.spare.lock().unwrap_or_else(PoisonError::into_inner) = Spare::None;
+}
+
+/// The second and last try of an evaluation whose worker ended, or did not know its program.
+fn again(shared: &Arc<Shared>, worker: &mut Option<Worker>, evaluation: Evaluation) {
+    for evaluation in run(shared, worker, vec![evaluation]) {
+        evaluation.finish(Err(EvalError::Failed("the device was lost twice".to_owned())));
+    }
+}
+
+/// Hears what came of an evaluation that was posted; a worker that is as well as before may have the next one before this one ends.
+fn hear(shared: &Arc<Shared>, under: Under) -> (Option<Worker>, Vec<Evaluation>) {
+    let Under { mut worker, evaluation, places } = under;
+    let (batch, places) = (vec![evaluation], [places]);
+    let answers = worker.hear_of(1).and_then(|ran| take(&mut worker, &batch, &places, None, ran));
+    match answers {
+        Err(ended) => {
+            drop(worker);
+            (None, after_end(batch, &ended))
+        }
+        Ok(answers) if answers.iter().all(Result::is_ok) => {
+            shared.rest(worker);
+            (None, settle(shared, batch, answers, None).0)
+        }
+        Ok(answers) => {
+            let (left, lost) = settle(shared, batch, answers, None);
+            ((!lost).then_some(worker), left)
+        }
+    }
 }
 
 /// Runs evaluations together and ends those that are settled; returns those that want another try.
@@ -261,18 +426,33 @@ fn run(shared: &Arc<Shared>, slot: &mut Option<Worker>, batch: Vec<Evaluation>) 
     } else {
         None
     };
-    let (ended, answers, again) = match (first, second) {
-        (Err(ended), _) | (_, Some(Err(ended))) => (Some(ended), Vec::new(), None),
-        (Ok(first), None) => (None, first, None),
-        (Ok(first), Some(Ok(second))) => (None, first, Some(second)),
+    let (answers, second) = match (first, second) {
+        (Err(ended), _) | (_, Some(Err(ended))) => {
+            drop(worker);
+            return after_end(batch, &ended);
+        }
+        (Ok(first), None) => (first, None),
+        (Ok(first), Some(Ok(second))) => (first, Some(second)),
     };
-    if let Some(ended) = ended {
-        drop(worker);
-        return after_end(batch, &ended);
+    let (left, lost) = settle(shared, batch, answers, second);
+    if !lost {
+        *slot = Some(worker);
     }
-    let mut left = Vec::new();
+    left
+}
+
+/// What a worker gave for each evaluation.
+type Answers = Vec<Result<Reply, Trouble>>;
+
+/// Ends the evaluations that are settled; returns those that want another try, and whether the device was lost.
+fn settle(
+    shared: &Shared,
+    batch: Vec<Evaluation>,
+    answers: Answers,
+    again: Option<Answers>,
+) -> (Vec<Evaluation>, bool) {
+    let (mut left, mut lost) = (Vec::new(), false);
     let mut again = again.into_iter().flatten();
-    let mut lost = false;
     for (evaluation, answer) in batch.into_iter().zip(answers) {
         match (answer, again.next().transpose()) {
             (Err(Trouble::Lost(why)), _) | (Ok(_), Err(Trouble::Lost(why))) => {
@@ -285,12 +465,7 @@ fn run(shared: &Arc<Shared>, slot: &mut Option<Worker>, batch: Vec<Evaluation>) 
             (Ok(reply), Ok(again)) => evaluation.settle(reply, again.as_ref(), &shared.proofs, &shared.report),
         }
     }
-    if lost {
-        drop(worker);
-    } else {
-        *slot = Some(worker);
-    }
-    left
+    (left, lost)
 }
 
 /// What becomes of evaluations whose worker ended.
@@ -312,7 +487,7 @@ fn after_end(batch: Vec<Evaluation>, ended: &Ended) -> Vec<Evaluation> {
 }
 
 /// Asks the worker for a batch and takes the outputs over.
-fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Vec<Result<Reply, Trouble>>, Ended> {
+fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Answers, Ended> {
     let room: u64 = batch.iter().map(Evaluation::arena_bytes).sum();
     let died = |error: std::io::Error| Ended::Died(format!("shared memory: {error}"));
     let arena = if room == 0 { None } else { worker.arena(room) };
@@ -325,11 +500,23 @@ fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Vec<R
     let places: Vec<_> = wanted.iter().map(|wanted| wanted.outputs.clone()).collect();
     let left = batch.iter().map(Evaluation::left).min().unwrap_or(Duration::ZERO);
     let guard = Guard::within(left).unless(batch.iter().map(Evaluation::cancel).collect(), stop);
-    let answers = worker.run(wanted, guard)?;
+    let ran = worker.run(wanted, guard)?;
+    take(worker, batch, &places, arena.as_deref(), ran)
+}
+
+/// Takes over what a worker gave.
+fn take(
+    worker: &mut Worker,
+    batch: &[Evaluation],
+    places: &[Vec<Place>],
+    arena: Option<&Arena>,
+    ran: Vec<Result<Ran, Trouble>>,
+) -> Result<Answers, Ended> {
+    let died = |error: std::io::Error| Ended::Died(format!("shared memory: {error}"));
     let take = |((evaluation, places), answer): ((&Evaluation, &Vec<Place>), Result<Ran, Trouble>)| match answer {
         Ok(ran) => {
             worker.known.insert(evaluation.program());
-            evaluation.reply(ran, places, arena.as_deref()).map(Ok).map_err(died)
+            evaluation.reply(ran, places, arena).map(Ok).map_err(died)
         }
         Err(Trouble::Unknown) => {
             worker.known.remove(&evaluation.program());
@@ -337,5 +524,5 @@ fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Vec<R
         }
         Err(trouble) => Ok(Err(trouble)),
     };
-    batch.iter().zip(&places).zip(answers).map(take).collect()
+    batch.iter().zip(places).zip(ran).map(take).collect()
 }

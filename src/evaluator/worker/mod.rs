@@ -101,9 +101,14 @@ pub(super) struct Killed(Child);
 
 impl Killed {
     pub(super) fn end(&mut self) -> io::Result<ExitStatus> {
+        self.kill();
+        self.0.wait()
+    }
+
+    /// Has it end, without waiting until it has.
+    pub(super) fn kill(&mut self) {
         // It may have ended already, which is what is wanted.
         drop(self.0.kill());
-        self.0.wait()
     }
 }
 

@@ -9,6 +9,7 @@ pub(super) mod memory;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_memory.rs"]
 pub(super) mod memory;
+mod pipes;
 pub(super) mod protocol;
 pub(super) mod shared;
 mod watchdog;
@@ -16,13 +17,13 @@ mod watchdog;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::BufReader;
 use std::path::PathBuf;
-use std::process::{ChildStdin, ChildStdout, Stdio};
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use self::memory::Arena;
+pub(super) use self::pipes::{Bell, To};
 use self::protocol::{BUILD, Order, Reply};
 pub(super) use self::protocol::{Ran, Trouble, Wanted};
 use self::watchdog::Watchdog;
@@ -100,8 +101,8 @@ pub(super) enum Ended {
 /// A worker process.
 pub(super) struct Worker {
     child: Arc<Mutex<Killed>>,
-    stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+    stdin: To,
+    stdout: pipes::From,
     /// The memory that both see, where there is any, and what of it is mapped.
     shared: Option<File>,
     arena: Option<Arc<Arena>>,
@@ -127,10 +128,11 @@ impl Worker {
         let folder = setup.folder.as_deref();
         let Running { child, stdin, stdout, registered } =
             Start { exe: &exe, args, env: environment(setup), stderr, folder }.spawn()?;
+        let (stdin, stdout) = pipes::take(stdin, stdout).map_err(|error| unavailable(&format!("no pipes: {error}")))?;
         let mut worker = Self {
             child: Arc::new(Mutex::new(child)),
             stdin,
-            stdout: BufReader::new(stdout),
+            stdout,
             shared,
             arena: None,
             known: BTreeSet::new(),
@@ -172,10 +174,33 @@ impl Worker {
     pub(super) fn run(&mut self, wanted: Vec<Wanted>, guard: Guard) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
         let count = wanted.len();
         let reach = self.arena.as_ref().map_or(0, |arena| arena.len());
-        match self.ask(&Order::Run(wanted, reach), guard)? {
-            Reply::Ran(ran) if ran.len() == count => Ok(ran),
-            other => Err(odd(&other)),
+        all(self.ask(&Order::Run(wanted, reach), guard)?, count)
+    }
+
+    /// Has the worker watched from now on, while this order is on its way: whoever has the result writes the order there, at once, and
+    /// [`Self::hear_of`] hears what comes of it. Nothing, if the order does not fit the pipe, which then has to be waited for.
+    pub(super) fn post(&self, order: &Posted, guard: Guard) -> Option<To> {
+        if order.0.len() > self.stdin.room {
+            return None;
         }
+        self.watchdog.arm(Arc::clone(&self.child), guard);
+        Some(self.stdin.clone())
+    }
+
+    /// Waits for what comes of so many evaluations that were posted.
+    pub(super) fn hear_of(&mut self, count: usize) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
+        let answer = protocol::read(&mut self.stdout);
+        all(self.settle(answer)?, count)
+    }
+
+    /// What says that there is an answer, or that the worker ended.
+    pub(super) fn ears(&self) -> Arc<File> {
+        Arc::clone(self.stdout.get_ref())
+    }
+
+    /// What can be asked to end, whoever has the worker.
+    pub(super) fn child(&self) -> Arc<Mutex<Killed>> {
+        Arc::clone(&self.child)
     }
 
     /// An arena of at least this size, or none where there is none.
@@ -217,6 +242,34 @@ impl Worker {
             (None, Ok(reply)) => Ok(reply),
             (None, Err(error)) => Err(Ended::Died(error.to_string())),
         }
+    }
+}
+
+/// An order for small evaluations as it crosses the pipe.
+pub(super) struct Posted(Vec<u8>);
+
+impl Posted {
+    /// The order for one whose payloads are all inside it.
+    pub(super) fn new(wanted: Wanted) -> std::io::Result<Self> {
+        protocol::frame(&Order::Run(vec![wanted], 0)).map(Self)
+    }
+
+    /// Writes it. A worker whose pipe does not take it has not read what it answered, and is ended: whoever waits for its answer hears of that.
+    pub(super) fn write(&self, to: &To, child: &Mutex<Killed>) {
+        if to.at_once(&self.0).is_err() {
+            // Whoever has the child is about to end it.
+            if let Ok(mut child) = child.try_lock() {
+                child.kill();
+            }
+        }
+    }
+}
+
+/// What came of so many evaluations.
+fn all(reply: Reply, count: usize) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
+    match reply {
+        Reply::Ran(ran) if ran.len() == count => Ok(ran),
+        other => Err(odd(&other)),
     }
 }
 

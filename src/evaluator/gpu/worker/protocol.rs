@@ -75,14 +75,19 @@ pub(in crate::evaluator::gpu) enum Trouble {
 }
 
 pub(super) fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
+    to.write_all(&frame(message)?)?;
+    to.flush()
+}
+
+/// A message as it crosses a pipe.
+pub(super) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut frame = postcard::to_extend(message, vec![0; 8]).map_err(io::Error::other)?;
     let len = frame.len() as u64 - 8;
     if len > MESSAGE_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a message of {len} bytes")));
     }
     frame[..8].copy_from_slice(&len.to_le_bytes());
-    to.write_all(&frame)?;
-    to.flush()
+    Ok(frame)
 }
 
 pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
