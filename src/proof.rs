@@ -254,6 +254,12 @@ pub enum EvidenceError {
 }
 
 impl Evidence {
+    /// About how many bytes it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        size_of::<Self>() + self.record.len() + self.path.len() * size_of::<Hash>()
+    }
+
     /// Checks bytes, proof and signature; the record is believed if all hold.
     pub fn verify(&self, verifier: &dyn Verifier) -> Result<Record, EvidenceError> {
         let record = Record::decode(&self.record)?;

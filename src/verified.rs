@@ -1,5 +1,7 @@
 //! A reply from elsewhere that was checked: bytes, proof and signature. There is no other way to make one than to check.
 
+use std::sync::OnceLock;
+
 use bytes::{Bytes, BytesMut};
 
 use crate::bao::ProvenChunk;
@@ -16,6 +18,8 @@ pub struct VerifiedReply {
     reply: Reply,
     payloads: Vec<Bytes>,
     evidence: Evidence,
+    /// Made when it is first asked for.
+    answer: OnceLock<Digest>,
 }
 
 /// What checking an answer led to.
@@ -75,7 +79,7 @@ impl VerifiedReply {
             }
         }
         let reply = with_payloads(&record, &payloads);
-        Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence })))
+        Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence, answer: OnceLock::new() })))
     }
 
     /// Puts together an answer to `id` whose payloads came in chunks, in the order of `Record::blobs` and of their offsets. What was proven
@@ -111,7 +115,7 @@ impl VerifiedReply {
             return Err(Disbelief::Count { found: payloads.len() + 1, wanted: payloads.len() });
         }
         let reply = with_payloads(&record, &payloads);
-        Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence })))
+        Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence, answer: OnceLock::new() })))
     }
 
     /// The record.
@@ -124,6 +128,24 @@ impl VerifiedReply {
     #[must_use]
     pub fn reply(&self) -> &Reply {
         &self.reply
+    }
+
+    /// What makes it believable to others.
+    #[must_use]
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Bytes of all payloads.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        self.payloads.iter().map(Bytes::len).sum()
+    }
+
+    /// The digest of its answer; see [`Record::answer`].
+    #[must_use]
+    pub fn answer(&self) -> Digest {
+        *self.answer.get_or_init(|| self.record.answer())
     }
 
     /// Takes it apart: record, its payloads in the order of `Record::blobs`, and what makes it believable to others.

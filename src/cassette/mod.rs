@@ -24,6 +24,6 @@ mod writer;
 use std::{sync, thread};
 
 pub use memo::Memo;
-pub use recorder::{Done, OnDurable, Recorder, RecorderHandle};
+pub use recorder::{Adoption, Done, OnDurable, Recorder, RecorderHandle};
 pub use view::{Cassette, CassetteError, Held, Lookup, Proven, Stats, Tier};
 pub use writer::{CassetteOptions, CassetteWriter, Durability, Recorded, Ticket, payloads};

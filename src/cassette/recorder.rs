@@ -16,6 +16,7 @@ use crate::ledger::{Blob, Intake, LedgerError, Made, Room};
 use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::Reply;
+use crate::verified::VerifiedReply;
 
 use super::clock::{micros, now};
 use super::limits::{
@@ -57,8 +58,25 @@ struct Op {
     done: Done,
 }
 
+/// A believed reply of another node, to be taken over in the background; nobody waits for it.
+#[derive(Debug)]
+pub struct Adoption {
+    /// The reply.
+    pub reply: Box<VerifiedReply>,
+    /// Whether to announce it.
+    pub announce: bool,
+}
+
+impl Adoption {
+    /// Bytes of payloads and of what proves them: of many small replies these are most.
+    fn len(&self) -> u64 {
+        (self.reply.payload_bytes() + self.reply.evidence().size()) as u64
+    }
+}
+
 enum What {
     Record(Box<Prepared>),
+    Adoptions(Vec<Adoption>),
     Adopt { prepared: Box<Prepared>, announce: bool },
     Retract { id: ContentId, answer: Digest, at: u64 },
 }
@@ -68,6 +86,7 @@ impl What {
     fn len(&self) -> u64 {
         match self {
             Self::Record(prepared) | Self::Adopt { prepared, .. } => prepared.len(),
+            Self::Adoptions(all) => all.iter().map(Adoption::len).sum(),
             Self::Retract { .. } => 0,
         }
     }
@@ -171,6 +190,14 @@ impl RecorderHandle {
         }
     }
 
+    /// Takes over believed replies of other nodes with one wake-up of the recorder, which makes their entries: hashing is paid there. Each
+    /// is lost alone, and a lost one costs a fetch.
+    pub fn adopt_all(&self, adoptions: Vec<Adoption>) {
+        if !adoptions.is_empty() {
+            self.send(What::Adoptions(adoptions), Box::new(|result| not_adopted(&result)));
+        }
+    }
+
     /// Says that an answer is never to be served again; see [`CassetteWriter::retract`].
     pub fn retract(
         &self,
@@ -253,6 +280,17 @@ struct Group {
     /// Whether one of them is to be durable.
     sync: bool,
     delay: Option<Duration>,
+}
+
+impl Group {
+    /// Something in it is to be as durable as this.
+    fn demand(&mut self, durability: Durability) {
+        match durability {
+            Durability::Durable => self.sync = true,
+            Durability::Batched(wait) => self.delay = Some(self.delay.map_or(wait, |other| other.min(wait))),
+            Durability::Memory => {}
+        }
+    }
 }
 
 /// The thread that makes room ahead.
@@ -348,18 +386,28 @@ impl Worker {
 
     fn gather(&mut self, group: &mut Group, ops: impl Iterator<Item = Op>) {
         for Op { what, done } in ops.take(RECORDER_GROUP.saturating_sub(group.waiting.len())) {
+            if let What::Adoptions(all) = what {
+                self.adopt(all, group);
+                continue;
+            }
             match self.append(what) {
                 Ok(ticket) => {
-                    match ticket.durability {
-                        Durability::Durable => group.sync = true,
-                        Durability::Batched(wait) => {
-                            group.delay = Some(group.delay.map_or(wait, |other| other.min(wait)));
-                        }
-                        Durability::Memory => {}
-                    }
+                    group.demand(ticket.durability);
                     group.waiting.push((ticket, done));
                 }
                 Err(error) => complete(done, Err(error)),
+            }
+        }
+    }
+
+    fn adopt(&mut self, all: Vec<Adoption>, group: &mut Group) {
+        for adoption in all {
+            let len = adoption.len();
+            self.queued.fetch_sub(len, Ordering::Relaxed);
+            self.since_budget += len;
+            match self.writer.adopt_believed(*adoption.reply, adoption.announce) {
+                Ok(ticket) => group.demand(ticket.durability),
+                Err(error) => not_adopted(&Err(error)),
             }
         }
     }
@@ -391,6 +439,7 @@ impl Worker {
         match what {
             What::Record(prepared) => self.writer.record_prepared(*prepared),
             What::Adopt { prepared, announce } => self.writer.adopt_prepared(*prepared, announce),
+            What::Adoptions(_) => unreachable!("they have no ticket of their own"),
             What::Retract { id, answer, at } => self.writer.retract(id, answer, at),
         }
     }
@@ -426,6 +475,12 @@ impl Worker {
             tracing::error!("the recorder's durable callback panicked");
         }
         self.told = durable;
+    }
+}
+
+fn not_adopted(result: &Result<Recorded, LedgerError>) {
+    if let Err(error) = result {
+        tracing::debug!(%error, "a fetched reply was not adopted");
     }
 }
 

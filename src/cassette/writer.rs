@@ -18,6 +18,7 @@ use crate::proof::Evidence;
 use crate::record::{Observation, Record};
 use crate::reply::{Payload, Reply};
 use crate::request::Class;
+use crate::verified::VerifiedReply;
 
 use super::index::{Change, Hot, Index, Standing};
 use super::limits::{BATCHED, RAM_BYTES};
@@ -77,8 +78,6 @@ pub struct Recorded {
 /// An entry about a record with its payloads, checked against each other. Encoding and hashing are paid where it is made.
 pub(super) struct Prepared {
     draft: Draft,
-    /// The record that the evidence holds, if it is one that another node observed.
-    adopted: Option<Record>,
     blobs: Vec<Blob>,
 }
 
@@ -93,7 +92,7 @@ impl Prepared {
         let bytes = payloads(reply).ok_or(LedgerError::Payload { position: 0 })?;
         let blobs: Vec<Blob> = bytes.into_iter().map(Blob::new).collect();
         let record = Record::observe_named(about, reply, blobs.iter().map(Blob::name), producer);
-        Self::of(Entry::Observed(record), None, blobs)
+        Ok(Self { draft: Draft::new(Entry::Observed(record))?, blobs })
     }
 
     /// Checks that these are the payloads of the record, in the order of `Record::blobs`.
@@ -104,7 +103,7 @@ impl Prepared {
     /// As [`Self::new`], with payloads that are hashed already.
     pub(super) fn with(record: Record, blobs: Vec<Blob>) -> Result<Self, LedgerError> {
         check(&record, &blobs)?;
-        Self::of(Entry::Observed(record), None, blobs)
+        Ok(Self { draft: Draft::new(Entry::Observed(record))?, blobs })
     }
 
     /// What another node observed, with payloads in the order of `Record::blobs`. The evidence holds this record.
@@ -114,18 +113,19 @@ impl Prepared {
         if evidence.record != record.encode() {
             return Err(LedgerError::Evidence);
         }
-        Self::of(Entry::Adopted(evidence), Some(record), blobs)
+        Ok(Self { draft: Draft::adopted(evidence, record, None)?, blobs })
     }
 
-    fn of(entry: Entry, adopted: Option<Record>, blobs: Vec<Blob>) -> Result<Self, LedgerError> {
-        Ok(Self { draft: Draft::new(entry)?, adopted, blobs })
+    /// What another node observed and this one has checked already: nothing of that is hashed again.
+    pub(super) fn believed(reply: VerifiedReply) -> Result<Self, LedgerError> {
+        let answer = reply.answer();
+        let (record, payloads, evidence) = reply.into_parts();
+        let blobs = record.blobs().zip(payloads).map(|(name, bytes)| Blob::proven(name, bytes)).collect();
+        Ok(Self { draft: Draft::adopted(evidence, record, Some(answer))?, blobs })
     }
 
     fn record(&self) -> &Record {
-        match (self.draft.entry(), &self.adopted) {
-            (Entry::Observed(record), _) | (_, Some(record)) => record,
-            _ => unreachable!("prepared as observed, or as adopted with its record"),
-        }
+        self.draft.record().expect("prepared with a record")
     }
 
     fn answer(&self) -> Digest {
@@ -133,10 +133,7 @@ impl Prepared {
     }
 
     fn into_record(self) -> (Record, Vec<Blob>) {
-        match (self.draft.into_entry(), self.adopted) {
-            (Entry::Observed(record), _) | (_, Some(record)) => (record, self.blobs),
-            _ => unreachable!("prepared as observed, or as adopted with its record"),
-        }
+        (self.draft.into_record().expect("prepared with a record"), self.blobs)
     }
 }
 
@@ -241,6 +238,11 @@ impl CassetteWriter {
         announce: bool,
     ) -> Result<Ticket, LedgerError> {
         self.adopt_prepared(Prepared::adopted(evidence, record, payloads)?, announce)
+    }
+
+    /// As [`Self::adopt`], of what was checked here: none of it is hashed again.
+    pub fn adopt_believed(&mut self, reply: VerifiedReply, announce: bool) -> Result<Ticket, LedgerError> {
+        self.adopt_prepared(Prepared::believed(reply)?, announce)
     }
 
     pub(super) fn adopt_prepared(&mut self, prepared: Prepared, announce: bool) -> Result<Ticket, LedgerError> {

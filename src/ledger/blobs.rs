@@ -49,6 +49,16 @@ impl Blob {
         Self { name: BlobRef { digest, len }, source: Source::Here { bytes, outboard: outboard.into() } }
     }
 
+    /// Bytes that were held against this name before; a large payload is hashed all the same, for its outboard.
+    #[must_use]
+    pub(crate) fn proven(name: BlobRef, bytes: Bytes) -> Self {
+        debug_assert_eq!(bytes.len() as u64, name.len, "what was proven has its length");
+        if name.len >= OUTBOARD_FROM {
+            return Self::new(bytes);
+        }
+        Self { name, source: Source::Here { bytes, outboard: Bytes::new() } }
+    }
+
     /// Bytes that are in their file.
     pub(super) fn filed(name: BlobRef, guard: Arc<Guard>) -> Self {
         Self { name, source: Source::Filed(guard) }

@@ -3,6 +3,7 @@
 use crate::id::Digest;
 use crate::message::LogItem;
 use crate::proof::{self, Hash};
+use crate::record::Record;
 
 use super::entry::Entry;
 
@@ -76,17 +77,8 @@ impl Row {
         match entry {
             Entry::Observed(_) | Entry::Adopted(_) => {
                 let Some(record) = entry.record() else { return Self { sort: Sort::Unknown, ..plain } };
-                Self {
-                    sort: Sort::Record,
-                    mark: if record.class.is_memoised() { Mark::Answer } else { Mark::Plain },
-                    announced,
-                    fact: Fact {
-                        question: record.request.fingerprint(),
-                        answer: answer.unwrap_or_else(|| record.answer()).fingerprint(),
-                    },
-                    payload: record.blobs().map(|blob| blob.len).sum(),
-                    ..plain
-                }
+                let answer = answer.unwrap_or_else(|| record.answer());
+                plain.naming(&record, answer, announced)
             }
             Entry::Retracted { request, answer, .. } => {
                 let fact = Fact { question: request.fingerprint(), answer: answer.fingerprint() };
@@ -96,6 +88,23 @@ impl Row {
             Entry::Checkpoint { .. } => Self { sort: Sort::Checkpoint, ..plain },
             Entry::Evicted { .. } => plain,
             Entry::Unknown { .. } => Self { sort: Sort::Unknown, ..plain },
+        }
+    }
+
+    /// The row of an entry about this record, with everything but its place, and not announced.
+    pub(super) fn about(entry: &Entry, body: &[u8], record: &Record, answer: Digest) -> Self {
+        let leaf = proof::leaf_hash(entry.kind(), body);
+        Self { leaf, ..Self::LOST }.naming(record, answer, false)
+    }
+
+    fn naming(self, record: &Record, answer: Digest, announced: bool) -> Self {
+        Self {
+            sort: Sort::Record,
+            mark: if record.class.is_memoised() { Mark::Answer } else { Mark::Plain },
+            announced,
+            fact: Fact { question: record.request.fingerprint(), answer: answer.fingerprint() },
+            payload: record.blobs().map(|blob| blob.len).sum(),
+            ..self
         }
     }
 

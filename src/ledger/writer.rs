@@ -276,7 +276,7 @@ impl Ledger {
     /// As [`Self::append`], for an entry that is encoded and hashed already.
     pub fn append_draft(&mut self, draft: &Draft, payloads: &[Blob], announce: bool) -> Result<u64, LedgerError> {
         self.check()?;
-        check_payloads(draft.entry(), payloads)?;
+        check_payloads(draft, payloads)?;
         if payloads.len() > MAX_PAYLOADS {
             let (what, found) = ("an entry's number of payloads", payloads.len() as u64);
             return Err(LedgerError::TooLarge { what, found, bound: MAX_PAYLOADS as u64 });
@@ -546,7 +546,7 @@ impl Ledger {
 type Failure = (String, io::Error);
 
 /// A record is only taken with all of its payloads: a node announces only what it can serve.
-fn check_payloads(entry: &Entry, payloads: &[Blob]) -> Result<(), LedgerError> {
+fn check_payloads(draft: &Draft, payloads: &[Blob]) -> Result<(), LedgerError> {
     let given = |record: &Record| {
         if record.blobs().eq(payloads.iter().map(Blob::name)) {
             return Ok(());
@@ -557,12 +557,10 @@ fn check_payloads(entry: &Entry, payloads: &[Blob]) -> Result<(), LedgerError> {
             None => Ok(()),
         }
     };
-    match entry {
+    match draft.entry() {
         Entry::Epoch { .. } => Err(LedgerError::EpochEntry),
         Entry::Observed(record) if !has_form(record) => Err(LedgerError::Files),
-        Entry::Observed(record) => given(record),
-        Entry::Adopted(_) => given(&*entry.record().ok_or(LedgerError::Evidence)?),
-        _ => Ok(()),
+        _ => draft.record().map_or(Ok(()), given),
     }
 }
 

@@ -15,7 +15,8 @@ use tracing::{info, warn};
 use super::addresses::Exchange;
 use super::clock::{Clock, random, unix_micros};
 use super::control::ControlServer;
-use super::driver::{Driver, EVENTS, Event, Hands};
+use super::driver::{Driver, EVENTS, Event};
+use super::hands::Hands;
 use super::evaluators::Evaluators;
 use super::keyfile::{self, KeyError};
 use super::lanes::Lanes;
@@ -263,6 +264,7 @@ impl NodeBuilder {
             cassette: cassette.clone(),
             evaluators: Arc::clone(&evaluators),
             events: events.clone(),
+            desks: Arc::default(),
             shared: Arc::clone(&shared),
             clock,
             next_job: AtomicU64::new(1),
@@ -295,6 +297,10 @@ impl NodeBuilder {
             io: Pool::start("evalmesh-io", IO_THREADS).map_err(system("I/O threads"))?,
             events,
             waiting: std::collections::BTreeMap::new(),
+            made_here: std::collections::VecDeque::new(),
+            touched: Vec::new(),
+            adoptions: Vec::new(),
+            outcomes: Vec::new(),
             running: std::collections::BTreeMap::new(),
             node: asking_handle,
             waits: Arc::default(),

@@ -5,6 +5,7 @@
 )]
 
 use std::net::SocketAddr;
+use std::task::Context;
 
 use bytes::Bytes;
 
@@ -27,7 +28,15 @@ pub(super) enum LaneEvent {
 /// The network, or none.
 pub(super) struct Lanes {
     #[cfg(feature = "net")]
-    net: Option<(crate::net::Net, tokio::sync::mpsc::Receiver<crate::net::NetEvent>)>,
+    net: Option<Network>,
+}
+
+#[cfg(feature = "net")]
+struct Network {
+    net: crate::net::Net,
+    events: tokio::sync::mpsc::Receiver<crate::net::NetEvent>,
+    /// Room for those of one burst.
+    heard: Vec<crate::net::NetEvent>,
 }
 
 impl Lanes {
@@ -41,50 +50,50 @@ impl Lanes {
 
     #[cfg(feature = "net")]
     pub(super) fn over(net: crate::net::Net, events: tokio::sync::mpsc::Receiver<crate::net::NetEvent>) -> Self {
-        Self { net: Some((net, events)) }
+        Self { net: Some(Network { net, events, heard: Vec::new() }) }
     }
 
-    /// The next event; never, without a network.
+    /// Adds at most so many events that are there by now; none, without a network.
     #[cfg(feature = "net")]
-    pub(super) async fn next(&mut self) -> LaneEvent {
+    pub(super) fn poll_many(&mut self, cx: &mut Context<'_>, into: &mut Vec<LaneEvent>, most: usize) {
         use crate::net::{NetEvent, Refusal};
 
-        let Some((_, events)) = &mut self.net else { return std::future::pending().await };
-        match events.recv().await {
-            None => std::future::pending().await,
-            Some(NetEvent::Up { peer, addr, .. }) => LaneEvent::Up(peer, addr),
-            Some(NetEvent::Down { peer, reason }) => {
+        let Some(Network { events, heard, .. }) = &mut self.net else { return };
+        if events.poll_recv_many(cx, heard, most).is_pending() {
+            return;
+        }
+        into.extend(heard.drain(..).map(|event| match event {
+            NetEvent::Up { peer, addr, .. } => LaneEvent::Up(peer, addr),
+            NetEvent::Down { peer, reason } => {
                 tracing::info!(peer = %peer.short(), %reason, "peer gone");
                 LaneEvent::Down(peer)
             }
-            Some(NetEvent::Frame { from, bytes }) => LaneEvent::Frame(from, bytes),
-            Some(NetEvent::Listening { addr }) => LaneEvent::Listening(addr),
-            Some(NetEvent::Refused { addr, reason }) => {
+            NetEvent::Frame { from, bytes } => LaneEvent::Frame(from, bytes),
+            NetEvent::Listening { addr } => LaneEvent::Listening(addr),
+            NetEvent::Refused { addr, reason } => {
                 let other_secret = matches!(reason, Refusal::OtherSecret);
                 LaneEvent::Refused(RefusedPeer { address: addr, reason: reason.to_string(), other_secret })
             }
-        }
+        }));
     }
+
+    #[cfg(not(feature = "net"))]
+    pub(super) fn poll_many(&mut self, _: &mut Context<'_>, _: &mut Vec<LaneEvent>, _: usize) {}
 
     /// Dials a node that a peer told of.
     pub(super) fn learn(&self, node: NodeId, address: SocketAddr) {
         #[cfg(feature = "net")]
-        if let Some((net, _)) = &self.net {
+        if let Some(Network { net, .. }) = &self.net {
             net.learn(node, address);
         }
         #[cfg(not(feature = "net"))]
         let _ = (node, address);
     }
 
-    #[cfg(not(feature = "net"))]
-    pub(super) async fn next(&mut self) -> LaneEvent {
-        std::future::pending().await
-    }
-
     /// Queues a frame for a peer, a large one where it holds up no small one; never blocks.
     #[cfg(feature = "net")]
     pub(super) fn send(&self, to: NodeId, frame: Bytes, bulk: bool) -> Result<(), String> {
-        let (net, _) = self.net.as_ref().ok_or_else(|| "there is no network".to_owned())?;
+        let Network { net, .. } = self.net.as_ref().ok_or_else(|| "there is no network".to_owned())?;
         let sent = if bulk { net.send_bulk(to, frame) } else { net.send(to, frame) };
         sent.map_err(|error| error.to_string())
     }
@@ -92,7 +101,7 @@ impl Lanes {
     /// So many bytes in large frames were asked of a peer.
     pub(super) fn expect_bulk(&self, from: NodeId, bytes: usize) {
         #[cfg(feature = "net")]
-        if let Some((net, _)) = self.net.as_ref().filter(|_| bytes > 0) {
+        if let Some(Network { net, .. }) = self.net.as_ref().filter(|_| bytes > 0) {
             net.expect_bulk(from, bytes);
         }
         #[cfg(not(feature = "net"))]
@@ -106,7 +115,7 @@ impl Lanes {
 
     pub(super) fn disconnect(&self, peer: NodeId, reason: &str) {
         #[cfg(feature = "net")]
-        if let Some((net, _)) = &self.net {
+        if let Some(Network { net, .. }) = &self.net {
             net.disconnect(peer, reason);
         }
         #[cfg(not(feature = "net"))]
@@ -116,7 +125,7 @@ impl Lanes {
     /// The runtime on which frames arrive.
     #[cfg(feature = "net")]
     pub(super) fn runtime(&self) -> Option<tokio::runtime::Handle> {
-        self.net.as_ref().map(|(net, _)| net.runtime())
+        self.net.as_ref().map(|network| network.net.runtime())
     }
 
     #[cfg(not(feature = "net"))]
@@ -127,7 +136,7 @@ impl Lanes {
     /// Says goodbye to all peers. Blocks for a while, so it is nothing for the network's own thread.
     pub(super) fn close(&mut self) {
         #[cfg(feature = "net")]
-        if let Some((net, _)) = self.net.take() {
+        if let Some(Network { net, .. }) = self.net.take() {
             net.shutdown();
         }
     }

@@ -8,10 +8,12 @@ mod addresses;
 mod builder;
 mod clock;
 pub mod control;
+mod desk;
 mod driver;
 mod evaluators;
 #[cfg(feature = "gpu")]
 mod gpu;
+mod hands;
 mod keyfile;
 mod lanes;
 mod nested;
@@ -26,9 +28,11 @@ mod shared;
 mod slots;
 pub mod status;
 
+use std::future::poll_fn;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::thread;
 
 use futures_channel::oneshot;
@@ -41,6 +45,7 @@ use self::clock::Clock;
 pub use self::clock::{random, unix_micros};
 #[cfg(all(feature = "cli", feature = "wasm"))]
 pub(crate) use self::control::serve;
+use self::desk::Desks;
 use self::driver::Event;
 use self::evaluators::Evaluators;
 pub use self::keyfile::KeyError;
@@ -68,6 +73,7 @@ struct Inner {
     cassette: Cassette,
     evaluators: Arc<Evaluators>,
     events: mpsc::Sender<Event>,
+    desks: Arc<Desks>,
     shared: Arc<Shared>,
     clock: Clock,
     next_job: AtomicU64,
@@ -94,6 +100,7 @@ impl Inner {
     fn stop(&self) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         let Some(thread) = thread else { return };
+        self.desks.close();
         let mut stop = Event::Stop;
         // The queue is drained by the loop all the time; `blocking_send` would panic inside somebody's runtime.
         while let Err(mpsc::error::TrySendError::Full(back)) = self.events.try_send(stop) {
@@ -273,8 +280,16 @@ impl Node {
     /// Puts a question to the loop and waits; dropping the future abandons it there.
     async fn ask_resolved(&self, ask: Ask, why: NotHeld) -> Result<Answer, EvalError> {
         let (id, job) = (ask.id, ask.job);
-        let (waiting, outcome) = oneshot::channel();
-        self.inner.events.send(Event::Ask(ask, waiting)).await.map_err(|_| EvalError::Closed)?;
+        let Inner { events, desks, .. } = &*self.inner;
+        let (caller, outcome) = oneshot::channel();
+        let mut question = Some((ask, caller));
+        let at_desk = poll_fn(|cx| {
+            let left = question.take().map_or(Ok(()), |question| desks.put(question, cx.waker(), events));
+            Poll::Ready(left)
+        });
+        if let Err((ask, caller)) = at_desk.await {
+            events.send(Event::Ask(ask, caller)).await.map_err(|_| EvalError::Closed)?;
+        }
         let mut abandon = AbandonOnDrop { events: &self.inner.events, job: Some(job) };
         let outcome = outcome.await.unwrap_or(Err(EvalError::Closed));
         abandon.job = None;

@@ -12,7 +12,7 @@ use crate::node::status::{IndexStatus, PeerState, PeerStatus, RefusedPeer};
 
 /// Refusals remembered for `status`, the latest of each address.
 const MAX_REFUSED: usize = 64;
-/// How often all peers and the whole index are looked at again. In between every input costs the one peer that it is about: with hundreds of
+/// How often all peers and the whole index are looked at again. In between a burst costs the peers that it is about: with hundreds of
 /// peers, looking at all of them would cost more than most inputs do.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
@@ -95,15 +95,17 @@ impl Shared {
         self.dropped.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes over what the fabric knows after an input about this peer.
-    pub(super) fn note(&self, fabric: &Fabric, now: Time, about: Option<NodeId>) {
+    /// Takes over what the fabric knows after a burst of inputs about these peers.
+    pub(super) fn note(&self, fabric: &Fabric, now: Time, about: &[NodeId]) {
         self.with(|view| {
             view.counters = fabric.counters();
             view.in_flight = fabric.in_flight() as u64;
             view.index_facts = fabric.holders().len() as u64;
             if view.looked.is_some_and(|looked| now - looked < LOOK_EVERY) {
-                if let Some((node, peer)) = about.and_then(|node| Some((node, view.peers.get_mut(&node)?))) {
-                    look(fabric, now, node, peer);
+                for node in about {
+                    if let Some(peer) = view.peers.get_mut(node) {
+                        look(fabric, now, *node, peer);
+                    }
                 }
                 return;
             }

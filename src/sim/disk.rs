@@ -186,9 +186,8 @@ impl Writing {
         announce: bool,
         history: &mut History,
     ) -> Result<(), LedgerError> {
-        let (record, payloads, evidence) = reply.into_parts();
-        let about = (record.request, record.answer(), record.producer);
-        let ticket = self.writer.adopt(evidence, record, payloads, announce)?;
+        let about = (reply.record().request, reply.answer(), reply.record().producer);
+        let ticket = self.writer.adopt_believed(reply, announce)?;
         self.note(who, ticket, about, false, history);
         Ok(())
     }

@@ -1,12 +1,12 @@
 //! What one small request costs on a lane, on raw TCP with the same framing, and through Redis.
 //!
 //! ```sh
-//! cargo run --release --manifest-path benches/lane/Cargo.toml [-- ROW]      # redis-server on the path adds its row
+//! cargo run --release --manifest-path benches/lane/Cargo.toml [-- ROW..]    # redis-server on the path adds its row
 //! ```
 //!
 //! Client and server are two processes on loopback. A request is 256 bytes and so is its answer (an echo; Redis: a GET of 256 bytes).
 //! Time: one request at a time, the median of 20,000. CPU: 500,000 requests with 64 in flight, what the kernel counted for all threads of
-//! client and server. Each row is measured five times, in turns, and the medians are shown: ratios are what counts, machines differ. All
+//! client and server, and how often these were put off a processor. Each row is measured five times, in turns, and the medians are shown: ratios are what counts, machines differ. All
 //! of our processes and the client of Redis use mimalloc, as the released binary does; `redis-server` brings its own allocator.
 //!
 //! `whole hit` is what an answer costs that another node holds: see `hit`. It has fewer requests, each of them another question.
@@ -85,6 +85,8 @@ struct Figures {
     alone_us: f64,
     client_us: f64,
     server_us: f64,
+    /// Of both.
+    switches: f64,
 }
 
 async fn measure(client: &mut impl Client, sizes: Sizes) -> Result<Figures, Failure> {
@@ -92,15 +94,16 @@ async fn measure(client: &mut impl Client, sizes: Sizes) -> Result<Figures, Fail
     let mut alone = client.requests(sizes.alone, 1).await?;
     alone.sort_unstable();
     let (me, server) = (std::process::id(), client.server());
-    let before = (cpu(me)?, cpu(server)?);
+    let before = (cpu(me)?, cpu(server)?, switches(me)? + switches(server)?);
     client.requests(sizes.together, IN_FLIGHT).await?;
-    let after = (cpu(me)?, cpu(server)?);
+    let after = (cpu(me)?, cpu(server)?, switches(me)? + switches(server)?);
     client.requests(sizes.many, MANY_IN_FLIGHT).await?;
     let each = |spent: Duration| spent.as_secs_f64() * 1e6 / sizes.together as f64;
     Ok(Figures {
         alone_us: alone[alone.len() / 2].as_secs_f64() * 1e6,
         client_us: each(after.0 - before.0),
         server_us: each(after.1 - before.1),
+        switches: (after.2 - before.2) as f64 / sizes.together as f64,
     })
 }
 
@@ -114,16 +117,28 @@ fn cpu(pid: u32) -> Result<Duration, Failure> {
     Ok(Duration::from_nanos(nanos))
 }
 
+/// How often a thread of a process gave up a processor or lost it.
+fn switches(pid: u32) -> Result<u64, Failure> {
+    let mut sum = 0;
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        let counts = status.lines().filter(|line| line.contains("ctxt_switches"));
+        sum += counts.filter_map(|line| line.rsplit('\t').next()?.parse::<u64>().ok()).sum::<u64>();
+    }
+    Ok(sum)
+}
+
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
 
-async fn run(wanted: Option<&str>) -> Result<(), Failure> {
+async fn run(wanted: &[String]) -> Result<(), Failure> {
+    let is_wanted = |name: &str| wanted.is_empty() || wanted.iter().any(|wanted| wanted == name);
     let mut rows: [(&str, Vec<Figures>); 4] =
         [("raw tcp", vec![]), ("lane", vec![]), ("whole hit", vec![]), ("redis get", vec![])];
     for _ in 0..ROUNDS {
-        for (name, figures) in rows.iter_mut().filter(|(name, _)| wanted.is_none_or(|wanted| wanted == *name)) {
+        for (name, figures) in rows.iter_mut().filter(|(name, _)| is_wanted(name)) {
             figures.extend(match *name {
                 "raw tcp" => Some(measure(&mut tcp::client().await?, SIZES).await?),
                 "lane" => Some(measure(&mut lane::client().await?, SIZES).await?),
@@ -136,12 +151,13 @@ async fn run(wanted: Option<&str>) -> Result<(), Failure> {
         }
     }
     println!("{SIZE} bytes each way, {ROUNDS} rounds, medians; microseconds");
-    println!("{:<10} {:>14} {:>16} {:>16} {:>8}", "", "one at a time", "cpu client", "cpu server", "sum");
+    println!("{:<10} {:>14} {:>12} {:>12} {:>8} {:>10}", "", "one at a time", "cpu client", "cpu server", "sum", "switches");
     let mut sums = BTreeMap::new();
     for (name, figures) in rows.iter().filter(|(_, figures)| !figures.is_empty()) {
         let of = |pick: fn(&Figures) -> f64| median(figures.iter().map(pick).collect());
         let (alone, client, server) = (of(|f| f.alone_us), of(|f| f.client_us), of(|f| f.server_us));
-        println!("{name:<10} {alone:>14.1} {client:>16.2} {server:>16.2} {:>8.2}", client + server);
+        let (sum, switches) = (client + server, of(|f| f.switches));
+        println!("{name:<10} {alone:>14.1} {client:>12.2} {server:>12.2} {sum:>8.2} {switches:>10.3}");
         sums.insert(*name, (alone, client + server));
     }
     if let (Some(lane), Some(tcp)) = (sums.get("lane"), sums.get("raw tcp")) {
@@ -152,7 +168,7 @@ async fn run(wanted: Option<&str>) -> Result<(), Failure> {
             println!("{name} / redis, cpu: {:.2} (at most {most})", ours.1 / redis.1);
         }
     }
-    if wanted.is_none() && !sums.contains_key("redis get") {
+    if is_wanted("redis get") && !sums.contains_key("redis get") {
         println!("no redis-server on the path: its row is left out");
     }
     println!("no request failed at {MANY_IN_FLIGHT} in flight");
@@ -167,12 +183,12 @@ async fn within<T>(limit: Duration, what: impl Future<Output = Result<T, Failure
 fn main() -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let limit = Duration::from_secs(600);
-    let role = std::env::args().nth(1);
-    let result = match role.as_deref() {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let result = match args.first().map(String::as_str) {
         Some("tcp-server") => runtime.block_on(tcp::serve()),
         Some("lane-server") => runtime.block_on(lane::serve()),
         Some("hit-server") => runtime.block_on(hit::serve()),
-        row => runtime.block_on(within(limit, run(row))),
+        _ => runtime.block_on(within(limit, run(&args))),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
