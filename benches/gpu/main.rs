@@ -21,6 +21,10 @@ use evalmesh::evaluator::{Evaluator, Job};
 use evalmesh::node::Node;
 use evalmesh::request::{Class, Request};
 
+/// As the command line has it, in the node, its workers and the bare runs alike.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Work that is the same in both: a few instructions a word.
 const SHADER: &str = "@group(0) @binding(0) var<storage, read> a: array<vec4u>;
     @group(0) @binding(1) var<storage, read_write> b: array<vec4u>;

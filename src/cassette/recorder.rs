@@ -1,7 +1,8 @@
 //! The production thread around a [`CassetteWriter`]: group commit.
 //!
 //! It takes whatever waits in its queue, appends all of it, and pays one write and, if anything in it demands so, one sync. While a sync
-//! runs the next group gathers. A caller that goes away changes nothing: its operation is done all the same. Clock, channels and threads come
+//! runs the next group gathers. A caller that goes away changes nothing: its operation is done all the same. Where the ledger is in memory and the
+//! thread has nothing to do, who observes something appends it at once ([`RecorderHandle::observe_here`]). Clock, channels and threads come
 //! from the module above, so that `cassette/tests/interleavings` runs this very file under many orders of its threads.
 
 use std::fmt;
@@ -48,8 +49,13 @@ pub struct RecorderHandle {
 
 struct Inner {
     queue: RwLock<Option<SyncSender<Op>>>,
-    /// Bytes of payloads in the queue.
+    /// Operations that were sent and are not appended yet, and bytes of payloads in the queue.
+    sent: Arc<AtomicU64>,
     queued: Arc<AtomicU64>,
+    /// Who has this writes. The thread has it for a group at a time, and takes it away when it ends.
+    worker: Arc<Mutex<Option<Worker>>>,
+    /// Whether writing takes no time.
+    volatile: bool,
     thread: Mutex<Option<JoinHandle<Result<u64, LedgerError>>>>,
 }
 
@@ -103,12 +109,14 @@ impl Recorder {
     pub fn start(writer: CassetteWriter, on_durable: Option<OnDurable>) -> io::Result<RecorderHandle> {
         let cassette = writer.cassette();
         let (queue, ops) = sync_channel(RECORDER_QUEUE);
-        let queued = Arc::new(AtomicU64::new(0));
+        let (sent, queued) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let volatile = writer.is_volatile();
         let room = RoomMaker::start()?;
         let worker = Worker {
             told: writer.durable(),
             writer,
             on_durable,
+            sent: sent.clone(),
             queued: queued.clone(),
             deadline: None,
             room,
@@ -116,8 +124,11 @@ impl Recorder {
             company: 0,
             sync_takes: Duration::ZERO,
         };
-        let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || worker.run(&ops))?;
-        let inner = Inner { queue: RwLock::new(Some(queue)), queued, thread: Mutex::new(Some(thread)) };
+        let worker = Arc::new(Mutex::new(Some(worker)));
+        let works = worker.clone();
+        let thread = thread::Builder::new().name("recorder".to_owned()).spawn(move || run(&works, &ops))?;
+        let (queue, thread) = (RwLock::new(Some(queue)), Mutex::new(Some(thread)));
+        let inner = Inner { queue, sent, queued, worker, volatile, thread };
         Ok(RecorderHandle { inner: Arc::new(inner), cassette })
     }
 }
@@ -175,6 +186,28 @@ impl RecorderHandle {
         }
     }
 
+    /// As [`Self::observe`]; but where the ledger is in memory and nobody writes or waits to, it is recorded before this returns, durable as far as
+    /// that goes, and the outcome is here: `done` and the durable callback are not called then.
+    pub fn observe_here(
+        &self,
+        about: Observation,
+        reply: &Reply,
+        producer: NodeId,
+        done: impl FnOnce(Result<Recorded, LedgerError>) + Send + 'static,
+    ) -> Option<Result<Recorded, LedgerError>> {
+        let prepared = match Prepared::observe(about, reply, producer) {
+            Ok(prepared) => Box::new(prepared),
+            Err(error) => return Some(Err(error)),
+        };
+        match self.inner.at_once(prepared) {
+            Ok(result) => Some(result),
+            Err(prepared) => {
+                self.send(What::Record(prepared), Box::new(done));
+                None
+            }
+        }
+    }
+
     /// Takes over what another node observed; see [`CassetteWriter::adopt`]. Hashes the payloads on the calling thread.
     pub fn adopt(
         &self,
@@ -217,6 +250,7 @@ impl RecorderHandle {
     fn send(&self, what: What, done: Done) {
         let len = what.len();
         let op = Op { what, done };
+        self.inner.sent.fetch_add(1, Ordering::SeqCst);
         let queued = self.inner.queued.fetch_add(len, Ordering::Relaxed);
         let too_much = queued > 0 && queued.saturating_add(len) > RECORDER_BYTES;
         let refused = match &*self.inner.queue.read().expect("no code panics while it holds the queue") {
@@ -231,12 +265,25 @@ impl RecorderHandle {
             None => (op, LedgerError::Closed),
         };
         self.inner.queued.fetch_sub(len, Ordering::Relaxed);
+        self.inner.sent.fetch_sub(1, Ordering::SeqCst);
         let (Op { done, .. }, error) = refused;
         done(Err(error));
     }
 }
 
 impl Inner {
+    /// Records on this thread, unless that could take time or overtake what was sent before.
+    fn at_once(&self, prepared: Box<Prepared>) -> Result<Result<Recorded, LedgerError>, Box<Prepared>> {
+        if !self.volatile {
+            return Err(prepared);
+        }
+        let Ok(mut worker) = self.worker.try_lock() else { return Err(prepared) };
+        match &mut *worker {
+            Some(worker) if self.sent.load(Ordering::SeqCst) == 0 => Ok(worker.at_once(*prepared)),
+            _ => Err(prepared),
+        }
+    }
+
     /// `None` if it was closed before.
     fn close(&self) -> Option<Result<u64, LedgerError>> {
         drop(self.queue.write().expect("no code panics while it holds the queue").take());
@@ -260,6 +307,7 @@ impl Drop for Inner {
 struct Worker {
     writer: CassetteWriter,
     on_durable: Option<OnDurable>,
+    sent: Arc<AtomicU64>,
     queued: Arc<AtomicU64>,
     /// The durable length that was told last.
     told: u64,
@@ -333,19 +381,37 @@ impl Drop for RoomMaker {
     }
 }
 
-impl Worker {
-    fn run(mut self, ops: &Receiver<Op>) -> Result<u64, LedgerError> {
-        loop {
-            let first = match self.deadline {
-                None => ops.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(deadline) => ops.recv_timeout(deadline.saturating_duration_since(now())),
-            };
-            match first {
-                Ok(first) => self.group(first, ops),
-                Err(RecvTimeoutError::Timeout) => drop(self.commit()),
-                Err(RecvTimeoutError::Disconnected) => return self.close(),
-            }
+/// The recorder's thread.
+fn run(worker: &Mutex<Option<Worker>>, ops: &Receiver<Op>) -> Result<u64, LedgerError> {
+    let mut deadline: Option<Instant> = None;
+    loop {
+        let first = match deadline {
+            None => ops.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(deadline) => ops.recv_timeout(deadline.saturating_duration_since(now())),
+        };
+        let mut place = worker.lock().expect("no code panics while it writes");
+        let worker = place.as_mut().expect("only this thread takes it away");
+        match first {
+            Ok(first) => worker.group(first, ops),
+            Err(RecvTimeoutError::Timeout) => drop(worker.commit()),
+            Err(RecvTimeoutError::Disconnected) => break,
         }
+        deadline = worker.deadline;
+    }
+    let worker = worker.lock().expect("no code panics while it writes").take();
+    worker.expect("only this thread takes it away").close()
+}
+
+impl Worker {
+    /// Appends one observation and has it durable, where neither takes time.
+    fn at_once(&mut self, prepared: Prepared) -> Result<Recorded, LedgerError> {
+        self.since_budget += prepared.len();
+        let ticket = self.writer.record_prepared(prepared)?;
+        self.deadline = None;
+        self.writer.commit()?;
+        self.told = self.writer.durable();
+        self.keep_budget();
+        Ok(self.writer.recorded(&ticket))
     }
 
     /// Appends what waits, pays for it once, and tells everybody.
@@ -374,6 +440,10 @@ impl Worker {
         }
         self.tell();
         self.room.turn(&mut self.writer);
+        self.keep_budget();
+    }
+
+    fn keep_budget(&mut self) {
         if self.since_budget >= BUDGET_EVERY {
             self.since_budget = 0;
             match self.writer.keep_budget(micros()) {
@@ -386,6 +456,7 @@ impl Worker {
 
     fn gather(&mut self, group: &mut Group, ops: impl Iterator<Item = Op>) {
         for Op { what, done } in ops.take(RECORDER_GROUP.saturating_sub(group.waiting.len())) {
+            self.sent.fetch_sub(1, Ordering::SeqCst);
             if let What::Adoptions(all) = what {
                 self.adopt(all, group);
                 continue;

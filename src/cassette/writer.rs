@@ -174,6 +174,7 @@ pub struct CassetteWriter {
     pub(super) ledger: Ledger,
     cassette: Cassette,
     options: CassetteOptions,
+    volatile: bool,
     /// Entries written, as of the last `write_out` or `commit`.
     written: u64,
     /// Appended and not shown yet, in order.
@@ -200,6 +201,7 @@ impl CassetteWriter {
         opening: &Opening,
         options: CassetteOptions,
     ) -> Result<(Self, Recovery), OpenError> {
+        let volatile = storage.is_volatile();
         let (ledger, recovery) = Ledger::open(storage, opening)?;
         let (index, counts) = (Index::new(ledger.reader(), options.ram_bytes), Counts::default());
         let sums = ledger.reader().sums();
@@ -209,7 +211,7 @@ impl CassetteWriter {
         let cassette = Cassette::new(ledger.reader(), index, counts, recovery.clone());
         let written = ledger.next_seq();
         let (pending, staged) = Default::default();
-        Ok((Self { ledger, cassette, options, written, pending, staged, hand: 0 }, recovery))
+        Ok((Self { ledger, cassette, options, volatile, written, pending, staged, hand: 0 }, recovery))
     }
 
     /// The reading side.
@@ -315,6 +317,12 @@ impl CassetteWriter {
     /// See [`Ledger::accept`].
     pub fn accept(&mut self, made: Made) {
         self.ledger.accept(made);
+    }
+
+    /// Whether the ledger is in memory that ends with the process, so that nothing about it takes time.
+    #[must_use]
+    pub fn is_volatile(&self) -> bool {
+        self.volatile
     }
 
     /// Entries that survive any crash.

@@ -80,6 +80,8 @@ impl Fabric {
         let Some(announcement) = announcement.filter(|read| read.batch.first == self.own_log.announced) else { return };
         let log = &mut self.own_log;
         log.announced = announcement.batch.end();
+        // What could be read is durable, even where word of that comes later.
+        log.durable = log.durable.max(log.announced);
         log.chain = announcement.chain;
         if log.recent.len() == RECENT_BATCHES {
             log.recent.pop_front();

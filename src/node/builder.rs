@@ -16,13 +16,14 @@ use super::addresses::Exchange;
 use super::clock::{Clock, random, unix_micros};
 use super::control::ControlServer;
 use super::driver::{Driver, EVENTS, Event};
-use super::hands::Hands;
 use super::evaluators::Evaluators;
+use super::hands::Hands;
 use super::keyfile::{self, KeyError};
 use super::lanes::Lanes;
 use super::shared::Shared;
 #[cfg(feature = "wasm")]
 use super::slots::NodeSlots;
+use super::turns::{After, Turns};
 use super::{Inner, Node, StopOnDrop};
 use crate::cassette::{CassetteOptions, CassetteWriter, Recorder, RecorderHandle};
 use crate::error::EvalError;
@@ -228,7 +229,8 @@ impl NodeBuilder {
         let (storage, identity) = open_directory(self.data_dir.as_deref())?;
         let signer: Arc<dyn Signer> = Arc::new(identity.clone());
         let (events, inbox) = mpsc::channel(EVENTS);
-        let recorder = self.open_ledger(storage, signer.node(), &events)?;
+        let turns = Turns::new(events.clone());
+        let recorder = self.open_ledger(storage, signer.node(), &turns)?;
         let cassette = recorder.cassette().clone();
 
         let mut evaluators = Evaluators::default();
@@ -264,6 +266,7 @@ impl NodeBuilder {
             cassette: cassette.clone(),
             evaluators: Arc::clone(&evaluators),
             events: events.clone(),
+            turns: Arc::clone(&turns),
             desks: Arc::default(),
             shared: Arc::clone(&shared),
             clock,
@@ -296,11 +299,12 @@ impl NodeBuilder {
             shared,
             io: Pool::start("evalmesh-io", IO_THREADS).map_err(system("I/O threads"))?,
             events,
+            turns: Arc::clone(&turns),
             waiting: std::collections::BTreeMap::new(),
             made_here: std::collections::VecDeque::new(),
             touched: Vec::new(),
             adoptions: Vec::new(),
-            outcomes: Vec::new(),
+            after: After::default(),
             running: std::collections::BTreeMap::new(),
             node: asking_handle,
             waits: Arc::default(),
@@ -308,8 +312,8 @@ impl NodeBuilder {
             wake_at: None,
             placing: super::placing::Placing::default(),
         };
-        let driver = Driver { clock, fabric: Fabric::new(config), hands };
-        let thread = spawn_loop(driver, inbox, control, recorder)?;
+        let driver = Driver::new(clock, Fabric::new(config), hands);
+        let thread = spawn_loop(driver, turns, inbox, control, recorder)?;
         *inner.thread.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(thread);
         Ok(Node { _guard: Some(Arc::new(StopOnDrop(Arc::clone(&inner)))), inner })
     }
@@ -319,14 +323,14 @@ impl NodeBuilder {
         &self,
         storage: Arc<dyn Storage>,
         node: NodeId,
-        events: &mpsc::Sender<Event>,
+        turns: &Arc<Turns>,
     ) -> Result<RecorderHandle, StartError> {
         let epoch = random().map_err(|source| StartError::System { what: "randomness", source })?;
         let opening = Opening::new(node, EpochId::from_bytes(epoch), unix_micros());
         let (writer, recovery) = CassetteWriter::open(storage, &opening, self.cassette)?;
         report(&recovery);
-        let durable = events.clone();
-        let on_durable = move |length| drop(durable.blocking_send(Event::Fabric(Input::Durable(length))));
+        let turns = Arc::clone(turns);
+        let on_durable = move |length| turns.put(Event::Fabric(Input::Durable(length)));
         Recorder::start(writer, Some(Box::new(on_durable)))
             .map_err(|source| StartError::System { what: "ledger thread", source })
     }
@@ -379,6 +383,7 @@ impl NodeBuilder {
 /// The loop's thread: runs until it is told to stop, then closes lanes, control socket and ledger.
 fn spawn_loop(
     driver: Driver,
+    turns: Arc<Turns>,
     inbox: mpsc::Receiver<Event>,
     control: Option<ControlServer>,
     recorder: RecorderHandle,
@@ -388,8 +393,8 @@ fn spawn_loop(
     let run = move || {
         let ended = match driver.hands.lanes.runtime() {
             // Beside the lanes, so that a frame is handled on the thread on which it arrives.
-            Some(network) => runtime.block_on(network.spawn(driver.run(inbox))),
-            None => Ok(runtime.block_on(driver.run(inbox))),
+            Some(network) => runtime.block_on(network.spawn(driver.run(turns, inbox))),
+            None => Ok(runtime.block_on(driver.run(turns, inbox))),
         };
         match ended {
             Ok(mut lanes) => lanes.close(),

@@ -1,6 +1,7 @@
 //! The node's loop: one thread, one small runtime, and the fabric in the middle.
 //!
-//! Each turn takes a burst: what callers, other threads and lanes have for it by now. Taking it is synchronous. Whatever may block (disk, long
+//! Each turn takes a burst: what callers, other threads and lanes have for it by now; in between other threads may take turns with a single event
+//! (`turns`). Taking it is synchronous. Whatever may block (disk, long
 //! hashing, signatures, programs) runs on other threads and comes back as an event. What a burst leads to on other threads is handed over when
 //! it is over, with one wake-up for each of them: for the recorder, and for each desk of callers. Invariant: nothing is awaited here but the
 //! next burst.
@@ -8,7 +9,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures_channel::oneshot;
@@ -24,6 +25,7 @@ use crate::node::desk::{Caller, Desk, Waiting};
 use crate::node::hands::Hands;
 use crate::node::lanes::{LaneEvent, Lanes};
 use crate::node::status::HolderStatus;
+use crate::node::turns::{After, Turns};
 use crate::record::Resolved;
 use crate::reply::Reply;
 #[cfg(feature = "gpu")]
@@ -60,9 +62,15 @@ pub(super) enum Event {
 
 /// Everything that the loop owns.
 pub(super) struct Driver {
-    pub(super) clock: Clock,
-    pub(super) fabric: Fabric,
+    clock: Clock,
+    fabric: Fabric,
     pub(super) hands: Hands,
+    /// Room for the outputs of one input.
+    outputs: Vec<Output>,
+    /// Wakes the loop's own thread, and the time at which that wakes by itself.
+    waker: Option<Waker>,
+    wakes_at: Option<Time>,
+    broken: bool,
 }
 
 /// What waits for the loop.
@@ -103,17 +111,23 @@ impl Alarm<'_> {
 }
 
 impl Driver {
+    pub(super) fn new(clock: Clock, fabric: Fabric, hands: Hands) -> Self {
+        Self { clock, fabric, hands, outputs: Vec::new(), waker: None, wakes_at: None, broken: false }
+    }
+
     /// Runs until it is told to stop, then ends callers and evaluations. Lanes and recorder are closed by their owner: that blocks.
-    pub(super) async fn run(mut self, mut events: mpsc::Receiver<Event>) -> Lanes {
-        let mut outputs = Vec::new();
+    pub(super) async fn run(self, turns: Arc<Turns>, mut events: mpsc::Receiver<Event>) -> Lanes {
+        let clock = self.clock;
+        let seated = turns.seat(self);
         let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
         let mut alarm = Alarm { sleep: sleep.as_mut(), set_for: None };
         let mut burst = Burst { due: true, ..Burst::default() };
         loop {
-            if !self.take(&mut burst, &mut outputs) {
+            let (go_on, after) = seated.with(|driver| (driver.take(&mut burst), driver.finish()));
+            after.run();
+            if !go_on {
                 break;
             }
-            self.hands.finish_burst(&self.fabric, self.clock.now());
             // Lanes send what there is, and read, before the next one begins.
             let mut others_first = true;
             poll_fn(|cx| {
@@ -121,79 +135,116 @@ impl Driver {
                     cx.waker().wake_by_ref();
                     return Poll::Pending;
                 }
-                self.poll_burst(cx, &mut events, &mut alarm, &mut burst)
+                seated.with(|driver| driver.poll_burst(cx, clock, &mut events, &mut alarm, &mut burst))
             })
             .await;
         }
-        self.hands.end();
-        self.hands.lanes
+        let mut hands = seated.leave().hands;
+        hands.end();
+        hands.lanes
     }
 
     /// Gathers what there is by now; pending if there is nothing.
     fn poll_burst(
         &mut self,
         cx: &mut Context<'_>,
+        clock: Clock,
         events: &mut mpsc::Receiver<Event>,
         alarm: &mut Alarm<'_>,
         burst: &mut Burst,
     ) -> Poll<()> {
         burst.over = events.poll_recv_many(cx, &mut burst.events, BURST) == Poll::Ready(0);
         self.hands.lanes.poll_many(cx, &mut burst.frames, BURST);
-        burst.due = alarm.poll(cx, self.clock, self.hands.wake_at);
+        burst.due = alarm.poll(cx, clock, self.hands.wake_at);
+        self.wakes_at = alarm.set_for;
+        if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+        }
         let nothing = burst.events.is_empty() && burst.frames.is_empty() && !burst.due && !burst.over;
         if nothing { Poll::Pending } else { Poll::Ready(()) }
     }
 
+    /// The turn of another thread: what is to be done after it, and the loop's thread if that must set its alarm anew.
+    pub(super) fn turn(&mut self, event: Event) -> (After, Option<Waker>) {
+        self.one(event);
+        let too_late = self.hands.wake_at.is_some_and(|at| self.wakes_at.is_none_or(|set| at < set));
+        let waker = self.waker.clone().filter(|_| too_late);
+        (self.finish(), waker)
+    }
+
+    /// Ends a turn.
+    fn finish(&mut self) -> After {
+        self.hands.finish_burst(&self.fabric, self.clock.now())
+    }
+
+    /// A turn panicked: the loop's own thread is to end.
+    pub(super) fn broken(&mut self) -> Option<Waker> {
+        self.broken = true;
+        self.waker.clone()
+    }
+
+    pub(super) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     /// Takes a burst; whether to go on.
-    fn take(&mut self, burst: &mut Burst, outputs: &mut Vec<Output>) -> bool {
+    fn take(&mut self, burst: &mut Burst) -> bool {
         for event in burst.events.drain(..) {
-            match event {
-                Event::Stop => return false,
-                Event::Ask(ask, caller) => self.ask(ask, Waiting { caller, desk: None }, outputs),
-                Event::Asks(desk, asks) => {
-                    for (ask, caller) in asks {
-                        self.ask(ask, Waiting { caller, desk: desk.clone() }, outputs);
-                    }
-                }
-                Event::Fabric(input) => self.apply(input, outputs),
-                Event::Computed(flight, resolved, result) => {
-                    if let Some(input) = self.hands.computed(flight, &resolved, result) {
-                        self.apply(input, outputs);
-                    }
-                }
-                Event::Send(peer, message) => self.hands.send_to(peer, message),
-                #[cfg(feature = "gpu")]
-                Event::Offer(classes) => self.hands.offer(classes),
-                #[cfg(feature = "gpu")]
-                Event::Offered(found) => {
-                    // Whoever asked may be gone.
-                    let _ = found.send(self.hands.placing.classes());
-                }
-                Event::Holders(id, found) => {
-                    // Whoever asked may be gone.
-                    let _ = found.send(self.holders(id));
-                }
+            if matches!(event, Event::Stop) {
+                return false;
             }
+            self.one(event);
         }
         for frame in burst.frames.drain(..) {
             for input in self.hands.on_lane(frame, self.clock.now()) {
-                self.apply(input, outputs);
+                self.apply(input);
             }
         }
         if std::mem::take(&mut burst.due) {
             self.hands.wake_at = None;
-            self.apply(Input::Wake, outputs);
+            self.apply(Input::Wake);
         }
         !burst.over
     }
 
-    fn ask(&mut self, ask: Ask, waiting: Waiting, outputs: &mut Vec<Output>) {
+    fn one(&mut self, event: Event) {
+        match event {
+            // It is for the loop's own thread, which ends.
+            Event::Stop => {}
+            Event::Ask(ask, caller) => self.ask(ask, Waiting { caller, desk: None }),
+            Event::Asks(desk, asks) => {
+                for (ask, caller) in asks {
+                    self.ask(ask, Waiting { caller, desk: desk.clone() });
+                }
+            }
+            Event::Fabric(input) => self.apply(input),
+            Event::Computed(flight, resolved, result) => {
+                if let Some(input) = self.hands.computed(flight, &resolved, result) {
+                    self.apply(input);
+                }
+            }
+            Event::Send(peer, message) => self.hands.send_to(peer, message),
+            #[cfg(feature = "gpu")]
+            Event::Offer(classes) => self.hands.offer(classes),
+            #[cfg(feature = "gpu")]
+            Event::Offered(found) => {
+                // Whoever asked may be gone.
+                let _ = found.send(self.hands.placing.classes());
+            }
+            Event::Holders(id, found) => {
+                // Whoever asked may be gone.
+                let _ = found.send(self.holders(id));
+            }
+        }
+    }
+
+    fn ask(&mut self, ask: Ask, waiting: Waiting) {
         if waiting.caller.is_canceled() {
             // Word of that may have come before the question.
             return;
         }
         self.hands.waiting.insert(ask.job, waiting);
-        self.apply(Input::Eval(ask), outputs);
+        self.apply(Input::Eval(ask));
     }
 
     fn holders(&self, id: ContentId) -> Vec<HolderStatus> {
@@ -210,7 +261,7 @@ impl Driver {
     }
 
     /// Gives the fabric an input, and whatever the loop itself makes of its outputs.
-    fn apply(&mut self, input: Input, outputs: &mut Vec<Output>) {
+    fn apply(&mut self, input: Input) {
         let mut next = Some(input);
         while let Some(input) = next {
             if let Input::Computed(flight, outcome) = &input {
@@ -223,8 +274,8 @@ impl Driver {
                 self.hands.waiting.remove(job);
             }
             self.hands.touched.extend(input.about().filter(|peer| !self.hands.touched.contains(peer)));
-            self.fabric.handle(self.clock.now(), input, outputs);
-            perform(outputs, &mut self.hands);
+            self.fabric.handle(self.clock.now(), input, &mut self.outputs);
+            perform(&mut self.outputs, &mut self.hands);
             next = self.hands.made_here.pop_front();
         }
     }

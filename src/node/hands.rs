@@ -17,12 +17,13 @@ use crate::evaluator::{Asker, Cancel, Done, Job, NESTING};
 use crate::fabric::{Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Time, segment};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
+use crate::ledger::LedgerError;
 use crate::limits::INLINE_REPLY;
 use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::Node;
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
-use crate::node::desk::{Outcome, Waiting, hand_out};
+use crate::node::desk::{Waiting, hand_out};
 use crate::node::driver::Event;
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
@@ -30,6 +31,7 @@ use crate::node::nested::{NodeAsker, Waits};
 use crate::node::placing::Placing;
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
+use crate::node::turns::{After, Turns};
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Resolved};
 use crate::reply::{Payload, Reply};
@@ -55,13 +57,14 @@ pub(super) struct Hands {
     /// Threads for disk, hashing and signatures.
     pub(super) io: Pool,
     pub(super) events: mpsc::Sender<Event>,
+    pub(super) turns: Arc<Turns>,
     pub(super) waiting: BTreeMap<JobId, Waiting>,
     /// What the loop itself made of an output, to be taken next.
     pub(super) made_here: VecDeque<Input>,
-    /// Of the burst under way: the peers it was about, what is to be recorded, and what callers are to be told.
+    /// Of the burst under way: the peers it was about, what is to be recorded, and what is done when it is over.
     pub(super) touched: Vec<NodeId>,
     pub(super) adoptions: Vec<Adoption>,
-    pub(super) outcomes: Vec<(Waiting, Outcome)>,
+    pub(super) after: After,
     pub(super) running: BTreeMap<FlightId, Cancel>,
     /// This node, for programs that ask it.
     pub(super) node: Node,
@@ -80,31 +83,16 @@ fn starts_here(request: &Request) -> bool {
     small && resolved && request.payloads().all(|payload| matches!(payload, Payload::Inline(_)))
 }
 
-/// Tells the loop something, from any thread, the loop's own too.
-pub(super) fn tell(events: &mpsc::Sender<Event>, event: Event) {
-    match events.try_send(event) {
-        Err(mpsc::error::TrySendError::Full(event)) => match tokio::runtime::Handle::try_current() {
-            // The loop cannot wait for itself; at most as many such tasks wait as there are evaluations under way.
-            Ok(runtime) => {
-                let events = events.clone();
-                drop(runtime.spawn(async move { drop(events.send(event).await) }));
-            }
-            Err(_) => drop(events.blocking_send(event)),
-        },
-        // A loop that has ended needs no news.
-        Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
-    }
-}
-
 impl Hands {
     /// Hands over what the burst led to: first what is to be recorded, so that whoever asks again after an answer comes behind it.
-    pub(super) fn finish_burst(&mut self, fabric: &Fabric, now: Time) {
+    /// The rest is for whoever had the turn.
+    pub(super) fn finish_burst(&mut self, fabric: &Fabric, now: Time) -> After {
         if !self.adoptions.is_empty() {
             self.recorder.adopt_all(std::mem::take(&mut self.adoptions));
         }
         self.shared.note(fabric, now, &self.touched);
         self.touched.clear();
-        hand_out(&mut self.outcomes);
+        std::mem::take(&mut self.after)
     }
 
     /// The loop is over: ends evaluations and callers.
@@ -113,7 +101,7 @@ impl Hands {
             cancel.cancel();
         }
         self.recorder.adopt_all(std::mem::take(&mut self.adoptions));
-        hand_out(&mut self.outcomes);
+        hand_out(&mut self.after.outcomes);
         for (_, Waiting { caller, .. }) in std::mem::take(&mut self.waiting) {
             // A caller that went away needs no answer.
             drop(caller.send(Err(EvalError::Closed)));
@@ -192,9 +180,7 @@ impl Hands {
         let work = move || {
             let retracted = |reply: &VerifiedReply| cassette.is_retracted(id, reply.answer());
             match check(&*verifier) {
-                Ok(Checked::Complete(reply)) if retracted(&reply) => {
-                    Input::Message(from, Message::NotHeld { ask })
-                }
+                Ok(Checked::Complete(reply)) if retracted(&reply) => Input::Message(from, Message::NotHeld { ask }),
                 checked => Input::Checked(from, ask, checked.map_err(|why| why.to_string())),
             }
         };
@@ -250,10 +236,11 @@ impl Effects for Hands {
         self.running.insert(flight, cancel.clone());
         let asker = self.asker(flight, id, &resolved.request);
         let here = starts_here(&resolved.request);
-        let (cassette, evaluators, events) = (self.cassette.clone(), Arc::clone(&self.evaluators), self.events.clone());
+        let (cassette, evaluators, turns) =
+            (self.cassette.clone(), Arc::clone(&self.evaluators), Arc::clone(&self.turns));
         let task = move || {
-            let (events_too, about) = (events.clone(), Arc::clone(&resolved));
-            let done: Done = Box::new(move |result| tell(&events_too, Event::Computed(flight, about, result)));
+            let about = Arc::clone(&resolved);
+            let done: Done = Box::new(move |result| turns.tell(Event::Computed(flight, about, result)));
             let job = load(&cassette, &resolved.request).map(|(code, inputs)| Job {
                 id,
                 request: Arc::new(resolved.request.clone()),
@@ -270,7 +257,7 @@ impl Effects for Hands {
         };
         if here {
             // Nothing is read, so nothing blocks, and a thread's turn is saved.
-            return task();
+            return self.after.starts.push(Box::new(task));
         }
         if let Err(error) = self.io.spawn(task)
             && self.events.try_send(Event::Fabric(Input::Computed(flight, Err(error)))).is_err()
@@ -334,9 +321,12 @@ impl Effects for Hands {
     }
 
     fn record(&mut self, flight: FlightId, id: ContentId, resolved: Arc<Resolved>, reply: Reply) {
-        let (recorder, events, producer) = (self.recorder.clone(), self.events.clone(), self.signer.node());
+        let (recorder, turns, producer) = (self.recorder.clone(), Arc::clone(&self.turns), self.signer.node());
         let asker = self.askers.remove(&flight);
         let small = reply.len() <= HASHED_HERE;
+        let outcome = move |result: Result<_, LedgerError>| {
+            Input::Recorded(flight, result.map(drop).map_err(|error| error.to_string()))
+        };
         let task = move || {
             let mut upstream = resolved.upstream.clone();
             upstream.extend(asker.iter().flat_map(|asker| asker.asked()));
@@ -348,15 +338,20 @@ impl Effects for Hands {
                 trace: None,
                 upstream,
             };
-            let done = move |result: Result<_, crate::ledger::LedgerError>| {
-                let result = result.map(drop).map_err(|error| error.to_string());
-                tell(&events, Event::Fabric(Input::Recorded(flight, result)));
-            };
-            recorder.observe(about, &reply, producer, done);
+            // From the recorder's thread, which has more to do than to take turns.
+            let turns_too = Arc::clone(&turns);
+            let later = move |result| turns_too.put(Event::Fabric(outcome(result)));
+            if let Some(result) = recorder.observe_here(about, &reply, producer, later) {
+                let durable = result.as_ref().ok().map(|done| done.seq + 1);
+                turns.tell(Event::Fabric(outcome(result)));
+                if let Some(length) = durable {
+                    turns.tell(Event::Fabric(Input::Durable(length)));
+                }
+            }
         };
         if small {
             // Hashing it takes less than another thread's turn.
-            return task();
+            return self.after.starts.push(Box::new(task));
         }
         if let Err(error) = self.io.spawn(task) {
             let input = Input::Recorded(flight, Err(error.to_string()));
@@ -424,7 +419,7 @@ impl Effects for Hands {
     }
 
     fn deliver(&mut self, job: JobId, outcome: Result<Delivery, EvalError>) {
-        self.outcomes.extend(self.waiting.remove(&job).map(|waiting| (waiting, outcome)));
+        self.after.outcomes.extend(self.waiting.remove(&job).map(|waiting| (waiting, outcome)));
     }
 
     fn wake_at(&mut self, at: Time) {

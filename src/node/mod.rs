@@ -27,6 +27,7 @@ mod shared;
 #[cfg(feature = "wasm")]
 mod slots;
 pub mod status;
+mod turns;
 
 use std::future::poll_fn;
 use std::path::PathBuf;
@@ -51,6 +52,7 @@ use self::evaluators::Evaluators;
 pub use self::keyfile::KeyError;
 use self::shared::Shared;
 use self::status::{AnswerCounts, HolderStatus, LedgerStatus, Status, TrafficCounts};
+use self::turns::Turns;
 use crate::cassette::{Cassette, Lookup, Tier};
 use crate::error::{EvalError, NotHeld, Refusal};
 use crate::eval::{Answer, Eval, Origin};
@@ -73,6 +75,7 @@ struct Inner {
     cassette: Cassette,
     evaluators: Arc<Evaluators>,
     events: mpsc::Sender<Event>,
+    turns: Arc<Turns>,
     desks: Arc<Desks>,
     shared: Arc<Shared>,
     clock: Clock,
@@ -280,15 +283,17 @@ impl Node {
     /// Puts a question to the loop and waits; dropping the future abandons it there.
     async fn ask_resolved(&self, ask: Ask, why: NotHeld) -> Result<Answer, EvalError> {
         let (id, job) = (ask.id, ask.job);
-        let Inner { events, desks, .. } = &*self.inner;
+        let Inner { events, desks, turns, .. } = &*self.inner;
         let (caller, outcome) = oneshot::channel();
         let mut question = Some((ask, caller));
         let at_desk = poll_fn(|cx| {
             let left = question.take().map_or(Ok(()), |question| desks.put(question, cx.waker(), events));
             Poll::Ready(left)
         });
-        if let Err((ask, caller)) = at_desk.await {
-            events.send(Event::Ask(ask, caller)).await.map_err(|_| EvalError::Closed)?;
+        if let Err((ask, caller)) = at_desk.await
+            && let Some(event) = turns.take(Event::Ask(ask, caller))
+        {
+            events.send(event).await.map_err(|_| EvalError::Closed)?;
         }
         let mut abandon = AbandonOnDrop { events: &self.inner.events, job: Some(job) };
         let outcome = outcome.await.unwrap_or(Err(EvalError::Closed));

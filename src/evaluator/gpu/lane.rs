@@ -135,7 +135,7 @@ impl Lane {
         match Evaluation::begin(pending, &shared.proofs) {
             Err(refused) => refused.0.finish(Err(refused.1)),
             Ok(evaluation) if evaluation.may_share() => {
-                if let Err(evaluation) = shared.post(evaluation) {
+                if let Some(evaluation) = shared.post(evaluation) {
                     shared.put(Waiting::Begun(evaluation));
                 }
             }
@@ -200,19 +200,19 @@ impl Shared {
         waiting.finish(Err(refused));
     }
 
-    /// Sends a small evaluation to the worker, if that does nothing else.
-    fn post(&self, evaluation: Evaluation) -> Result<(), Evaluation> {
-        let Ok(wanted) = evaluation.wanted(None, &mut Layout::new(None)) else { return Err(evaluation) };
+    /// Sends a small evaluation to the worker, if that does nothing else; otherwise gives it back.
+    fn post(&self, evaluation: Evaluation) -> Option<Evaluation> {
+        let Ok(wanted) = evaluation.wanted(None, &mut Layout::new(None)) else { return Some(evaluation) };
         let places = wanted.outputs.clone();
-        let Ok(order) = Posted::new(wanted) else { return Err(evaluation) };
+        let Ok(order) = Posted::new(wanted) else { return Some(evaluation) };
         let mut queue = self.queue();
         let free = queue.is_free();
         let knows = |worker: &mut Worker| free && worker.known.contains(&evaluation.program());
-        let Some(worker) = queue.worker.take_if(knows) else { return Err(evaluation) };
+        let Some(worker) = queue.worker.take_if(knows) else { return Some(evaluation) };
         let guard = Guard::within(evaluation.left()).unless(vec![evaluation.cancel()], &self.stop);
         let Some(to) = worker.post(&order, guard) else {
             queue.worker = Some(worker);
-            return Err(evaluation);
+            return Some(evaluation);
         };
         let child = worker.child();
         queue.running = 1;
@@ -220,7 +220,7 @@ impl Shared {
         drop(queue);
         // Last of all: the worker may take this processor over.
         order.write(&to, &child);
-        Ok(())
+        None
     }
 
     /// What the lane's thread does next; nothing once the lane is closed.
@@ -351,7 +351,9 @@ fn work(shared: &Arc<Shared>) {
                 for evaluation in left {
                     again(shared, &mut worker, evaluation);
                 }
-                worker.into_iter().for_each(|worker| shared.rest(worker));
+                if let Some(worker) = worker {
+                    shared.rest(worker);
+                }
             }
             Next::Run(worker, batch) => {
                 let (mut worker, mut left) = (worker.map(|worker| *worker), batch);
@@ -364,7 +366,9 @@ fn work(shared: &Arc<Shared>) {
                         again(shared, &mut worker, evaluation);
                     }
                 }
-                worker.into_iter().for_each(|worker| shared.rest(worker));
+                if let Some(worker) = worker {
+                    shared.rest(worker);
+                }
             }
         }
     }

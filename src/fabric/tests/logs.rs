@@ -82,6 +82,22 @@ fn what_is_durable_is_announced_to_everybody_in_one_chain() {
 }
 
 #[test]
+fn a_log_may_be_read_further_than_it_was_told_to_be_durable() {
+    let (mut script, mut own, peer) = (Script::new(), Own::new(), Remote::new(1));
+    script.join(&peer, ms(1));
+    own.append(&mut script, 2);
+    script.pass(BATCH_DELAY);
+    // Word of the third comes after it was read.
+    let late = own.0.items.len() as u64 + 1;
+    own.0.items.push(LogItem::Fact { question: [7; 8], answer: [1; 8] });
+    assert_eq!(own.read(&mut script), 1);
+    script.give(Input::Durable(late));
+    own.append(&mut script, 1);
+    script.pass(BATCH_DELAY);
+    assert_eq!((own.read(&mut script), firsts(&script.sent(&peer))), (1, vec![0, 3]));
+}
+
+#[test]
 fn a_pull_is_answered_from_recent_batches_or_by_a_manifest() {
     let (mut script, mut own, peer) = (Script::new(), Own::new(), Remote::new(1));
     script.join(&peer, ms(1));

@@ -211,6 +211,10 @@ impl fmt::Debug for MemoryStorage {
 }
 
 impl Storage for MemoryStorage {
+    fn is_volatile(&self) -> bool {
+        self.lock().volatile
+    }
+
     fn list(&self, dir: &str) -> io::Result<Vec<String>> {
         let disk = self.lock();
         disk.require_dir(dir)?;

@@ -49,6 +49,10 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn rewards_room(&self) -> bool {
         false
     }
+    /// Whether it is memory that ends with the process: writing takes what copying takes, and a sync nothing.
+    fn is_volatile(&self) -> bool {
+        false
+    }
     /// Where a path is, for people.
     fn locate(&self, path: &str) -> PathBuf {
         PathBuf::from(path)

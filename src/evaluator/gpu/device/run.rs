@@ -179,15 +179,14 @@ impl Runner {
         if under.is_empty() {
             return Ok(Vec::new());
         }
-        self.gpu.guarded(|| self.fill(under, shared))?;
-        let watch = Stopwatch::start();
         self.gpu.guarded(|| {
+            self.fill(under, shared)?;
+            let watch = Stopwatch::start();
             let mut encoder = self.gpu.device.create_command_encoder(&wgpu::CommandEncoderDescriptor::default());
             under.iter().try_for_each(|one| self.encode(one, &mut encoder))?;
             self.gpu.queue.submit([encoder.finish()]);
-            Ok(())
-        })?;
-        self.gpu.guarded(|| self.read(under, shared, &watch))
+            self.read(under, shared, &watch)
+        })
     }
 
     fn prepared(&self, one: &Under<'_>) -> Result<&Prepared, Fault> {

@@ -6,7 +6,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::process::exit;
 use std::thread;
 
@@ -34,10 +34,10 @@ pub(in crate::evaluator) fn run(args: impl Iterator<Item = OsString>) -> ! {
 }
 
 fn work(memory: u64) -> io::Result<()> {
-    let (mut to, shared) = take_pipes()?;
+    let (from, mut to, shared) = take_pipes()?;
     let mut shared = Shared::new(shared);
     bound(memory)?;
-    let mut from = BufReader::new(io::stdin());
+    let mut from = BufReader::new(from);
     protocol::write(&mut to, &Reply::Hello(BUILD.to_owned()))?;
     let mut opened = None;
     loop {
@@ -113,11 +113,14 @@ fn trouble(fault: Fault) -> Trouble {
     }
 }
 
-/// Takes standard output as the way to the node and standard error as the memory shared with it, and leaves nothing in their place.
+/// Takes standard input and output as the ways from and to the node and standard error as the memory shared with it, and leaves nothing in the
+/// place of what drivers may write to.
 #[cfg(unix)]
-fn take_pipes() -> io::Result<(impl Write, Option<File>)> {
+fn take_pipes() -> io::Result<(impl Read, impl Write, Option<File>)> {
     use std::os::fd::AsFd;
 
+    // Not through `Stdin`, which would copy everything once more.
+    let from = File::from(io::stdin().as_fd().try_clone_to_owned()?);
     let to = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     let shared = File::from(io::stderr().as_fd().try_clone_to_owned()?);
     let nothing = File::options().write(true).open("/dev/null")?;
@@ -134,12 +137,12 @@ fn take_pipes() -> io::Result<(impl Write, Option<File>)> {
         exit(FAILED);
     };
     thread::Builder::new().stack_size(64 << 10).spawn(watch)?;
-    Ok((to, shared))
+    Ok((from, to, shared))
 }
 
 #[cfg(not(unix))]
-fn take_pipes() -> io::Result<(impl Write, Option<File>)> {
-    Ok((io::stdout(), None))
+fn take_pipes() -> io::Result<(impl Read, impl Write, Option<File>)> {
+    Ok((io::stdin(), io::stdout(), None))
 }
 
 /// Bounds the memory that this process can make; what a device has of its own is bounded by its buffers.

@@ -15,6 +15,9 @@ use super::shared::{Data, Place};
 use crate::error::EvalError;
 use crate::id::Digest;
 
+/// Room for a message at first.
+const USUAL: usize = 64 * 1024;
+
 /// What this executable is: a worker of another one is of no use.
 pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 2");
 
@@ -97,7 +100,8 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
     if len > MESSAGE_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {len} bytes")));
     }
-    let mut body = Vec::new();
+    // What was announced may not come.
+    let mut body = Vec::with_capacity(usize::try_from(len).unwrap_or(usize::MAX).min(USUAL));
     from.by_ref().take(len).read_to_end(&mut body)?;
     if body.len() as u64 != len {
         return Err(io::ErrorKind::UnexpectedEof.into());

@@ -1,0 +1,129 @@
+//! Turns at the node's loop: whoever has an event for it takes the turn, if nobody else is at it.
+//!
+//! To wake the loop's thread costs more than most turns do, and whoever would wake it is awake. So the loop's state lies behind a lock, and a
+//! thread that finds the lock free and no event waiting takes its event itself; otherwise the event goes into the queue, and the loop's own thread,
+//! which lanes and timers need anyway, takes it in a burst. What a turn leads to elsewhere (evaluations that begin, callers that are woken) comes
+//! after the lock is given back, since it may take the processor away from whoever holds it.
+//!
+//! Invariants: (1) nothing waits for the lock but the loop's own thread, and nothing blocks while it has it; (2) events that one thread brings one
+//! after the other may change places only if both are under way at once, as they might in the queue of another thread; (3) a turn that panics
+//! ends the loop, wherever it was taken.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc;
+
+use crate::node::desk::{Outcome, Waiting, hand_out};
+use crate::node::driver::{Driver, Event};
+
+/// See the module's front page.
+pub(super) struct Turns {
+    pub(super) events: mpsc::Sender<Event>,
+    /// The loop's state, from when it begins until it ends.
+    state: Mutex<Option<Driver>>,
+}
+
+/// What is done once the turn is over.
+#[derive(Default)]
+pub(super) struct After {
+    /// Evaluations that begin.
+    pub(super) starts: Vec<Box<dyn FnOnce() + Send>>,
+    /// What callers are told.
+    pub(super) outcomes: Vec<(Waiting, Outcome)>,
+}
+
+impl After {
+    pub(super) fn run(self) {
+        let Self { starts, mut outcomes } = self;
+        hand_out(&mut outcomes);
+        for start in starts {
+            start();
+        }
+    }
+}
+
+/// The loop's state while the loop runs; taken away whichever way it ends.
+pub(super) struct Seated(Arc<Turns>);
+
+impl Turns {
+    pub(super) fn new(events: mpsc::Sender<Event>) -> Arc<Self> {
+        Arc::new(Self { events, state: Mutex::default() })
+    }
+
+    /// Lets others take turns, until what is returned is dropped.
+    pub(super) fn seat(self: Arc<Self>, driver: Driver) -> Seated {
+        *self.lock() = Some(driver);
+        Seated(self)
+    }
+
+    /// Takes a turn with this event; gives it back if somebody has one, or other events wait.
+    pub(super) fn take(&self, event: Event) -> Option<Event> {
+        let nothing_waits = || self.events.capacity() == self.events.max_capacity();
+        if !nothing_waits() {
+            return Some(event);
+        }
+        let Ok(mut state) = self.state.try_lock() else { return Some(event) };
+        let Some(driver) = state.as_mut().filter(|driver| !driver.is_broken() && nothing_waits()) else {
+            return Some(event);
+        };
+        let taken = catch_unwind(AssertUnwindSafe(|| driver.turn(event)));
+        let (after, waker) = taken.unwrap_or_else(|_| (After::default(), driver.broken()));
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        after.run();
+        None
+    }
+
+    /// Tells the loop something, from any thread, in a turn of this one where that can be.
+    pub(super) fn tell(&self, event: Event) {
+        if let Some(event) = self.take(event) {
+            self.put(event);
+        }
+    }
+
+    /// Leaves something for the loop's own thread, from any thread that does not have a turn.
+    pub(super) fn put(&self, event: Event) {
+        match self.events.try_send(event) {
+            Err(mpsc::error::TrySendError::Full(event)) => match tokio::runtime::Handle::try_current() {
+                // The loop cannot wait for itself; at most as many such tasks wait as there are evaluations under way.
+                Ok(runtime) => {
+                    let events = self.events.clone();
+                    drop(runtime.spawn(async move { drop(events.send(event).await) }));
+                }
+                Err(_) => drop(self.events.blocking_send(event)),
+            },
+            // A loop that has ended needs no news.
+            Ok(()) | Err(mpsc::error::TrySendError::Closed(_)) => {}
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Driver>> {
+        // A turn that panics says so itself.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seated {
+    /// A look at the state from the loop's own thread, between turns of others.
+    pub(super) fn with<T>(&self, what: impl FnOnce(&mut Driver) -> T) -> T {
+        let mut state = self.0.lock();
+        let driver = state.as_mut().expect("it is there until this is dropped");
+        assert!(!driver.is_broken(), "a turn of the node's loop panicked on another thread");
+        what(driver)
+    }
+
+    /// Takes the state away: there are no turns from now on.
+    pub(super) fn leave(self) -> Driver {
+        self.0.lock().take().expect("it is there until this is dropped")
+    }
+}
+
+impl Drop for Seated {
+    fn drop(&mut self) {
+        let state = self.0.lock().take();
+        drop(state);
+    }
+}
