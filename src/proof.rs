@@ -4,11 +4,15 @@
 //! Leaf `i` of an epoch is the hash of the `i`-th ledger entry of that epoch; a [`SignedHead`] signs (epoch, length, root) once for any number
 //! of entries. [`Evidence`] is a record with its path to such a head: whoever has it can check it without asking anybody.
 
+pub(crate) mod form;
+mod proven;
+
 use std::sync::LazyLock;
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use self::proven::ProvenNodes;
 use crate::id::{EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::MAX_PROOF;
@@ -155,30 +159,58 @@ pub(crate) fn empty_root() -> Hash {
     *EMPTY
 }
 
-/// The root that `leaf` at `index` leads to by this path in a tree of `length` leaves (RFC 9162 section 2.1.3.2); `None` if the path does not fit.
+/// A place in a tree of some length: the subtree of height `level` that is number `index` from the left, as far as it exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Place {
+    level: u8,
+    index: u64,
+}
+
+/// One step on the way from a leaf to the root: the subtree that was reached, and the one beside it.
+#[derive(Debug, Clone, Copy)]
+struct Climb {
+    at: Place,
+    sibling: Place,
+}
+
+impl Climb {
+    /// The hash over both.
+    fn join(&self, hash: &Hash, sibling: &Hash) -> Hash {
+        if self.sibling.index < self.at.index >> (self.sibling.level - self.at.level) {
+            node_hash(sibling, hash)
+        } else {
+            node_hash(hash, sibling)
+        }
+    }
+}
+
+/// The steps from leaf `index` to the root of a tree of `length` leaves (RFC 9162 section 2.1.3.2).
+fn climbs(index: u64, length: u64) -> impl Iterator<Item = Climb> {
+    let (mut node, mut last, mut level) = (index, length.saturating_sub(1), 0);
+    std::iter::from_fn(move || {
+        if last == 0 {
+            return None;
+        }
+        let at = Place { level, index: node };
+        // A subtree at the right edge that has nothing beside it is its own parent.
+        while node == last && node % 2 == 0 {
+            (node, last, level) = (node >> 1, last >> 1, level + 1);
+        }
+        let sibling = Place { level, index: node ^ 1 };
+        (node, last, level) = (node >> 1, last >> 1, level + 1);
+        Some(Climb { at, sibling })
+    })
+}
+
+/// The root that `leaf` at `index` leads to by this path in a tree of `length` leaves; `None` if the path does not fit.
 #[must_use]
 pub fn root_from(leaf: Hash, index: u64, length: u64, path: &[Hash]) -> Option<Hash> {
     if index >= length || path.len() > MAX_PROOF {
         return None;
     }
-    let (mut node, mut last, mut hash) = (index, length - 1, leaf);
-    for sibling in path {
-        if last == 0 {
-            return None;
-        }
-        if node % 2 == 1 || node == last {
-            hash = node_hash(sibling, &hash);
-            while node % 2 == 0 && node != 0 {
-                node >>= 1;
-                last >>= 1;
-            }
-        } else {
-            hash = node_hash(&hash, sibling);
-        }
-        node >>= 1;
-        last >>= 1;
-    }
-    (last == 0).then_some(hash)
+    let mut climbs = climbs(index, length);
+    let root = path.iter().try_fold(leaf, |hash, sibling| Some(climbs.next()?.join(&hash, sibling)))?;
+    climbs.next().is_none().then_some(root)
 }
 
 /// The state of one epoch's tree at some length, signed by the node that owns the ledger.
@@ -262,11 +294,7 @@ impl Evidence {
 
     /// Checks bytes, proof and signature; the record is believed if all hold.
     pub fn verify(&self, verifier: &dyn Verifier) -> Result<Record, EvidenceError> {
-        let record = Record::decode(&self.record)?;
-        if record.producer != self.head.node {
-            return Err(EvidenceError::OtherProducer);
-        }
-        let leaf = leaf_hash(OBSERVED, &self.record);
+        let (record, leaf) = self.producers()?;
         if root_from(leaf, self.index, self.head.length, &self.path) != Some(self.head.root) {
             return Err(EvidenceError::Inclusion);
         }
@@ -274,6 +302,28 @@ impl Evidence {
             return Err(EvidenceError::Signature);
         }
         Ok(record)
+    }
+
+    /// As [`Self::verify`], without hashing or checking again what was proven before.
+    pub fn verify_among(&self, verifier: &dyn Verifier, proven: &mut ProvenNodes) -> Result<Record, EvidenceError> {
+        let Some(head) = proven.find(&self.head) else {
+            let record = self.verify(verifier)?;
+            let head = proven.learn(&self.head);
+            let leads = proven.leads(head, leaf_hash(OBSERVED, &self.record), self);
+            debug_assert!(leads, "it led there a moment ago");
+            return Ok(record);
+        };
+        let (record, leaf) = self.producers()?;
+        if proven.leads(head, leaf, self) { Ok(record) } else { Err(EvidenceError::Inclusion) }
+    }
+
+    /// The record and its leaf, if it names the head's signer as its producer.
+    fn producers(&self) -> Result<(Record, Hash), EvidenceError> {
+        let record = Record::decode(&self.record)?;
+        if record.producer != self.head.node {
+            return Err(EvidenceError::OtherProducer);
+        }
+        Ok((record, leaf_hash(OBSERVED, &self.record)))
     }
 }
 

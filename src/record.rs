@@ -4,7 +4,7 @@
 //! Merkle tree of the epoch it was appended in (see `proof`). Payloads are named by digest, so evicting one breaks no proof.
 //! The field order is frozen by golden bytes: append under a new version byte, never reorder.
 
-mod form;
+pub(crate) mod form;
 #[cfg(test)]
 mod tests;
 

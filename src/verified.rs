@@ -1,13 +1,11 @@
 //! A reply from elsewhere that was checked: bytes, proof and signature. There is no other way to make one than to check.
 
-use std::sync::OnceLock;
-
 use bytes::{Bytes, BytesMut};
 
 use crate::bao::ProvenChunk;
 use crate::id::{ContentId, Digest};
 use crate::identity::Verifier;
-use crate::proof::{Evidence, EvidenceError};
+use crate::proof::{Evidence, EvidenceError, ProvenNodes};
 use crate::record::Record;
 use crate::reply::{BlobRef, OutputFile, Payload, Reply};
 
@@ -18,8 +16,7 @@ pub struct VerifiedReply {
     reply: Reply,
     payloads: Vec<Bytes>,
     evidence: Evidence,
-    /// Made when it is first asked for.
-    answer: OnceLock<Digest>,
+    answer: Digest,
 }
 
 /// What checking an answer led to.
@@ -27,8 +24,8 @@ pub struct VerifiedReply {
 pub enum Checked {
     /// Everything is here and holds.
     Complete(Box<VerifiedReply>),
-    /// The record holds; its payloads did not travel with it and are to be fetched in its name.
-    RecordOnly(Box<Record>),
+    /// The record holds; its payloads did not travel with it and are to be fetched in its name. And what makes it believable.
+    RecordOnly(Box<(Record, Evidence)>),
 }
 
 /// Why an answer is not believed. Every one of these is the sender's fault.
@@ -63,12 +60,29 @@ impl VerifiedReply {
         verifier: &dyn Verifier,
     ) -> Result<Checked, Disbelief> {
         let record = evidence.verify(verifier)?;
+        Self::holding(id, record, evidence, payloads)
+    }
+
+    /// As [`Self::check`], without hashing or checking again what was proven before.
+    pub fn check_among(
+        id: ContentId,
+        evidence: Evidence,
+        payloads: Vec<Bytes>,
+        verifier: &dyn Verifier,
+        proven: &mut ProvenNodes,
+    ) -> Result<Checked, Disbelief> {
+        let record = evidence.verify_among(verifier, proven)?;
+        Self::holding(id, record, evidence, payloads)
+    }
+
+    /// Holds payloads against a record that is believed.
+    fn holding(id: ContentId, record: Record, evidence: Evidence, payloads: Vec<Bytes>) -> Result<Checked, Disbelief> {
         if record.request != id {
             return Err(Disbelief::OtherQuestion(record.request));
         }
         let wanted = record.blobs().count();
         if payloads.is_empty() && wanted > 0 {
-            return Ok(Checked::RecordOnly(Box::new(record)));
+            return Ok(Checked::RecordOnly(Box::new((record, evidence))));
         }
         if payloads.len() != wanted {
             return Err(Disbelief::Count { found: payloads.len(), wanted });
@@ -78,8 +92,7 @@ impl VerifiedReply {
                 return Err(Disbelief::Payload(blob.digest));
             }
         }
-        let reply = with_payloads(&record, &payloads);
-        Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence, answer: OnceLock::new() })))
+        Ok(Self::complete(record, payloads, evidence))
     }
 
     /// Puts together an answer to `id` whose payloads came in chunks, in the order of `Record::blobs` and of their offsets. What was proven
@@ -114,8 +127,13 @@ impl VerifiedReply {
         if chunks.next().is_some() {
             return Err(Disbelief::Count { found: payloads.len() + 1, wanted: payloads.len() });
         }
+        Ok(Self::complete(record, payloads, evidence))
+    }
+
+    fn complete(record: Record, payloads: Vec<Bytes>, evidence: Evidence) -> Checked {
         let reply = with_payloads(&record, &payloads);
-        Ok(Checked::Complete(Box::new(Self { record, reply, payloads, evidence, answer: OnceLock::new() })))
+        let answer = record.answer();
+        Checked::Complete(Box::new(Self { record, reply, payloads, evidence, answer }))
     }
 
     /// The record.
@@ -145,7 +163,7 @@ impl VerifiedReply {
     /// The digest of its answer; see [`Record::answer`].
     #[must_use]
     pub fn answer(&self) -> Digest {
-        *self.answer.get_or_init(|| self.record.answer())
+        self.answer
     }
 
     /// Takes it apart: record, its payloads in the order of `Record::blobs`, and what makes it believable to others.

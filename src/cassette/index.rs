@@ -32,6 +32,8 @@ pub(super) struct Hot {
     /// The record, or the entry to read it from: few who ask want it.
     record: OnceLock<Record>,
     source: Option<Source>,
+    /// Whether this node observed it itself.
+    own: bool,
 }
 
 /// Where a record can be read again: the kind and body of its entry.
@@ -39,17 +41,26 @@ pub(super) struct Hot {
 struct Source(u8, Bytes);
 
 impl Hot {
-    pub(super) fn new(seq: u64, record: Record, reply: Reply) -> Arc<Self> {
+    pub(super) fn new(seq: u64, record: Record, reply: Reply, own: bool) -> Arc<Self> {
         let used = AtomicBool::new(false);
-        Arc::new(Self { used, seq, reply, record: OnceLock::from(record), source: None })
+        Arc::new(Self { used, seq, reply, record: OnceLock::from(record), source: None, own })
+    }
+
+    /// The bytes of the record, if this node observed it itself.
+    pub(super) fn own_record(&self) -> Option<Bytes> {
+        self.own.then(|| match &self.source {
+            Some(Source(_, body)) => body.clone(),
+            None => self.record().encode().into(),
+        })
     }
 
     /// What was read from disk, with the payloads of its record; `None` if it holds no record.
     pub(super) fn read(stored: Stored, payloads: impl IntoIterator<Item = Payload>) -> Option<Arc<Self>> {
         let (used, seq) = (AtomicBool::new(false), stored.seq);
+        let own = matches!(stored.entry, Entry::Observed(_));
         let (kind, body) = stored.source();
         let reply = stored.into_record()?.into_reply(payloads);
-        Some(Arc::new(Self { used, seq, reply, record: OnceLock::new(), source: Some(Source(kind, body)) }))
+        Some(Arc::new(Self { used, seq, reply, record: OnceLock::new(), source: Some(Source(kind, body)), own }))
     }
 
     pub(super) fn record(&self) -> &Record {
@@ -248,12 +259,18 @@ impl Index {
         }
     }
 
+    /// The reply to a question, if it is in memory.
+    pub(super) fn hot(&self, id: &ContentId) -> Option<Arc<Hot>> {
+        let hot = self.hot.get(id)?;
+        if !hot.used.load(Ordering::Relaxed) {
+            hot.used.store(true, Ordering::Relaxed);
+        }
+        Some(hot.clone())
+    }
+
     pub(super) fn known(&self, id: &ContentId) -> Result<Known, ReadError> {
-        if let Some(hot) = self.hot.get(id) {
-            if !hot.used.load(Ordering::Relaxed) {
-                hot.used.store(true, Ordering::Relaxed);
-            }
-            return Ok(Known::Hot(hot.clone()));
+        if let Some(hot) = self.hot(id) {
+            return Ok(Known::Hot(hot));
         }
         if let Some(answers) = self.exact.get(id) {
             return Ok(answers.known());

@@ -241,6 +241,17 @@ impl Cassette {
         }
     }
 
+    /// As [`Self::evidence`], from memory alone and without waiting for anybody: for a thread that others wait for. `None` says nothing about
+    /// whether it is held.
+    #[must_use]
+    pub fn evidence_at_hand(&self, id: ContentId) -> Option<Proven> {
+        let Inner { index, counts, ledger, .. } = &*self.inner;
+        let hot = index.hot(&id)?;
+        let evidence = ledger.evidence_at_hand(hot.seq, || hot.own_record())?;
+        count(&counts.ram_hits, 1);
+        Some(Proven { held: Held { hot, tier: Tier::Ram }, evidence })
+    }
+
     /// Some bytes of a payload that a held record of this question names, fewer at the payload's end. `None` if it is not held.
     pub fn payload_range(
         &self,

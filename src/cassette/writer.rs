@@ -132,6 +132,11 @@ impl Prepared {
         self.draft.answer().expect("it has a record")
     }
 
+    /// Whether this node observed it itself.
+    fn is_own(&self) -> bool {
+        matches!(self.draft.entry(), Entry::Observed(_))
+    }
+
     fn into_record(self) -> (Record, Vec<Blob>) {
         (self.draft.into_record().expect("prepared with a record"), self.blobs)
     }
@@ -347,7 +352,7 @@ impl CassetteWriter {
     }
 
     fn hold(&mut self, prepared: Prepared, ticket: Ticket) -> Ticket {
-        let (answer, seq) = (prepared.answer(), ticket.seq);
+        let (answer, seq, own) = (prepared.answer(), ticket.seq, prepared.is_own());
         let (record, blobs) = prepared.into_record();
         let id = record.request;
         tally(&self.cassette.inner.counts, &record);
@@ -361,7 +366,7 @@ impl CassetteWriter {
             let bytes: Option<Vec<&Bytes>> = blobs.iter().map(Blob::bytes).collect();
             let hot = bytes.filter(|_| fits).map(|bytes| {
                 let reply = inline_reply(&record, &bytes);
-                Hot::new(seq, record, reply)
+                Hot::new(seq, record, reply, own)
             });
             Change::Hold { id, answer, seq, hot }
         });

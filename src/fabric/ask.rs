@@ -23,8 +23,8 @@ pub(super) struct Asking {
     pub(super) peer: NodeId,
     pub(super) sent_at: Time,
     pub(super) timeout: TimerKey,
-    /// What the holder answered, while it is checked.
-    evidence: Option<Evidence>,
+    /// Whether the holder's answer came and is being checked.
+    answered: bool,
     /// Whether its producer lets this node announce it.
     announce: bool,
 }
@@ -117,7 +117,7 @@ impl Fabric {
         let live = |peer: &NodeId| self.peers.get(peer).is_some_and(super::Peer::is_greeted);
         let Some(peer) = std::iter::from_fn(|| flight.candidates.pop_front()).find(live) else { return };
         let timeout = self.timers.set(step.now + ASK_TIMEOUT, Timer::AskTimeout(ask));
-        let asking = Asking { peer, sent_at: step.now, timeout, evidence: None, announce: false };
+        let asking = Asking { peer, sent_at: step.now, timeout, answered: false, announce: false };
         flight.asks.insert(ask, asking);
         self.asks.insert(ask, flight_id);
         step.out.push(Output::Send(peer, Message::Ask { ask, id: flight.id }));
@@ -146,10 +146,10 @@ impl Fabric {
         payloads: Vec<Bytes>,
     ) {
         let Some((flight_id, asking)) = self.asking(from, ask) else { return };
-        if asking.evidence.is_some() {
+        if asking.answered {
             return;
         }
-        asking.evidence = Some(evidence.clone());
+        asking.answered = true;
         asking.announce = announce;
         let took = step.now - asking.sent_at;
         let id = self.flights[&flight_id].id;
@@ -171,15 +171,13 @@ impl Fabric {
         let announce = asking.announce;
         match result {
             Ok(Checked::Complete(verified)) => self.on_believed(step, flight_id, from, verified, announce),
-            Ok(Checked::RecordOnly(record)) => {
+            Ok(Checked::RecordOnly(believed)) => {
+                let (record, evidence) = *believed;
                 if record.blobs().map(|blob| blob.len).fold(0, u64::saturating_add) > MAX_PAYLOAD {
                     return self.fail_ask(step, ask, Failure::TooLarge);
                 }
-                let evidence = asking.evidence.take();
                 self.drop_ask(step, ask, false);
-                if let Some(evidence) = evidence {
-                    self.start_transfer(step, flight_id, from, &record, (evidence, announce));
-                }
+                self.start_transfer(step, flight_id, from, &record, (evidence, announce));
             }
             Err(why) => {
                 self.fail_ask(step, ask, Failure::NotHeld);
@@ -244,7 +242,7 @@ impl Fabric {
             let asks = flight.asks.iter().filter(|(_, asking)| asking.peer == peer);
             asks.map(|(ask, _)| *ask).collect::<Vec<_>>()
         };
-        let lost: Vec<_> = self.flights.values().flat_map(to_it).collect();
+        let lost: Vec<_> = self.flights.values().flat_map(|flight| to_it(flight)).collect();
         for ask in lost {
             self.fail_ask(step, ask, Failure::Unanswered);
         }
@@ -279,7 +277,7 @@ impl Fabric {
         let Some(flight_id) = self.asks.remove(&ask) else { return };
         let Some(asking) = self.flights.get_mut(&flight_id).and_then(|flight| flight.asks.remove(&ask)) else { return };
         self.timers.clear(asking.timeout);
-        if tell && asking.evidence.is_none() {
+        if tell && !asking.answered {
             // Slower than nearly all answers are: the next question goes to somebody else first.
             if step.now - asking.sent_at > self.hedge_delay(asking.peer) {
                 self.standings.failed(asking.peer, step.now);

@@ -114,7 +114,7 @@ impl Fabric {
         }
         let flight_id = running.unwrap_or_else(|| {
             let flight_id = FlightId(self.fresh_id());
-            self.flights.insert(flight_id, Flight::new(&ask));
+            self.flights.insert(flight_id, Box::new(Flight::new(&ask)));
             if joinable {
                 self.by_id.insert(ask.id, flight_id);
             }

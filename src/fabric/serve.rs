@@ -3,7 +3,8 @@
 //! Invariant: `Peer::serving` names exactly the look-ups under way for that peer. A hot question must not cost a fact of every node that
 //! fetched it: its producer lets the first few announce it, and nobody else does.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use bytes::Bytes;
 
@@ -24,19 +25,22 @@ pub(super) struct Tickets {
 impl Tickets {
     /// Lets one more announce the answer to a question that so many are known to hold, unless there are enough.
     fn give(&mut self, question: u64, known: usize) -> bool {
-        if !self.given.contains_key(&question) {
-            self.order.push_back(question);
-            if self.order.len() > MAX_TICKETS
-                && let Some(oldest) = self.order.pop_front()
-            {
-                self.given.remove(&oldest);
-            }
-        }
         // The producer's own fact is one of them.
-        let given = self.given.entry(question).or_insert(0);
+        let given = match self.given.entry(question) {
+            Entry::Occupied(given) => given.into_mut(),
+            Entry::Vacant(place) => {
+                self.order.push_back(question);
+                place.insert(0)
+            }
+        };
         *given = (*given).max(known);
         let few = *given + 1 < MAX_HOLDERS;
         *given += usize::from(few);
+        if self.order.len() > MAX_TICKETS
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.given.remove(&oldest);
+        }
         few
     }
 }

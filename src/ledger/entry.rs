@@ -9,7 +9,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContentId, Digest, EpochId, NodeId};
-use crate::proof::{self, Evidence, Hash, SignedHead};
+use crate::proof::{self, Evidence, Hash, SignedHead, form};
+use crate::record::form::Rest;
 use crate::record::{Record, RecordError};
 
 const EPOCH: u8 = 0;
@@ -145,7 +146,12 @@ impl Entry {
                 encode(&EpochV1 { epoch, start, parent, node, opened_at })
             }
             Self::Observed(record) => record.encode().into(),
-            Self::Adopted(evidence) => encode(evidence),
+            Self::Adopted(evidence) => {
+                let mut body = Vec::with_capacity(1 + evidence.size());
+                body.push(BODY_V1);
+                form::write(evidence, &mut body);
+                body.into()
+            }
             &Self::Retracted { request, answer, at } => encode(&RetractedV1 { request, answer, at }),
             Self::Checkpoint { floor, head, at } => {
                 encode(&CheckpointV1 { floor: *floor, head: head.clone(), at: *at })
@@ -182,7 +188,9 @@ impl Entry {
                 Self::Epoch { epoch, start, parent, node, opened_at }
             }
             ADOPTED => {
-                let evidence: Evidence = decode(body)?;
+                let mut rest = Rest(body.get(1..).unwrap_or_default());
+                let evidence = form::read(&mut rest, body).filter(|_| rest.0.is_empty());
+                let evidence = evidence.ok_or_else(|| EntryError("not the one form of evidence".to_owned()))?;
                 match Record::decode(&evidence.record) {
                     Ok(_) => Self::Adopted(evidence),
                     Err(RecordError::Version(_)) => unknown(),

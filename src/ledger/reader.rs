@@ -371,6 +371,21 @@ impl LedgerReader {
         Ok(Some(Evidence { record: stored.entry.body(), index, path, head }))
     }
 
+    /// As [`Self::evidence`], of a record of this node's own whose bytes the caller has: under a head that was signed before, with hashes that are
+    /// in memory, and without waiting for the writer. `None` if any of that is missing.
+    #[must_use]
+    pub fn evidence_at_hand(&self, seq: u64, record: impl FnOnce() -> Option<Bytes>) -> Option<Evidence> {
+        if seq >= self.durable() {
+            return None;
+        }
+        let state = self.shared.try_read()?;
+        let position = state.epoch_of(seq)?;
+        let start = state.epochs[position].start;
+        let head = self.shared.heads.try_lock().ok()?.get(&start).filter(|head| head.length > seq - start)?.clone();
+        let path = self.shared.path_at_hand(&state, position, seq - start, head.length)?;
+        Some(Evidence { record: record()?, index: seq - start, path, head })
+    }
+
     /// The announcement log from a position on, at most `max` items, up to the end of the epoch or of what is durable. `None` if there is nothing.
     ///
     /// Entries that cannot be proven because an earlier one of their epoch is lost are skipped, with the next epoch's head.

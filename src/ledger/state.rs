@@ -20,7 +20,7 @@ use super::limits::PAGES_KEPT;
 use super::row::{Row, Sort, log_item};
 use super::run::{Place, Run, Segment};
 use super::storage::Storage;
-use super::tree::{PAGE, PagedTree};
+use super::tree::{Edge, PAGE, PagedTree};
 
 pub(super) struct Epoch {
     pub(super) id: EpochId,
@@ -191,6 +191,8 @@ pub(super) struct Shared {
     pub(super) heads: Mutex<BTreeMap<u64, SignedHead>>,
     /// Full pages of the trees that were asked for lately, by the position of their first entry. They are checked by whoever uses them.
     pages: Mutex<BTreeMap<u64, Arc<Tree>>>,
+    /// The right edge of each epoch's tree at the length that was asked for last, by the epoch's start.
+    edges: Mutex<BTreeMap<u64, Arc<Edge>>>,
     /// The log items of the run that was listed last: peers read a log from one end to the other.
     /// Runs are put together, so a run is named by its whole range.
     listed: Mutex<Option<Listed>>,
@@ -210,6 +212,7 @@ impl Shared {
             durable,
             heads: Mutex::default(),
             pages: Mutex::default(),
+            edges: Mutex::default(),
             listed: Mutex::default(),
             guards: Guards::default(),
             intakes: AtomicU64::new(0),
@@ -267,13 +270,15 @@ impl Shared {
         leaves(state, range, careful).map_err(|(first, error)| self.read_error(&index_path(first), error))
     }
 
+    /// As [`Self::read`], if nobody writes.
+    pub(super) fn try_read(&self) -> Option<RwLockReadGuard<'_, State>> {
+        self.state.try_read().ok()
+    }
+
     /// The root over the first `length` leaves of an epoch.
     pub(super) fn root(&self, state: &State, position: usize, length: u64) -> Result<Option<Hash>, ReadError> {
         let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
-        if let Some(root) = epoch.tree.root(length, &mut |page| self.page(state, epoch, page, false))? {
-            return Ok(Some(root));
-        }
-        epoch.tree.root(length, &mut |page| self.page(state, epoch, page, true))
+        Ok(self.edge(state, epoch, length)?.map(|edge| edge.root()))
     }
 
     /// The audit path of a leaf of an epoch.
@@ -285,10 +290,36 @@ impl Shared {
         length: u64,
     ) -> Result<Option<Vec<Hash>>, ReadError> {
         let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
-        if let Some(path) = epoch.tree.path(index, length, &mut |page| self.page(state, epoch, page, false))? {
+        let Some(edge) = self.edge(state, epoch, length)? else { return Ok(None) };
+        if let Some(path) = epoch.tree.path(index, &edge, &mut |page| self.page(state, epoch, page, false))? {
             return Ok(Some(path));
         }
-        epoch.tree.path(index, length, &mut |page| self.page(state, epoch, page, true))
+        epoch.tree.path(index, &edge, &mut |page| self.page(state, epoch, page, true))
+    }
+
+    /// As [`Self::path`], if all of it is in memory.
+    pub(super) fn path_at_hand(&self, state: &State, position: usize, index: u64, length: u64) -> Option<Vec<Hash>> {
+        let epoch = state.epochs.get(position)?;
+        let edge = self.edges.try_lock().ok()?.get(&epoch.start).filter(|edge| edge.length() == length)?.clone();
+        let known = |page| self.pages.try_lock().ok()?.get(&page_range(epoch, page).start).cloned();
+        epoch.tree.path(index, &edge, &mut |page| known(page).ok_or(())).ok()?
+    }
+
+    /// The right edge of an epoch's tree of so many leaves; it is the same for every path under one head.
+    fn edge(&self, state: &State, epoch: &Epoch, length: u64) -> Result<Option<Arc<Edge>>, ReadError> {
+        let edges = || self.edges.lock().expect("no code panics while it holds the edges");
+        if let Some(known) = edges().get(&epoch.start).filter(|edge| edge.length() == length) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let mut made = epoch.tree.edge(length, &mut |page| self.page(state, epoch, page, false))?;
+        if made.is_none() {
+            made = epoch.tree.edge(length, &mut |page| self.page(state, epoch, page, true))?;
+        }
+        let made = made.map(Arc::new);
+        if let Some(edge) = &made {
+            edges().insert(epoch.start, Arc::clone(edge));
+        }
+        Ok(made)
     }
 
     /// A full page of an epoch's tree. Pages that were asked for lately are kept: to read and hash one takes longer than all else about a proof.

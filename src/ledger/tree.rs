@@ -69,41 +69,67 @@ impl PagedTree {
         (from / PAGE..to / PAGE).map_while(|page| self.pages.leaf(page))
     }
 
-    /// The root over the first `length` leaves. `fetch` gives a page, with as many leaves as there are.
+    /// The root over the first `length` leaves; see [`Self::edge`].
     pub(super) fn root<E>(
         &self,
         length: u64,
         fetch: &mut dyn FnMut(u64) -> Result<Arc<Tree>, E>,
     ) -> Result<Option<Hash>, E> {
+        Ok(self.edge(length, fetch)?.map(|edge| edge.root()))
+    }
+
+    /// The right edge of the tree of the first `length` leaves; `None` if there are fewer, or one is not known. `fetch` gives a page, with as many
+    /// leaves as there are.
+    pub(super) fn edge<E>(
+        &self,
+        length: u64,
+        fetch: &mut dyn FnMut(u64) -> Result<Arc<Tree>, E>,
+    ) -> Result<Option<Edge>, E> {
         if length > self.len() {
             return Ok(None);
         }
-        if length == 0 {
-            return Ok(Some(proof::empty_root()));
-        }
-        let edge = if length.is_multiple_of(PAGE) { Page::None } else { self.page(length / PAGE, fetch)? };
-        Ok(self.range(0, length, &|_| edge.tree()))
+        let page = if length.is_multiple_of(PAGE) { Page::None } else { self.page(length / PAGE, fetch)? };
+        Ok(self.edge_of(length, page.tree()))
     }
 
-    /// The audit path of leaf `index` in the tree of the first `length` leaves; see [`Tree::path`].
+    fn edge_of(&self, length: u64, page: Option<&Tree>) -> Option<Edge> {
+        let (mut starts, mut lo) = (Vec::new(), 0);
+        while lo < length {
+            starts.push(lo);
+            let size = length - lo;
+            lo = if size.is_power_of_two() { length } else { lo + proof::split(size) };
+        }
+        let mut parts: Vec<(u64, Hash)> = Vec::with_capacity(starts.len());
+        for lo in starts.into_iter().rev() {
+            let hash = match parts.last() {
+                None => self.range(lo, length, page)?,
+                Some((middle, right)) => node_hash(&self.range(lo, *middle, page)?, right),
+            };
+            parts.push((lo, hash));
+        }
+        Some(Edge { length, parts })
+    }
+
+    /// The audit path of leaf `index` in the tree with this right edge; see [`Tree::path`].
     pub(super) fn path<E>(
         &self,
         index: u64,
-        length: u64,
+        edge: &Edge,
         fetch: &mut dyn FnMut(u64) -> Result<Arc<Tree>, E>,
     ) -> Result<Option<Vec<Hash>>, E> {
+        let length = edge.length;
         if index >= length || length > self.len() {
             return Ok(None);
         }
         let own = self.page(index / PAGE, fetch)?;
-        let edge = if length.is_multiple_of(PAGE) { Page::None } else { self.page(length / PAGE, fetch)? };
-        let leaves = |page: u64| if page == index / PAGE { own.tree() } else { edge.tree() };
         let (mut lo, mut hi) = (0, length);
-        let mut path = Vec::new();
+        let mut path = Vec::with_capacity(length.ilog2() as usize + 1);
         while hi - lo > 1 {
             let middle = lo + proof::split(hi - lo);
-            let sibling =
-                if index < middle { self.range(middle, hi, &leaves) } else { self.range(lo, middle, &leaves) };
+            let (from, to) = if index < middle { (middle, hi) } else { (lo, middle) };
+            // Beside the edge, a sibling that is less than a page is in the leaf's own one.
+            let at_edge = if to == length { edge.part(from) } else { None };
+            let sibling = at_edge.or_else(|| self.range(from, to, own.tree()));
             let Some(sibling) = sibling else { return Ok(None) };
             path.push(sibling);
             (lo, hi) = if index < middle { (lo, middle) } else { (middle, hi) };
@@ -119,17 +145,36 @@ impl PagedTree {
         Ok(if fetched.subtree(0, PAGE) == Some(hash) { Page::Full(fetched) } else { Page::None })
     }
 
-    /// The hash over leaves `lo..hi`, where `lo` is a multiple of the largest power of two that fits; `None` if a leaf is not known.
-    fn range<'a>(&self, lo: u64, hi: u64, page: &dyn Fn(u64) -> Option<&'a Tree>) -> Option<Hash> {
+    /// The hash over leaves `lo..hi`, a complete subtree of whole pages, or of one that is given; `None` if a leaf is not known.
+    fn range(&self, lo: u64, hi: u64, page: Option<&Tree>) -> Option<Hash> {
         let size = hi - lo;
-        if size.is_power_of_two() && size >= PAGE && hi <= self.pages.len() * PAGE {
+        if size >= PAGE && hi <= self.pages.len() * PAGE {
             return self.pages.subtree(lo / PAGE, hi / PAGE);
         }
-        if size.is_power_of_two() && size < PAGE {
-            return page(lo / PAGE)?.subtree(lo % PAGE, lo % PAGE + size);
-        }
-        let middle = lo + proof::split(size);
-        Some(node_hash(&self.range(lo, middle, page)?, &self.range(middle, hi, page)?))
+        page?.subtree(lo % PAGE, lo % PAGE + size)
+    }
+}
+
+/// The subtrees at the right edge of a tree of some length, each as far as it exists. All paths under one head end in them.
+#[derive(Debug)]
+pub(super) struct Edge {
+    length: u64,
+    /// Where each begins and its hash, from the right; the last one is the root.
+    parts: Vec<(u64, Hash)>,
+}
+
+impl Edge {
+    pub(super) fn length(&self) -> u64 {
+        self.length
+    }
+
+    pub(super) fn root(&self) -> Hash {
+        self.parts.last().map_or_else(proof::empty_root, |(_, root)| *root)
+    }
+
+    /// The hash over the leaves from here on.
+    fn part(&self, from: u64) -> Option<Hash> {
+        self.parts.iter().find(|(start, _)| *start == from).map(|(_, hash)| *hash)
     }
 }
 
@@ -172,16 +217,20 @@ mod tests {
         }
         let lengths = (0..40).chain(250..262).chain(505..520).chain(1020..1030).chain([1280, 1499, 1500]);
         for length in lengths {
-            assert_eq!(paged.root(length, &mut fetch), Ok(plain.root(length)), "{length}");
+            let edge = paged.edge(length, &mut fetch).expect("pages").expect("long enough");
+            assert_eq!(Some(edge.root()), plain.root(length), "{length}");
             for index in (0..length).step_by(37).chain(length.checked_sub(1)) {
-                assert_eq!(paged.path(index, length, &mut fetch), Ok(plain.path(index, length)), "{index} of {length}");
+                assert_eq!(paged.path(index, &edge, &mut fetch), Ok(plain.path(index, length)), "{index} of {length}");
             }
         }
-        assert_eq!(paged.root(1501, &mut fetch), Ok(None));
-        assert_eq!(paged.path(5, 5, &mut fetch), Ok(None));
+        assert!(paged.edge(1501, &mut fetch).expect("pages").is_none());
+        let edge = paged.edge(5, &mut fetch).expect("pages").expect("long enough");
+        assert_eq!(paged.path(5, &edge, &mut fetch), Ok(None));
         // A page that is not what was hashed proves nothing.
         let mut wrong = |_: u64| Ok::<_, Infallible>(Arc::new([[0; 32]; 256].into_iter().collect()));
-        assert_eq!(paged.path(3, 1500, &mut wrong), Ok(None));
+        let edge = paged.edge(1500, &mut wrong).expect("the tail").expect("long enough");
+        assert_eq!(paged.path(3, &edge, &mut wrong), Ok(None));
+        assert!(paged.edge(257, &mut wrong).expect("pages").is_none());
     }
 
     #[test]
@@ -201,7 +250,8 @@ mod tests {
             resumed.push(*leaf);
         }
         let mut fetch = |_: u64| Ok::<_, Infallible>(Arc::default());
-        assert_eq!((resumed.len(), resumed.root(1000, &mut fetch)), (1000, whole.root(1000, &mut fetch)));
+        let mut root = |tree: &PagedTree| tree.edge(1000, &mut fetch).expect("the tail").map(|edge| edge.root());
+        assert_eq!((resumed.len(), root(&resumed)), (1000, root(&whole)));
         resumed.break_off();
         resumed.push(leaves[0]);
         assert_eq!(resumed.len(), 1000);

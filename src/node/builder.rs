@@ -291,6 +291,7 @@ impl NodeBuilder {
             clock,
             signer,
             verifier: Arc::new(MemoVerifier::default()),
+            proven: crate::proof::ProvenNodes::default(),
             cassette,
             recorder: recorder.clone(),
             evaluators,

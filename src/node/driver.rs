@@ -196,7 +196,7 @@ impl Driver {
             self.one(event);
         }
         for frame in burst.frames.drain(..) {
-            for input in self.hands.on_lane(frame, self.clock.now()) {
+            if let Some(input) = self.hands.on_lane(frame, self.clock.now()) {
                 self.apply(input);
             }
         }

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use crate::bao::ProvenChunk;
-use crate::cassette::{Adoption, Cassette, RecorderHandle};
+use crate::cassette::{Adoption, Cassette, Proven, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
 use crate::evaluator::{Asker, Cancel, Done, Job, NESTING};
@@ -32,7 +32,7 @@ use crate::node::placing::Placing;
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
 use crate::node::turns::{After, Turns};
-use crate::proof::{Evidence, Hash};
+use crate::proof::{Evidence, Hash, ProvenNodes};
 use crate::record::{Observation, Resolved};
 use crate::reply::{Payload, Reply};
 use crate::request::{Request, Source};
@@ -48,6 +48,8 @@ pub(super) struct Hands {
     pub(super) clock: Clock,
     pub(super) signer: Arc<dyn Signer>,
     pub(super) verifier: Arc<MemoVerifier<Ed25519>>,
+    /// What was proven of producers' logs on the way to answers that were believed.
+    pub(super) proven: ProvenNodes,
     pub(super) cassette: Cassette,
     pub(super) recorder: RecorderHandle,
     pub(super) evaluators: Arc<Evaluators>,
@@ -83,6 +85,26 @@ fn starts_here(request: &Request) -> bool {
     small && resolved && request.payloads().all(|payload| matches!(payload, Payload::Inline(_)))
 }
 
+/// What follows from a check: what was retracted here is not believed again.
+fn judge(cassette: &Cassette, from: NodeId, ask: AskId, id: ContentId, checked: Result<Checked, Disbelief>) -> Input {
+    match checked {
+        Ok(Checked::Complete(reply)) if cassette.is_retracted(id, reply.answer()) => {
+            Input::Message(from, Message::NotHeld { ask })
+        }
+        checked => Input::Checked(from, ask, checked.map_err(|why| why.to_string())),
+    }
+}
+
+/// A held answer as it goes to a peer: with its payloads if they are few bytes.
+fn found(peer: NodeId, ask: AskId, found: Option<Proven>) -> Input {
+    let found = found.map(|Proven { held, evidence }| {
+        let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
+        let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
+        (evidence, if fits { payloads } else { Vec::new() })
+    });
+    Input::Found(peer, ask, found)
+}
+
 impl Hands {
     /// Hands over what the burst led to: first what is to be recorded, so that whoever asks again after an answer comes behind it.
     /// The rest is for whoever had the turn.
@@ -112,7 +134,8 @@ impl Hands {
         self.send(peer, message);
     }
 
-    pub(super) fn on_lane(&mut self, event: LaneEvent, now: Time) -> Vec<Input> {
+    /// What an event of the network is for the fabric, if it is anything for it; the first of several, which are taken one after the other.
+    pub(super) fn on_lane(&mut self, event: LaneEvent, now: Time) -> Option<Input> {
         let input = match event {
             LaneEvent::Up(peer, address) => {
                 self.shared.peer_up(peer, address);
@@ -126,21 +149,23 @@ impl Hands {
             LaneEvent::Down(peer) => {
                 self.shared.peer_down(peer);
                 self.exchange.down(peer);
-                return self.placing_down(peer).into_iter().chain([Input::PeerDown(peer)]).collect();
+                let lost = self.placing_down(peer);
+                self.made_here.extend(lost.into_iter().chain([Input::PeerDown(peer)]));
+                return self.made_here.pop_front();
             }
             LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(&bytes) {
                 Ok(Message::Addresses(told)) => {
                     let consequences = self.exchange.heard(peer, told, now);
                     self.carry_out(consequences);
-                    return Vec::new();
+                    return None;
                 }
                 Ok(Message::WhereIs { node }) => {
                     if let Some(known) = self.exchange.where_is(peer, node, now) {
                         self.send(peer, known);
                     }
-                    return Vec::new();
+                    return None;
                 }
-                Ok(Message::Placement(said)) => return self.on_placement(peer, said).into_iter().collect(),
+                Ok(Message::Placement(said)) => return self.on_placement(peer, said),
                 Ok(message) => Input::Message(peer, message),
                 Err(error) => Input::Garbage(peer, error.to_string()),
             }),
@@ -154,7 +179,7 @@ impl Hands {
                 None
             }
         };
-        input.into_iter().collect()
+        input
     }
 
     /// What the peer exchange has decided.
@@ -167,28 +192,18 @@ impl Hands {
         }
     }
 
-    /// Has an answer checked off the loop; what was retracted here is not believed again.
+    /// Has an answer checked off the loop.
     fn believe(
-        &mut self,
+        &self,
         from: NodeId,
         ask: AskId,
         id: ContentId,
-        here: bool,
         check: impl FnOnce(&dyn Verifier) -> Result<Checked, Disbelief> + Send + 'static,
     ) {
         let (verifier, cassette) = (Arc::clone(&self.verifier), self.cassette.clone());
-        let work = move || {
-            let retracted = |reply: &VerifiedReply| cassette.is_retracted(id, reply.answer());
-            match check(&*verifier) {
-                Ok(Checked::Complete(reply)) if retracted(&reply) => Input::Message(from, Message::NotHeld { ask }),
-                checked => Input::Checked(from, ask, checked.map_err(|why| why.to_string())),
-            }
-        };
-        if here {
-            return self.made_here.push_back(work());
-        }
         // Whether it is held is not known.
-        self.off_loop(work, |_| Input::Message(from, Message::Busy { ask }));
+        let instead = move |_| Input::Message(from, Message::Busy { ask });
+        self.off_loop(move || judge(&cassette, from, ask, id, check(&*verifier)), instead);
     }
 
     /// Who asks for a program that may.
@@ -277,12 +292,17 @@ impl Effects for Hands {
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>) {
         // A head that was checked before leaves a few hashes, which take less than another thread's turn.
         let small = payloads.iter().map(|bytes| bytes.len() as u64).sum::<u64>() <= HASHED_HERE;
-        let here = small && evidence.head.verify(&self.verifier.remembered());
-        self.believe(from, ask, id, here, move |verifier| VerifiedReply::check(id, evidence, payloads, verifier));
+        let head = &evidence.head;
+        if small && (self.proven.knows(head) || head.verify(&self.verifier.remembered())) {
+            let checked = VerifiedReply::check_among(id, evidence, payloads, &*self.verifier, &mut self.proven);
+            let input = judge(&self.cassette, from, ask, id, checked);
+            return self.made_here.push_back(input);
+        }
+        self.believe(from, ask, id, move |verifier| VerifiedReply::check(id, evidence, payloads, verifier));
     }
 
     fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
-        self.believe(from, ask, id, false, move |verifier| VerifiedReply::assemble(id, evidence, chunks, verifier));
+        self.believe(from, ask, id, move |verifier| VerifiedReply::assemble(id, evidence, chunks, verifier));
     }
 
     fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
@@ -366,18 +386,17 @@ impl Effects for Hands {
     }
 
     fn look_up(&mut self, peer: NodeId, ask: AskId, id: ContentId) {
+        if let Some(proven) = self.cassette.evidence_at_hand(id) {
+            // Nothing is read or signed, which takes less than another thread's turn.
+            return self.made_here.push_back(found(peer, ask, Some(proven)));
+        }
         let (cassette, signer) = (self.cassette.clone(), Arc::clone(&self.signer));
         let work = move || {
-            let found = cassette.evidence(id, &*signer).unwrap_or_else(|error| {
+            let held = cassette.evidence(id, &*signer).unwrap_or_else(|error| {
                 warn!(%error, id = %id.short(), "cannot serve an answer");
                 None
             });
-            let found = found.map(|crate::cassette::Proven { held, evidence }| {
-                let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
-                let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
-                (evidence, if fits { payloads } else { Vec::new() })
-            });
-            Input::Found(peer, ask, found)
+            found(peer, ask, held)
         };
         self.off_loop(work, |_| Input::NoTime(peer, ask));
     }

@@ -91,7 +91,8 @@ pub(super) fn read(bytes: &[u8]) -> Option<Record> {
     rest.0.is_empty().then_some(record)
 }
 
-fn number(out: &mut Vec<u8>, mut value: u64) {
+/// Appends a number in as few bytes as it needs.
+pub(crate) fn number(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value.to_le_bytes()[0] | 0x80);
         value >>= 7;
@@ -118,17 +119,17 @@ fn zigzag(value: i32) -> u32 {
     ((value << 1) ^ (value >> 31)).cast_unsigned()
 }
 
-/// The bytes that are not read yet.
-struct Rest<'a>(&'a [u8]);
+/// The bytes of a form that are not read yet. Everything read is in its one byte form, or it is not read.
+pub(crate) struct Rest<'a>(pub(crate) &'a [u8]);
 
 impl<'a> Rest<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (taken, rest) = self.0.split_at_checked(count)?;
         self.0 = rest;
         Some(taken)
     }
 
-    fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
+    pub(crate) fn array<const LEN: usize>(&mut self) -> Option<[u8; LEN]> {
         let (taken, rest) = self.0.split_first_chunk()?;
         self.0 = rest;
         Some(*taken)
@@ -140,7 +141,7 @@ impl<'a> Rest<'a> {
         Some(*byte)
     }
 
-    fn flag(&mut self) -> Option<bool> {
+    pub(crate) fn flag(&mut self) -> Option<bool> {
         match self.byte()? {
             0 => Some(false),
             1 => Some(true),
@@ -153,7 +154,7 @@ impl<'a> Rest<'a> {
         if self.flag()? { read(self).map(Some) } else { Some(None) }
     }
 
-    fn number(&mut self) -> Option<u64> {
+    pub(crate) fn number(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..u64::BITS).step_by(7) {
             let byte = self.byte()?;

@@ -3,6 +3,8 @@
 //! A frame is a version byte and the postcard form of a [`Message`]. Invariant: nothing that crosses a bound leaves this folder; whatever
 //! decodes is still a *claim*, believed only after `VerifiedReply::check`. This module knows nothing of sockets or decisions.
 
+mod held;
+
 use bytes::Bytes;
 
 use crate::bao::LEAF;
@@ -53,6 +55,9 @@ pub enum WireError {
 
 /// The frame of a message.
 pub fn encode(message: &Message) -> Result<Bytes, WireError> {
+    if let Message::Held { ask, evidence, payloads, announce } = message {
+        return within_bound(held::write(*ask, evidence, payloads, *announce));
+    }
     let mut small = [FRAME_V1; SMALL];
     let error = match postcard::to_slice(message, &mut small[1..]) {
         Ok(body) => {
@@ -68,18 +73,21 @@ pub fn encode(message: &Message) -> Result<Bytes, WireError> {
         frame
     };
     let bytes = error.map_or_else(|| postcard::to_extend(message, room()), Err);
-    let bytes = bytes.map_err(|error| WireError::Encoding(error.to_string()))?;
-    if bytes.len() > MAX_FRAME {
-        return Err(WireError::TooLarge(bytes.len()));
-    }
-    Ok(bytes.into())
+    within_bound(bytes.map_err(|error| WireError::Encoding(error.to_string()))?)
+}
+
+fn within_bound(frame: Vec<u8>) -> Result<Bytes, WireError> {
+    if frame.len() > MAX_FRAME { Err(WireError::TooLarge(frame.len())) } else { Ok(frame.into()) }
 }
 
 /// The variant of [`Message::Leaf`] on the wire.
 const LEAF_TAG: u8 = 23;
 
-/// The message in a frame, all bounds checked. The bytes of a leaf stay where they are.
+/// The message in a frame, all bounds checked. The bytes of a leaf stay where they are, and so does what an answer mostly consists of.
 pub fn take(frame: &Bytes) -> Result<Message, WireError> {
+    if let Some(answer) = held::read(frame) {
+        return Ok(answer);
+    }
     if let [FRAME_V1, LEAF_TAG, body @ ..] = &frame[..]
         && let Ok(((ask, number, len), bytes)) = postcard::take_from_bytes::<(AskId, u32, u64)>(body)
         && bytes.len() as u64 == len
@@ -265,6 +273,13 @@ mod tests {
         fn garbage_never_panics(mut bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             let _ = decode(&bytes);
             prop_assert_eq!(take(&bytes.clone().into()), decode(&bytes));
+            if let [version, tag, ..] = &mut bytes[..] {
+                let before = (*version, *tag);
+                (*version, *tag) = (FRAME_V1, held::TAG);
+                prop_assert_eq!(take(&bytes.clone().into()), decode(&bytes));
+                let [version, tag, ..] = &mut bytes[..] else { unreachable!("it has two bytes") };
+                (*version, *tag) = before;
+            }
             if let Some(first) = bytes.first_mut() {
                 *first = FRAME_V1;
             }

@@ -12,6 +12,10 @@ use bytes::Bytes;
 
 use super::{Storage, StorageFile};
 
+/// A file of a volatile disk is long from here on, and gets so much room at a time: a whole segment.
+const LONG: usize = 1024 * 1024;
+const ROOM: usize = 64 * 1024 * 1024;
+
 /// A disk in memory. Clones are the same disk.
 #[derive(Clone, Default)]
 pub struct MemoryStorage {
@@ -332,6 +336,10 @@ impl StorageFile for Handle {
             let (inside, beyond) = bytes.split_at(bytes.len().min(content.live.len() - offset));
             let live = content.live.own();
             live[offset..offset + inside.len()].copy_from_slice(inside);
+            if volatile && live.len() + beyond.len() > live.capacity().max(LONG) {
+                // Room that is not touched costs nothing; to move a long file again and again costs more than all that is written to it.
+                live.reserve_exact(beyond.len().max(ROOM));
+            }
             live.extend_from_slice(beyond);
             if !volatile {
                 content.dirty.push(offset.min(old)..offset + bytes.len());
