@@ -127,3 +127,111 @@ impl Drop for Seated {
         drop(state);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::thread::{self, ThreadId};
+
+    use super::*;
+    use crate::error::EvalError;
+    use crate::eval::{Eval, Origin};
+    use crate::evaluator::{Done, Evaluator, Job};
+    use crate::node::Node;
+    use crate::node::nested::block_on;
+    use crate::reply::Reply;
+    use crate::request::{Class, Engine, Program, Request};
+
+    /// Answers on the thread on which it is started, and remembers that.
+    #[derive(Clone, Default)]
+    struct Here(Arc<Mutex<Vec<ThreadId>>>, Arc<AtomicUsize>);
+
+    impl Evaluator for Here {
+        fn engine(&self) -> Engine {
+            Engine::Host
+        }
+
+        fn version(&self) -> String {
+            "here".to_owned()
+        }
+
+        fn admit(&self, _: &Request) -> Result<(), EvalError> {
+            Ok(())
+        }
+
+        fn start(&self, job: Job, done: Done) {
+            self.0.lock().unwrap().push(thread::current().id());
+            self.1.fetch_add(1, Ordering::Relaxed);
+            done(Ok(Reply::ok(job.stdin().cloned().unwrap_or_default())));
+        }
+    }
+
+    fn question(n: u32) -> Request {
+        let program = Program::opaque("test.here".parse().unwrap(), 1, Vec::new());
+        Request::new(program).stdin(n.to_le_bytes().to_vec()).class(Class::Portable)
+    }
+
+    fn ask(node: &Node, n: u32) -> Result<crate::eval::Answer, EvalError> {
+        block_on(node.eval(question(n)), &|| Ok(()))
+    }
+
+    #[test]
+    fn an_idle_loop_costs_a_caller_no_other_thread() {
+        let here = Here::default();
+        let node = Node::builder().evaluator(here.clone()).start().unwrap();
+        // The loop itself may be at it now and then, at its beginning for one.
+        for n in 0..200 {
+            assert_eq!(ask(&node, n).unwrap().reply.stdout, Reply::ok(n.to_le_bytes().to_vec()).stdout);
+        }
+        let own = here.0.lock().unwrap().iter().filter(|thread| **thread == thread::current().id()).count();
+        assert!(own > 50, "{own} of 200");
+        assert_eq!(ask(&node, 7).unwrap().origin, Origin::Ram, "it was recorded before it was delivered");
+        node.shutdown();
+    }
+
+    #[test]
+    fn many_callers_take_turns_and_each_question_is_computed_once() {
+        let here = Here::default();
+        let node = Node::builder().evaluator(here.clone()).start().unwrap();
+        thread::scope(|scope| {
+            for caller in 0..8_u32 {
+                let node = &node;
+                scope.spawn(move || {
+                    for n in 0..300 {
+                        // Each is asked by two.
+                        let n = (caller / 2) * 1000 + n;
+                        assert_eq!(ask(node, n).unwrap().reply.stdout, Reply::ok(n.to_le_bytes().to_vec()).stdout);
+                    }
+                });
+            }
+        });
+        assert_eq!(here.1.load(Ordering::Relaxed), 4 * 300);
+        assert_eq!(node.status().answers.computed, 4 * 300);
+        assert_eq!(node.status().in_flight, 0);
+        node.shutdown();
+    }
+
+    #[test]
+    fn whoever_asks_while_the_loop_ends_hears_something() {
+        for round in 0..20 {
+            let node = Node::builder().evaluator(Here::default()).start().unwrap();
+            thread::scope(|scope| {
+                for caller in 0..3_u32 {
+                    let node = &node;
+                    scope.spawn(move || {
+                        for n in 0..200 {
+                            match ask(node, caller * 1000 + n) {
+                                Ok(_) => {}
+                                Err(EvalError::Closed) => return,
+                                Err(error) => panic!("{error}"),
+                            }
+                        }
+                    });
+                }
+                thread::sleep(std::time::Duration::from_millis(round));
+                node.clone().shutdown();
+            });
+            assert_eq!(ask(&node, 1_000_000).unwrap_err(), EvalError::Closed);
+        }
+    }
+}

@@ -7,8 +7,10 @@ use shuttle::thread;
 
 use super::{id, identity, observed, open, opening, text};
 use crate::cassette::{CassetteOptions, CassetteWriter, Recorded, view, writer};
+use crate::identity::Signer;
 use crate::interleavings::explore;
 use crate::ledger::{FaultyStorage, LedgerError, MemoryStorage, Op};
+use crate::record::Observation;
 use crate::reply::Reply;
 use crate::request::Class;
 
@@ -183,5 +185,67 @@ fn a_disk_that_fails_at_any_sync_takes_nothing_that_was_acknowledged_as_durable(
         judge(&answers, (0..12).step_by(2), &storage, |error| {
             matches!(error, LedgerError::Io { .. } | LedgerError::Poisoned { .. })
         });
+    });
+}
+
+/// As `ask`, where the ledger is in memory: whoever has an answer may record it.
+fn ask_here(recorder: &RecorderHandle, n: u64, answers: &Answers) {
+    let about = Observation {
+        request: id(n),
+        kind: "test".parse().expect("a name"),
+        class: class(n),
+        observed_at: n,
+        trace: None,
+        upstream: Vec::new(),
+    };
+    let (later, cassette) = (answers.clone(), recorder.cassette().clone());
+    let note = move |answers: &Answers, result: Result<Recorded, LedgerError>| {
+        if result.is_ok() {
+            assert_eq!(text(&cassette, n), Ok(format!("reply {n}")), "acknowledged before it is shown");
+        }
+        answers.lock().unwrap().push((n, result));
+    };
+    let noted = note.clone();
+    let here = recorder.observe_here(about, &Reply::ok(format!("reply {n}")), identity().node(), move |result| {
+        noted(&later, result);
+    });
+    if let Some(result) = here {
+        assert!(!matches!(result, Err(LedgerError::Busy { .. })), "it waits for nobody");
+        note(answers, result);
+    }
+}
+
+#[test]
+fn in_memory_everybody_may_write_and_each_is_answered_once() {
+    explore(|| {
+        let storage = MemoryStorage::volatile();
+        let answers = Answers::default();
+        let recorder = Recorder::start(open(&storage, 1), None).expect("a thread");
+        let callers: Vec<_> = (0..3)
+            .map(|caller| {
+                let (recorder, answers) = (recorder.clone(), answers.clone());
+                thread::spawn(move || {
+                    ask_here(&recorder, caller * 3, &answers);
+                    ask(&recorder, caller * 3 + 2, &answers);
+                    ask_here(&recorder, caller * 3 + 1, &answers);
+                })
+            })
+            .collect();
+        let early = shuttle::rand::thread_rng().gen_bool(0.3);
+        let closed = early.then(|| recorder.close());
+        join(callers);
+        let length = closed.unwrap_or_else(|| recorder.close()).expect("memory does not fail");
+        let cassette = recorder.cassette();
+        assert_eq!(cassette.ledger().durable(), length, "closed and not durable");
+        let mut answers = std::mem::take(&mut *answers.lock().unwrap());
+        answers.sort_by_key(|(n, _)| *n);
+        assert!((0..9).eq(answers.iter().map(|(n, _)| *n)), "not one answer each: {answers:?}");
+        for (n, answer) in answers {
+            match answer {
+                Ok(_) => assert_eq!(text(cassette, n), Ok(format!("reply {n}"))),
+                Err(LedgerError::Busy { .. } | LedgerError::Closed) => assert!(text(cassette, n).is_err()),
+                Err(error) => panic!("{error}"),
+            }
+        }
     });
 }

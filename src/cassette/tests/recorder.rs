@@ -208,3 +208,42 @@ fn a_slow_disk_holds_up_neither_callers_nor_readers_and_a_caller_that_left_chang
         assert_eq!(text(&cassette, n).as_deref(), Ok("text"), "{n}");
     }
 }
+
+fn about(n: u64, class: Class) -> Observation {
+    let kind = "test".parse().expect("a name");
+    Observation { request: id(n), kind, class, observed_at: n, trace: None, upstream: Vec::new() }
+}
+
+#[test]
+fn in_memory_an_answer_is_recorded_by_whoever_has_it() {
+    let recorder = start(&MemoryStorage::volatile(), 1);
+    let reply = Reply::ok("at once");
+    for (n, class) in [(1, Class::Portable), (2, Class::Observed)] {
+        let result = recorder.observe_here(about(n, class), &reply, identity().node(), |_| panic!("it is here"));
+        let recorded = result.expect("nobody else writes").expect("recorded");
+        assert!(recorded.fresh && recorded.durable && recorded.seq == n, "{recorded:?}");
+        assert_eq!(text(recorder.cassette(), n), Ok("at once".to_owned()));
+    }
+    // What is sent goes its way as before, and comes behind.
+    let (sender, outcome) = sync_channel(1);
+    let (record, bytes) = portable(3, "sent");
+    recorder.record(record, bytes, move |result| drop(sender.send(result)));
+    assert_eq!(outcome.recv_timeout(PATIENCE).expect("it ends").expect("recorded").seq, 3);
+    assert_eq!(recorder.close().expect("closes"), 4);
+    let (sender, outcome) = sync_channel(1);
+    let here = recorder.observe_here(about(4, Class::Portable), &reply, identity().node(), move |result| {
+        drop(sender.send(result));
+    });
+    assert_eq!((here, outcome.recv_timeout(PATIENCE)), (None, Ok(Err(LedgerError::Closed))));
+}
+
+#[test]
+fn on_a_disk_nobody_writes_but_the_recorder() {
+    let recorder = start(&MemoryStorage::new(), 1);
+    let (sender, outcome) = sync_channel(1);
+    let here = recorder.observe_here(about(1, Class::Observed), &Reply::ok("x"), identity().node(), move |result| {
+        drop(sender.send(result));
+    });
+    assert_eq!(here, None);
+    assert!(outcome.recv_timeout(PATIENCE).expect("it ends").expect("recorded").durable);
+}

@@ -154,3 +154,70 @@ impl Bell {
         false
     }
 }
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::io::Read;
+    use std::os::fd::OwnedFd;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn pipe() -> (To, io::PipeReader) {
+        let (reader, writer) = io::pipe().unwrap();
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let room = rustix::pipe::fcntl_getpipe_size(&writer).unwrap();
+        (To { pipe: Arc::new(OwnedFd::from(writer).into()), room }, reader)
+    }
+
+    #[test]
+    fn an_empty_pipe_takes_its_room_at_once_and_a_full_one_is_waited_for() {
+        let (mut to, mut reader) = pipe();
+        to.at_once(&vec![1; to.room]).unwrap();
+        assert_eq!(to.at_once(&[2]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        let room = to.room;
+        let reads = thread::spawn(move || {
+            thread::sleep(Duration::from_millis(20));
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        to.write_all(&[3; 10]).unwrap();
+        drop(to);
+        assert!(reads.join().unwrap() == [vec![1; room], vec![3; 10]].concat());
+    }
+
+    #[test]
+    fn nobody_is_left_to_read() {
+        let (mut to, reader) = pipe();
+        drop(reader);
+        assert!(to.at_once(&[1]).is_err() && to.write(&[1]).is_err());
+    }
+
+    #[test]
+    fn a_wait_ends_with_a_ring_or_with_the_worker() {
+        let bell = Bell::new().unwrap();
+        bell.ring();
+        assert!(!bell.wait(None), "rung before");
+        let (to, reader) = pipe();
+        let ears = File::from(OwnedFd::from(reader));
+        for _ in 0..100_000 {
+            bell.ring();
+        }
+        // However often it was rung, it is quiet in the end.
+        while !bell.wait(Some(&ears)) {
+            if rustix::io::ioctl_fionread(&bell.heard).unwrap() == 0 {
+                to.at_once(&[1]).unwrap();
+            }
+        }
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| bell.wait(None));
+            bell.ring();
+            assert!(!waits.join().unwrap());
+        });
+        (&ears).read_exact(&mut [0]).unwrap();
+        drop(to);
+        assert!(bell.wait(Some(&ears)), "it ended");
+    }
+}
