@@ -422,7 +422,10 @@ impl Ledger {
     }
 
     fn try_write(&mut self) -> Result<(), Failure> {
-        let Pending { chunks, blobs, .. } = std::mem::take(&mut self.pending);
+        // The spent buffer stays: to grow a new one for every commit costs more than what goes into it.
+        let Pending { chunks, blobs, bytes, .. } = &mut self.pending;
+        let (chunks, blobs) = (std::mem::take(chunks), std::mem::take(blobs));
+        *bytes = 0;
         for blob in &blobs {
             let stored = blobs::store(&*self.shared.storage, blob);
             stored.map_err(|source| (blobs::path(&blob.name().digest), source))?;

@@ -8,6 +8,7 @@ mod addresses;
 mod builder;
 mod clock;
 pub mod control;
+mod cork;
 mod desk;
 mod driver;
 mod evaluators;
