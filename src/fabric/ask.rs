@@ -24,7 +24,7 @@ pub(super) struct Asking {
     pub(super) sent_at: Time,
     pub(super) timeout: TimerKey,
     /// Whether the holder's answer came and is being checked.
-    pub(super) answered: bool,
+    answered: bool,
     /// Whether its producer lets this node announce it.
     announce: bool,
 }
@@ -120,9 +120,6 @@ impl Fabric {
         let asking = Asking { peer, sent_at: step.now, timeout, answered: false, announce: false };
         flight.asks.insert(ask, asking);
         self.asks.insert(ask, flight_id);
-        if let Some(asked) = self.peers.get_mut(&peer) {
-            asked.asked += 1;
-        }
         step.out.push(Output::Send(peer, Message::Ask { ask, id: flight.id }));
         self.counters.asks_sent += 1;
         if !flight.candidates.is_empty() && flight.hedge.is_none() {
@@ -158,7 +155,6 @@ impl Fabric {
         let id = self.flights[&flight_id].id;
         step.out.push(Output::Check(from, ask, id, evidence, payloads));
         self.standings.answered(from, took);
-        self.no_longer_asked(from);
     }
 
     pub(super) fn on_checked(
@@ -281,9 +277,6 @@ impl Fabric {
         let Some(flight_id) = self.asks.remove(&ask) else { return };
         let Some(asking) = self.flights.get_mut(&flight_id).and_then(|flight| flight.asks.remove(&ask)) else { return };
         self.timers.clear(asking.timeout);
-        if !asking.answered {
-            self.no_longer_asked(asking.peer);
-        }
         if tell && !asking.answered {
             // Slower than nearly all answers are: the next question goes to somebody else first.
             if step.now - asking.sent_at > self.hedge_delay(asking.peer) {
@@ -292,13 +285,6 @@ impl Fabric {
             if self.is_live(asking.peer) {
                 step.out.push(Output::Send(asking.peer, Message::Cancel { ask }));
             }
-        }
-    }
-
-    /// An ask to a peer was answered, or is given up. After its lane went down a new one begins with none.
-    fn no_longer_asked(&mut self, peer: NodeId) {
-        if let Some(asked) = self.peers.get_mut(&peer) {
-            asked.asked = asked.asked.saturating_sub(1);
         }
     }
 

@@ -438,12 +438,6 @@ impl Fabric {
         self.standings.latency(peer).map(|(smoothed, _)| smoothed)
     }
 
-    /// Asks for answers to a peer that it did not answer yet.
-    #[must_use]
-    pub fn asks_to(&self, peer: NodeId) -> usize {
-        self.peers.get(&peer).map_or(0, |peer| peer.asked)
-    }
-
     /// Counts since the start.
     #[must_use]
     pub fn counters(&self) -> Counters {
@@ -462,11 +456,6 @@ impl Fabric {
         self.flights.len()
     }
 
-    fn unanswered(&self, peer: NodeId) -> usize {
-        let asks = self.flights.values().flat_map(|flight| flight.asks.values());
-        asks.filter(|asking| asking.peer == peer && !asking.answered).count()
-    }
-
     /// The cross-references between maps, checked after every input in builds with debug assertions.
     fn assert_invariants(&self) {
         debug_assert!(self.by_id.iter().all(|(id, flight)| self.flights.get(flight).is_some_and(|f| f.id == *id)));
@@ -474,7 +463,6 @@ impl Fabric {
         debug_assert!(self.flights.values().all(|flight| !flight.waiters.is_empty()), "a flight without waiters");
         debug_assert!(self.learning.is_consistent(), "asks for segments and their fetches differ");
         debug_assert!(self.flights.values().all(|flight| flight.is_consistent()), "a leaf is in two places, or in none");
-        debug_assert!(self.peers.iter().all(|(node, peer)| peer.asked == self.unanswered(*node)), "asks are miscounted");
         debug_assert_eq!(self.asks.len(), self.flights.values().map(|flight| flight.asks_in_flight()).sum::<usize>());
     }
 }

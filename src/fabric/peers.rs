@@ -45,8 +45,6 @@ pub(super) struct Peer {
     heard: Time,
     /// Its look-ups under way here, and the question of each.
     pub(super) serving: BTreeMap<AskId, u64>,
-    /// Asks for answers to it that it did not answer yet.
-    pub(super) asked: usize,
     /// What it announced and is being checked.
     pub(super) checking: usize,
     /// The last heartbeat that wants a pong: nonce, when, and the version of rows that it brought.
@@ -69,7 +67,6 @@ impl Peer {
             confirmed: false,
             heard: now,
             serving: BTreeMap::new(),
-            asked: 0,
             checking: 0,
             heartbeat: None,
             informed: None,

@@ -139,7 +139,7 @@ impl Driver {
     ) -> Poll<()> {
         burst.over = events.poll_recv_many(cx, &mut burst.events, BURST) == Poll::Ready(0);
         self.hands.lanes.poll_many(cx, &mut burst.frames, BURST);
-        burst.due = alarm.poll(cx, self.clock, self.hands.due_at());
+        burst.due = alarm.poll(cx, self.clock, self.hands.wake_at);
         let nothing = burst.events.is_empty() && burst.frames.is_empty() && !burst.due && !burst.over;
         if nothing { Poll::Pending } else { Poll::Ready(()) }
     }
@@ -180,7 +180,7 @@ impl Driver {
                 self.apply(input, outputs);
             }
         }
-        if std::mem::take(&mut burst.due) && self.hands.wake_at.is_none_or(|at| at <= self.clock.now()) {
+        if std::mem::take(&mut burst.due) {
             self.hands.wake_at = None;
             self.apply(Input::Wake, outputs);
         }
@@ -191,9 +191,6 @@ impl Driver {
         if waiting.caller.is_canceled() {
             // Word of that may have come before the question.
             return;
-        }
-        if let Some(delivery) = self.hands.just_came(&ask) {
-            return self.hands.outcomes.push((waiting, Ok(delivery)));
         }
         self.hands.waiting.insert(ask.job, waiting);
         self.apply(Input::Eval(ask), outputs);

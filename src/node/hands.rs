@@ -4,7 +4,6 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -13,10 +12,9 @@ use tracing::{debug, warn};
 use crate::bao::ProvenChunk;
 use crate::cassette::{Adoption, Cassette, Proven, RecorderHandle};
 use crate::error::EvalError;
-use crate::eval::Origin;
 use crate::evaluator::pool::Pool;
 use crate::evaluator::{Asker, Cancel, Done, Job, NESTING};
-use crate::fabric::{Ask, Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Time, segment};
+use crate::fabric::{Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Time, segment};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::limits::INLINE_REPLY;
@@ -24,7 +22,6 @@ use crate::message::{Announcement, AskId, Manifest, Message, SegmentName};
 use crate::node::Node;
 use crate::node::addresses::{Consequences, Exchange};
 use crate::node::clock::{Clock, unix_micros};
-use crate::node::cork::Cork;
 use crate::node::desk::{Outcome, Waiting, hand_out};
 use crate::node::driver::Event;
 use crate::node::evaluators::Evaluators;
@@ -36,16 +33,11 @@ use crate::node::shared::Shared;
 use crate::proof::{Evidence, Hash, ProvenNodes};
 use crate::record::{Observation, Resolved};
 use crate::reply::{Payload, Reply};
-use crate::request::AnswerFrom::ComputedOnly;
 use crate::request::{Request, Source};
 use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// Replies up to this size are hashed on the loop: a few microseconds.
 const HASHED_HERE: u64 = 16 * 1024;
-/// Believed replies are handed to the recorder so many at a time, or after so long: nobody waits for them, and its wake-up costs as much as the
-/// check of several.
-const ADOPTIONS: usize = 64;
-const ADOPT_DELAY: Duration = Duration::from_millis(1);
 /// Evaluations of programs and inputs up to this size together are started on the loop.
 const STARTED_HERE: u64 = 64 * 1024;
 
@@ -60,8 +52,6 @@ pub(super) struct Hands {
     pub(super) recorder: RecorderHandle,
     pub(super) evaluators: Arc<Evaluators>,
     pub(super) lanes: Lanes,
-    /// Asks that wait for company.
-    pub(super) cork: Cork,
     pub(super) exchange: Exchange,
     pub(super) shared: Arc<Shared>,
     /// Threads for disk, hashing and signatures.
@@ -70,11 +60,9 @@ pub(super) struct Hands {
     pub(super) waiting: BTreeMap<JobId, Waiting>,
     /// What the loop itself made of an output, to be taken next.
     pub(super) made_here: VecDeque<Input>,
-    /// Of the burst under way: the peers it was about, and what callers are to be told; and of the last few, what is to be recorded.
+    /// Of the burst under way: the peers it was about, what is to be recorded, and what callers are to be told.
     pub(super) touched: Vec<NodeId>,
     pub(super) adoptions: Vec<Adoption>,
-    /// When they are to be handed over at the latest.
-    pub(super) adopt_at: Option<Time>,
     pub(super) outcomes: Vec<(Waiting, Outcome)>,
     pub(super) running: BTreeMap<FlightId, Cancel>,
     /// This node, for programs that ask it.
@@ -136,40 +124,15 @@ fn found(peer: NodeId, ask: AskId, found: Option<Proven>) -> Input {
     Input::Found(peer, ask, found)
 }
 
-fn post(lanes: &Lanes, shared: &Shared, to: NodeId, frame: Bytes, bulk: bool) {
-    if let Err(error) = lanes.send(to, frame, bulk) {
-        shared.count_dropped();
-        debug!(peer = %to.short(), %error, "a message was not sent");
-    }
-}
-
 impl Hands {
-    /// Hands over what the burst led to.
+    /// Hands over what the burst led to: first what is to be recorded, so that whoever asks again after an answer comes behind it.
     pub(super) fn finish_burst(&mut self, fabric: &Fabric, now: Time) {
-        if self.adoptions.len() >= ADOPTIONS || self.adopt_at.is_some_and(|at| at <= now) {
-            self.adopt_at = None;
+        if !self.adoptions.is_empty() {
             self.recorder.adopt_all(std::mem::take(&mut self.adoptions));
-        } else if self.adopt_at.is_none() && !self.adoptions.is_empty() {
-            self.adopt_at = Some(now + ADOPT_DELAY);
         }
-        self.cork.open(fabric, now, |peer, frame| post(&self.lanes, &self.shared, peer, frame, false));
         self.shared.note(fabric, now, &self.touched);
         self.touched.clear();
         hand_out(&mut self.outcomes);
-    }
-
-    /// The next time at which something is due.
-    pub(super) fn due_at(&self) -> Option<Time> {
-        [self.wake_at, self.adopt_at, self.cork.due_at()].into_iter().flatten().min()
-    }
-
-    /// The answer to a question, if it came a moment ago and is still to be recorded: the cassette does not know of it yet.
-    pub(super) fn just_came(&self, ask: &Ask) -> Option<Delivery> {
-        let wanted = |adoption: &&Adoption| {
-            adoption.reply.record().request == ask.id && adoption.reply.record().class.is_memoised()
-        };
-        let Adoption { reply, .. } = self.adoptions.iter().find(wanted).filter(|_| ask.answer_from != ComputedOnly)?;
-        Some(Delivery { reply: reply.reply().clone(), origin: Origin::Ram, recorded: true })
     }
 
     /// The loop is over: ends evaluations and callers.
@@ -285,11 +248,12 @@ impl Hands {
 impl Effects for Hands {
     fn send(&mut self, to: NodeId, message: Message) {
         match crate::wire::encode(&message) {
-            // The end of the burst says whether it goes now.
-            Ok(frame) if matches!(message, Message::Ask { .. }) => self.cork.hold(to, frame, self.clock.now()),
             Ok(frame) => {
                 self.lanes.expect_bulk(to, message.bulk_wanted());
-                post(&self.lanes, &self.shared, to, frame, message.is_bulk());
+                if let Err(error) = self.lanes.send(to, frame, message.is_bulk()) {
+                    self.shared.count_dropped();
+                    debug!(peer = %to.short(), %error, "a message was not sent");
+                }
             }
             Err(error) => warn!(%error, "a message has no wire form"),
         }

@@ -8,7 +8,6 @@ mod addresses;
 mod builder;
 mod clock;
 pub mod control;
-mod cork;
 mod desk;
 mod driver;
 mod evaluators;
