@@ -22,8 +22,8 @@ use super::entry::{Entry, Parent};
 use super::error::{LedgerError, OpenError, Recovery};
 use super::frame::{self, ALIGN, FORMAT, HEADER, Header, Parts, Salt};
 use super::limits::{
-    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_PAYLOADS, ROOM_AFTER_SYNCS, ROOM_AHEAD,
-    ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
+    BUFFER_BYTES, HASTEN_STEP, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_PAYLOADS, PAGE, ROOM_AFTER_SYNCS,
+    ROOM_AHEAD, ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
 };
 use super::reader::LedgerReader;
 use super::recovery::{Recovered, recover};
@@ -84,6 +84,8 @@ struct Active {
     /// Syncs, and bytes written, since it was opened.
     syncs: u32,
     written: u64,
+    /// Up to where the disk has begun to write.
+    hastened: u64,
 }
 
 #[derive(Default)]
@@ -121,11 +123,21 @@ impl Active {
         self.written / u64::from(self.syncs.max(1)) <= LITTLE
     }
 
+    /// Lets the disk begin with what no sync has asked for yet, up to the last whole page: that one is not written to any more.
+    fn hasten(&mut self, end: u64) {
+        let end = end - end % PAGE;
+        if end.saturating_sub(self.hastened) >= HASTEN_STEP {
+            self.file.hasten(self.hastened, end - self.hastened);
+            self.hastened = end;
+        }
+    }
+
     /// Writes a chunk; if it leaves the room that was made, makes more behind it, so that most syncs have no metadata to write.
     fn write(&mut self, chunk: &Chunk, segment_bytes: u64, rewards_room: bool, fast: bool) -> io::Result<()> {
         let end = chunk.offset + chunk.bytes.len() as u64;
         self.file.write_at(&chunk.bytes, chunk.offset)?;
         self.written += chunk.bytes.len() as u64;
+        self.hasten(end);
         if end <= self.room {
             return Ok(());
         }
@@ -190,7 +202,7 @@ impl Ledger {
         }
         let active = state.segments.last().cloned().and_then(|segment| {
             let file = segment.file.clone()?;
-            Some(Active { segment, file, index, room, syncs: 0, written: 0 })
+            Some(Active { segment, file, index, room, syncs: 0, written: 0, hastened: 0 })
         });
         let tip = active.as_ref().map(|active| Tip {
             first: active.segment.first,
@@ -415,6 +427,7 @@ impl Ledger {
         {
             active.file.sync().map_err(|source| (segment_path(active.segment.first), source))?;
             active.syncs = active.syncs.saturating_add(1);
+            active.hastened = self.tip.map_or(0, |tip| tip.offset);
             self.unsynced = false;
         }
         self.shared.set_durable(self.next);
@@ -529,7 +542,7 @@ impl Ledger {
         storage.sync_dir(SEGMENTS)?;
         let segment = Segment::new(self.shared.node, first, Some(file.clone()));
         self.spare.forgive();
-        Ok(Active { segment, file, index: IndexFile::default(), room, syncs: 0, written: 0 })
+        Ok(Active { segment, file, index: IndexFile::default(), room, syncs: 0, written: 0, hastened: 0 })
     }
 
     /// Shows what was written to the readers.
