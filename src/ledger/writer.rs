@@ -134,9 +134,9 @@ impl Active {
 
     /// Writes a chunk; if it leaves the room that was made, makes more behind it, so that most syncs have no metadata to write.
     fn write(&mut self, chunk: &Chunk, segment_bytes: u64, rewards_room: bool, fast: bool) -> io::Result<()> {
-        let end = chunk.offset + chunk.bytes.len() as u64;
-        self.file.write_at(&chunk.bytes, chunk.offset)?;
-        self.written += chunk.bytes.len() as u64;
+        let end = chunk.offset + chunk.buffers.bytes.len() as u64;
+        self.file.write_at(&chunk.buffers.bytes, chunk.offset)?;
+        self.written += chunk.buffers.bytes.len() as u64;
         self.hasten(end);
         if end <= self.room {
             return Ok(());
@@ -144,7 +144,7 @@ impl Active {
         self.room = end;
         let pays = self.wants_room() && (fast || self.writes_little());
         if rewards_room && pays && end < segment_bytes {
-            let step = (chunk.bytes.len() as u64 * ROOM_AHEAD).clamp(LEAST_ROOM, ROOM_STEP as u64);
+            let step = (chunk.buffers.bytes.len() as u64 * ROOM_AHEAD).clamp(LEAST_ROOM, ROOM_STEP as u64);
             let room = usize::try_from((segment_bytes - end).min(step)).expect("at most a step");
             self.file.write_at(&ZEROS[..room], end)?;
             self.room = end + room as u64;
@@ -159,8 +159,8 @@ struct Pending {
     chunks: Vec<Chunk>,
     blobs: Vec<Blob>,
     bytes: usize,
-    /// An empty buffer that was used before, for the next chunk.
-    spent: Vec<u8>,
+    /// Empty buffers that were used before, for the next chunk.
+    spent: Buffers,
 }
 
 /// Bytes that go into one segment, and what they are.
@@ -169,6 +169,11 @@ struct Chunk {
     /// Whether the segment is still to be made.
     fresh: bool,
     offset: u64,
+    buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Buffers {
     bytes: Vec<u8>,
     entries: Vec<Waiting>,
     /// Fingerprints of inline payloads.
@@ -385,7 +390,7 @@ impl Ledger {
         self.pending.blobs.extend(filed.into_iter().cloned());
         let kind = entry.kind();
         let parts = Parts { seq, kind, announced: announce, body, payloads: &inline };
-        let len = frame::encode(&mut chunk.bytes, Salt::new(self.shared.node, tip.first), tip.offset, &parts);
+        let len = frame::encode(&mut chunk.buffers.bytes, Salt::new(self.shared.node, tip.first), tip.offset, &parts);
         self.pending.bytes += len;
         let narrow = |n: u64| u32::try_from(n).expect("a segment is shorter than 4 GiB");
         let end = tip.offset + len as u64;
@@ -394,8 +399,8 @@ impl Ledger {
             Entry::Epoch { epoch, .. } => Some(*epoch),
             _ => None,
         };
-        chunk.names.extend(inline.iter().map(|(name, _)| (name.digest.fingerprint(), seq)));
-        chunk.entries.push(Waiting { row, end: narrow(end), opens });
+        chunk.buffers.names.extend(inline.iter().map(|(name, _)| (name.digest.fingerprint(), seq)));
+        chunk.buffers.entries.push(Waiting { row, end: narrow(end), opens });
         self.tip = Some(Tip { offset: end, ..tip });
         self.next += 1;
         seq
@@ -408,9 +413,8 @@ impl Ledger {
             _ => (Tip { first: seq, offset: HEADER as u64 }, true),
         };
         if fresh || self.pending.chunks.is_empty() {
-            let (entries, names) = Default::default();
-            let bytes = std::mem::take(&mut self.pending.spent);
-            self.pending.chunks.push(Chunk { first: tip.first, fresh, offset: tip.offset, bytes, entries, names });
+            let buffers = std::mem::take(&mut self.pending.spent);
+            self.pending.chunks.push(Chunk { first: tip.first, fresh, offset: tip.offset, buffers });
         }
         tip
     }
@@ -455,12 +459,11 @@ impl Ledger {
             let active = self.active.as_mut().expect("the first chunk of a ledger makes a segment");
             self.unsynced = true;
             active.write(&chunk, self.segment_bytes, rewards_room, self.fast).map_err(|source| (path, source))?;
-            let mut spent = std::mem::take(&mut chunk.bytes);
-            spent.clear();
-            if spent.capacity() <= 2 * BUFFER_BYTES {
-                self.pending.spent = spent;
+            self.publish(&mut chunk.buffers);
+            chunk.buffers.bytes.clear();
+            if chunk.buffers.bytes.capacity() <= 2 * BUFFER_BYTES {
+                self.pending.spent = chunk.buffers;
             }
-            self.publish(chunk);
         }
         if self.is_run_full() {
             self.sync()?;
@@ -546,10 +549,10 @@ impl Ledger {
     }
 
     /// Shows what was written to the readers.
-    fn publish(&self, chunk: Chunk) {
+    fn publish(&self, written: &mut Buffers) {
         let mut state = self.shared.write();
-        state.open.names.extend(chunk.names);
-        for Waiting { row, end, opens } in chunk.entries {
+        state.open.names.append(&mut written.names);
+        for Waiting { row, end, opens } in written.entries.drain(..) {
             state.push(row, end, opens);
         }
     }
