@@ -14,7 +14,7 @@ use evalmesh::id::{EpochId, NodeId};
 use evalmesh::identity::{Identity, Signature, Signer};
 use evalmesh::limits::{BATCH_FACTS, SEGMENT};
 use evalmesh::message::{Announcement, AskId, Batch, EpochStart, LogItem, Manifest, Message, chain_start};
-use evalmesh::proof::{Hash, SignedHead};
+use evalmesh::proof::{Hash, Head};
 use evalmesh::wire;
 
 const LOOKUPS: u64 = 1_000_000;
@@ -44,13 +44,7 @@ impl Log {
     fn read(&self, at: u64, max: usize) -> Option<Batch> {
         let end = self.len.min(at + max as u64);
         let fact = |n: u64| LogItem::Fact { question: question(self.first + n).to_le_bytes(), answer: n.to_le_bytes() };
-        let head = SignedHead {
-            node: self.node(),
-            epoch: Self::EPOCH.epoch,
-            length: self.len,
-            root: [7; 32],
-            signature: Signature::from_bytes([9; 64]),
-        };
+        let head = Head { node: self.node(), epoch: Self::EPOCH.epoch, length: self.len, root: [7; 32] };
         (at < end).then(|| Batch { first: at, items: (at..end).map(fact).collect(), head })
     }
 

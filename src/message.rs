@@ -13,18 +13,19 @@ use crate::error::EvalError;
 use crate::id::{ContentId, Digest, EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::SEGMENT;
-use crate::proof::{Evidence, Hash, SignedHead};
+use crate::proof::{Evidence, Hash, Head};
 use crate::request::{Class, Name, Slot};
 
 /// The newest protocol version spoken here.
-pub const PROTOCOL: u16 = 3;
-/// The oldest protocol version still spoken here. Version 1 had chunks without proof, version 2 had chunks that were proven only as a whole.
-pub const OLDEST_PROTOCOL: u16 = 3;
+pub const PROTOCOL: u16 = 4;
+/// The oldest protocol version still spoken here. Version 1 had chunks without proof, version 2 had chunks that were
+/// proven only as a whole, version 3 signed the head of a batch apart from the batch.
+pub const OLDEST_PROTOCOL: u16 = 4;
 /// The nonce of a heartbeat that wants no pong. No other one has it.
 pub const NO_PONG: u64 = 0;
 
 /// Domain of an announcement's signature.
-const ANNOUNCE_CONTEXT: &[u8] = b"evalmesh 2026-11-21 announcement v1\0";
+const ANNOUNCE_CONTEXT: &[u8] = b"evalmesh 2026-11-21 announcement v2\0";
 /// Domain of a manifest's signature.
 const MANIFEST_CONTEXT: &[u8] = b"evalmesh 2026-11-21 manifest v1\0";
 /// BLAKE3 derive-key contexts of a batch, of the chain over a log's batches, and of a manifest's statement. Every announcement that comes is
@@ -74,15 +75,15 @@ impl LogItem {
     }
 }
 
-/// A run of consecutive log positions, vouched for by a head that covers its end.
+/// A run of consecutive log positions, with a head that covers its end.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Batch {
     /// The log position of the first item.
     pub first: u64,
     /// The items.
     pub items: Vec<LogItem>,
-    /// The announcer's head over (at least) these entries.
-    pub head: SignedHead,
+    /// The announcer's head over (at least) these entries; whoever signs the batch signs it with it.
+    pub head: Head,
 }
 
 impl Batch {
@@ -101,7 +102,7 @@ pub struct Announcement {
     /// The epoch's chain after this batch.
     #[serde(deserialize_with = "plain_bytes")]
     pub chain: Hash,
-    /// The author's signature over epoch, batch and chain.
+    /// The author's signature over batch, head and chain: one for all of it.
     pub signature: Signature,
 }
 
@@ -129,11 +130,11 @@ impl Announcement {
         self.batch.head.node
     }
 
-    /// Whether its author signed exactly this batch and chain, and its head.
+    /// Whether its author signed exactly this batch, head and chain.
     #[must_use]
     pub fn verify(&self, verifier: &dyn Verifier) -> bool {
         let statement = statement(&self.batch, &batch_digest(&self.batch), &self.chain);
-        verifier.verify(self.author(), &statement, &self.signature) && self.batch.head.verify(verifier)
+        verifier.verify(self.author(), &statement, &self.signature)
     }
 
     /// Whether its chain is the one that leads on from `before`. If its author signed it and it does not, the author has two histories.
@@ -168,7 +169,8 @@ fn batch_digest(batch: &Batch) -> Hash {
 }
 
 fn statement(batch: &Batch, digest: &Hash, chain: &Hash) -> Vec<u8> {
-    [ANNOUNCE_CONTEXT, batch.head.epoch.as_bytes(), digest, chain].concat()
+    let Head { epoch, length, root, .. } = &batch.head;
+    [ANNOUNCE_CONTEXT, epoch.as_bytes(), &length.to_le_bytes(), root, digest, chain].concat()
 }
 
 /// One segment of a log: its facts as a Golomb-coded set, named by the digest of that set's bytes.

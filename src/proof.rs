@@ -213,6 +213,20 @@ pub fn root_from(leaf: Hash, index: u64, length: u64, path: &[Hash]) -> Option<H
     climbs.next().is_none().then_some(root)
 }
 
+/// The state of one epoch's tree at some length, as the node that owns the ledger says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Head {
+    /// Whose ledger it is.
+    pub node: NodeId,
+    /// Which epoch.
+    pub epoch: EpochId,
+    /// Entries covered.
+    pub length: u64,
+    /// The tree's root over them.
+    #[serde(deserialize_with = "plain_bytes")]
+    pub root: Hash,
+}
+
 /// The state of one epoch's tree at some length, signed by the node that owns the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SignedHead {

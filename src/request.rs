@@ -427,7 +427,10 @@ impl Request {
             class: &self.class,
             scope: self.scope.as_ref(),
         };
-        postcard::to_extend(&canonical, vec![CANONICAL_V1]).map_err(|error| RequestError::Encoding(error.to_string()))
+        // Most requests are shorter, and are encoded without growing the buffer.
+        let mut bytes = Vec::with_capacity(256);
+        bytes.push(CANONICAL_V1);
+        postcard::to_extend(&canonical, bytes).map_err(|error| RequestError::Encoding(error.to_string()))
     }
 
     fn check(&self) -> Result<(), RequestError> {

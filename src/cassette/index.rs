@@ -4,7 +4,7 @@
 //! read and what they say is kept exactly. Invariant: a reply in memory belongs to the first live entry of its question, so a retraction or a
 //! loss can never be outlived by it: every change is counted first, and what was read before a change is not kept.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -147,9 +147,12 @@ pub(super) enum Change {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Version(u64);
 
-/// Ids are hashes already: their first bytes are as good as any hash of them.
+/// Ids are hashes already: their first bytes are as good as any hash of them, and so is the sum of those of several.
 #[derive(Default)]
 pub(super) struct IdHasher(u64);
+
+/// A map by what is a hash already.
+pub(super) type ByHash<K, V> = HashMap<K, V, BuildHasherDefault<IdHasher>>;
 
 impl Hasher for IdHasher {
     fn finish(&self) -> u64 {
@@ -158,7 +161,7 @@ impl Hasher for IdHasher {
 
     fn write(&mut self, bytes: &[u8]) {
         if let Some(first) = bytes.first_chunk() {
-            self.0 = u64::from_le_bytes(*first);
+            self.0 = self.0.wrapping_add(u64::from_le_bytes(*first));
         }
     }
 

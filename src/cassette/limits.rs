@@ -24,7 +24,7 @@ pub const SERVED: usize = 64 * 1024;
 pub const BUDGET_EVERY: u64 = 64 * 1024 * 1024;
 /// So many must have waited for the last sync before the next one waits for them to come back.
 pub const COMPANY: usize = 4;
-/// How often a sync that waits for company looks whether it has come.
-pub const COMPANY_SLICE: Duration = Duration::from_micros(20);
+/// A sync that waits for company begins when nobody has come for so long.
+pub const COMPANY_SILENCE: Duration = Duration::from_micros(60);
 /// A disk on which a sync takes longer than this does not make anybody wait longer for company.
 pub const COMPANY_WAIT: Duration = Duration::from_millis(2);

@@ -21,7 +21,7 @@ use crate::verified::VerifiedReply;
 
 use super::clock::{micros, now};
 use super::limits::{
-    BUDGET_EVERY, COMPANY, COMPANY_SLICE, COMPANY_WAIT, RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE,
+    BUDGET_EVERY, COMPANY, COMPANY_SILENCE, COMPANY_WAIT, RECORDER_BYTES, RECORDER_GROUP, RECORDER_QUEUE,
 };
 use super::sync::atomic::{AtomicU64, Ordering};
 use super::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
@@ -484,21 +484,24 @@ impl Worker {
     }
 
     /// Those who waited for the last sync come back together, a moment after it: to wait for them costs less than a sync for the first of them
-    /// alone. At most half of what a sync takes, and only as long as somebody comes.
+    /// alone. At most half of what a sync takes, and only as long as somebody comes. It gives way instead of sleeping, since many a system
+    /// sleeps ten times longer than it was asked to.
     fn await_company(&mut self, group: &mut Group, ops: &Receiver<Op>) {
         let wanted = self.company;
         if wanted < COMPANY {
             return;
         }
-        let until = now() + self.sync_takes.min(COMPANY_WAIT) / 2;
-        loop {
+        let mut came_at = now();
+        let until = came_at + self.sync_takes.min(COMPANY_WAIT) / 2;
+        while group.waiting.len() < wanted {
+            thread::yield_now();
             let before = group.waiting.len();
-            if before >= wanted || now() >= until {
-                break;
-            }
-            thread::sleep(COMPANY_SLICE);
             self.gather(group, ops.try_iter());
-            if group.waiting.len() == before {
+            let at = now();
+            if group.waiting.len() > before {
+                came_at = at;
+            }
+            if at >= until || at.saturating_duration_since(came_at) >= COMPANY_SILENCE {
                 break;
             }
         }
@@ -508,8 +511,8 @@ impl Worker {
         self.queued.fetch_sub(what.len(), Ordering::Relaxed);
         self.since_budget += what.len();
         match what {
-            What::Record(prepared) => self.writer.record_prepared(*prepared),
-            What::Adopt { prepared, announce } => self.writer.adopt_prepared(*prepared, announce),
+            What::Record(prepared) => self.writer.record_prepared(prepared),
+            What::Adopt { prepared, announce } => self.writer.adopt_prepared(prepared, announce),
             What::Adoptions(_) => unreachable!("they have no ticket of their own"),
             What::Retract { id, answer, at } => self.writer.retract(id, answer, at),
         }

@@ -2,7 +2,7 @@
 //!
 //! Order: ledger append, then written or durable (as the record demands), then the view shows it, then its ticket is complete.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::reply::{Payload, Reply};
 use crate::request::Class;
 use crate::verified::VerifiedReply;
 
-use super::index::{Change, Hot, Index, Standing};
+use super::index::{ByHash, Change, Hot, Index, Standing};
 use super::limits::{BATCHED, RAM_BYTES};
 use super::view::{Cassette, Counts, count, inline_reply};
 
@@ -132,13 +132,12 @@ impl Prepared {
         self.draft.answer().expect("it has a record")
     }
 
-    /// Whether this node observed it itself.
-    fn is_own(&self) -> bool {
-        matches!(self.draft.entry(), Entry::Observed(_))
-    }
-
-    fn into_record(self) -> (Record, Vec<Blob>) {
-        (self.draft.into_record().expect("prepared with a record"), self.blobs)
+    /// What is kept in memory of the entry at this position; `None` if a payload is in its file alone.
+    fn into_hot(self, seq: u64) -> Option<Arc<Hot>> {
+        let bytes: Vec<&Bytes> = self.blobs.iter().map(Blob::bytes).collect::<Option<_>>()?;
+        let reply = inline_reply(self.record(), &bytes);
+        let own = matches!(self.draft.entry(), Entry::Observed(_));
+        Some(Hot::new(seq, self.draft.into_record()?, reply, own))
     }
 }
 
@@ -185,7 +184,7 @@ pub struct CassetteWriter {
     /// Appended and not shown yet, in order.
     pending: VecDeque<Pending>,
     /// What the pending changes will lead to.
-    staged: BTreeMap<(ContentId, Digest), Staged>,
+    staged: ByHash<(ContentId, Digest), Staged>,
     /// The position that is looked at next when room is made.
     pub(super) hand: u64,
 }
@@ -227,10 +226,10 @@ impl CassetteWriter {
 
     /// Records what this node observed. Payloads are in the order of `Record::blobs`.
     pub fn record(&mut self, record: Record, payloads: Vec<Bytes>) -> Result<Ticket, LedgerError> {
-        self.record_prepared(Prepared::new(record, payloads)?)
+        self.record_prepared(Box::new(Prepared::new(record, payloads)?))
     }
 
-    pub(super) fn record_prepared(&mut self, prepared: Prepared) -> Result<Ticket, LedgerError> {
+    pub(super) fn record_prepared(&mut self, prepared: Box<Prepared>) -> Result<Ticket, LedgerError> {
         let durability = self.options.durability.unwrap_or(default_durability(&prepared.record().class));
         self.append(prepared, true, durability)
     }
@@ -244,15 +243,15 @@ impl CassetteWriter {
         payloads: Vec<Bytes>,
         announce: bool,
     ) -> Result<Ticket, LedgerError> {
-        self.adopt_prepared(Prepared::adopted(evidence, record, payloads)?, announce)
+        self.adopt_prepared(Box::new(Prepared::adopted(evidence, record, payloads)?), announce)
     }
 
     /// As [`Self::adopt`], of what was checked here: none of it is hashed again.
     pub fn adopt_believed(&mut self, reply: VerifiedReply, announce: bool) -> Result<Ticket, LedgerError> {
-        self.adopt_prepared(Prepared::believed(reply)?, announce)
+        self.adopt_prepared(Box::new(Prepared::believed(reply)?), announce)
     }
 
-    pub(super) fn adopt_prepared(&mut self, prepared: Prepared, announce: bool) -> Result<Ticket, LedgerError> {
+    pub(super) fn adopt_prepared(&mut self, prepared: Box<Prepared>, announce: bool) -> Result<Ticket, LedgerError> {
         let (request, answer) = (prepared.record().request, prepared.answer());
         if let Some(staged) = self.staged.get(&(request, answer)) {
             let Staged { seq, durability, held } = *staged;
@@ -269,7 +268,12 @@ impl CassetteWriter {
         self.append(prepared, announce, durability)
     }
 
-    fn append(&mut self, prepared: Prepared, announce: bool, durability: Durability) -> Result<Ticket, LedgerError> {
+    fn append(
+        &mut self,
+        prepared: Box<Prepared>,
+        announce: bool,
+        durability: Durability,
+    ) -> Result<Ticket, LedgerError> {
         let announce = announce && prepared.record().class.is_memoised();
         let appended = self.ledger.append_draft(&prepared.draft, &prepared.blobs, announce);
         let seq = appended.map_err(|error| self.forget(error))?;
@@ -351,23 +355,20 @@ impl CassetteWriter {
         Recorded { seq: ticket.seq, durable: ticket.seq < self.durable(), fresh: ticket.fresh }
     }
 
-    fn hold(&mut self, prepared: Prepared, ticket: Ticket) -> Ticket {
-        let (answer, seq, own) = (prepared.answer(), ticket.seq, prepared.is_own());
-        let (record, blobs) = prepared.into_record();
+    fn hold(&mut self, prepared: Box<Prepared>, ticket: Ticket) -> Ticket {
+        let (answer, seq) = (prepared.answer(), ticket.seq);
+        let (record, blobs) = (prepared.record(), &prepared.blobs);
         let id = record.request;
-        tally(&self.cassette.inner.counts, &record);
+        tally(&self.cassette.inner.counts, record);
         // Large ones are found by their file's name; a position that is not written yet reads as nothing.
         for blob in blobs.iter().filter(|blob| blob.name().len <= INLINE_PAYLOAD as u64) {
             self.cassette.inner.index.note_inline(blob.name().digest, seq);
         }
-        let change = record.class.is_memoised().then(|| {
-            let size: u64 = blobs.iter().map(|blob| blob.name().len).sum();
+        let memoised = record.class.is_memoised();
+        let size: u64 = blobs.iter().map(|blob| blob.name().len).sum();
+        let change = memoised.then(|| {
             let fits = self.cassette.inner.index.has_room_for(usize::try_from(size).unwrap_or(usize::MAX));
-            let bytes: Option<Vec<&Bytes>> = blobs.iter().map(Blob::bytes).collect();
-            let hot = bytes.filter(|_| fits).map(|bytes| {
-                let reply = inline_reply(&record, &bytes);
-                Hot::new(seq, record, reply, own)
-            });
+            let hot = fits.then(|| prepared.into_hot(seq)).flatten();
             Change::Hold { id, answer, seq, hot }
         });
         self.stage(ticket, (id, answer), true, change);
@@ -384,10 +385,10 @@ impl CassetteWriter {
 
     /// Shows what is complete, in order.
     fn show(&mut self) {
-        let mut waiting = VecDeque::new();
-        for pending in std::mem::take(&mut self.pending) {
+        for _ in 0..self.pending.len() {
+            let Some(pending) = self.pending.pop_front() else { break };
             if !self.is_complete(&pending.ticket) {
-                waiting.push_back(pending);
+                self.pending.push_back(pending);
                 continue;
             }
             let Pending { ticket, change, key } = pending;
@@ -403,7 +404,6 @@ impl CassetteWriter {
                 inner.index.apply(change);
             }
         }
-        self.pending = waiting;
     }
 
     /// A failed write leaves nothing that could still become complete.

@@ -208,7 +208,7 @@ impl Fabric {
             self.drop_ask(step, ask, true);
         }
         self.drop_transfer(flight_id);
-        self.deliver_where(step, flight_id, takes, &Ok(delivery));
+        self.deliver_where(step, flight_id, takes, Ok(delivery));
         self.settle(step, flight_id);
     }
 

@@ -168,12 +168,12 @@ impl Fabric {
                 AnswerFrom::Anywhere => !asking,
                 AnswerFrom::HeldOnly => false,
             };
-            self.deliver_where(step, flight_id, hears, &Err(error));
+            self.deliver_where(step, flight_id, hears, Err(error));
         }
         if !asking && !busy {
             // Whoever is left has no way to an answer.
             let miss = Err(EvalError::NotHeld { id, why: NotHeld::NeverSeen });
-            self.deliver_where(step, flight_id, |_| true, &miss);
+            self.deliver_where(step, flight_id, |_| true, miss);
         }
     }
 
@@ -183,7 +183,7 @@ impl Fabric {
             Ok(reply) if flight.class() == Some(&Class::Volatile) => {
                 flight.computing = Computing::Idle;
                 let delivery = Delivery { reply, origin: Origin::Computed, recorded: false };
-                self.deliver_where(step, flight_id, |_| true, &Ok(delivery));
+                self.deliver_where(step, flight_id, |_| true, Ok(delivery));
             }
             Ok(reply) => {
                 let request = flight.request.clone().expect("what was computed had a request");
@@ -217,7 +217,7 @@ impl Fabric {
             Err(error) if !reproducible => Err(EvalError::Ledger(error)),
             recorded => Ok(Delivery { reply: *reply, origin: Origin::Computed, recorded: recorded.is_ok() }),
         };
-        self.deliver_where(step, flight_id, |_| true, &outcome);
+        self.deliver_where(step, flight_id, |_| true, outcome);
     }
 
     /// Delivers one outcome to all waiters whose wish fits, and ends the flight when nobody is left.
@@ -226,16 +226,18 @@ impl Fabric {
         step: &mut Step<'_>,
         flight_id: FlightId,
         fits: impl Fn(AnswerFrom) -> bool,
-        outcome: &Result<Delivery, EvalError>,
+        outcome: Result<Delivery, EvalError>,
     ) {
         let Some(flight) = self.flights.get_mut(&flight_id) else { return };
         let served: Vec<_> = flight.waiters.extract_if(.., |_, waiter| fits(waiter.accepts)).collect();
+        // Most have one waiter: the outcome is its own.
+        let mut outcomes = std::iter::repeat_n(outcome, served.len());
         for (job, waiter) in served {
             self.jobs.remove(&job);
             if let Some((key, _)) = waiter.deadline {
                 self.timers.clear(key);
             }
-            step.out.push(Output::Deliver(job, outcome.clone()));
+            step.out.extend(outcomes.next().map(|outcome| Output::Deliver(job, outcome)));
         }
         if self.flights.get(&flight_id).is_some_and(|flight| flight.waiters.is_empty()) {
             self.end_flight(step, flight_id);

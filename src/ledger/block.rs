@@ -156,7 +156,9 @@ pub(super) fn encode(sealing: &Sealing<'_>, salt: Salt) -> Vec<u8> {
     names.sort_unstable();
     let (question_bits, name_bits) = (bits_for(questions.len()), bits_for(names.len()));
 
-    let mut out = vec![0; HEADER];
+    // A row, both of its tables and the tree: more than that only where there are few rows.
+    let mut out = Vec::with_capacity(HEADER + rows.len() * 80 + pages.len() * 32);
+    out.resize(HEADER, 0);
     let epochs: Vec<u32> =
         (0..).zip(*rows).filter(|(_, row)| row.sort == Sort::Epoch).map(|(place, _)| place).collect();
     for place in &epochs {

@@ -40,6 +40,10 @@ pub const ROOM_AHEAD: u64 = 64;
 pub const SPARE_AFTER: u64 = 4;
 /// Syncs of one segment after which room ahead is worth its bytes; bulk loads never get there.
 pub const ROOM_AFTER_SYNCS: u32 = 8;
+/// So many bytes that no sync has asked for are given to the disk at once: many enough for its bandwidth, few enough that a sync finds little left.
+pub const HASTEN_STEP: u64 = 512 * 1024;
+/// What a file system writes as a piece.
+pub const PAGE: u64 = 4096;
 /// Payloads that one `Evicted` entry names at most: its body stays well below [`MAX_BODY`].
 pub const EVICTED_AT_ONCE: usize = 16 * 1024;
 /// Payloads from this size on have an outboard, so that a range of them is verified without the rest; hashing a smaller one takes microseconds.

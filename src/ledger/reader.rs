@@ -13,7 +13,7 @@ use crate::bao::{self, ChunkProof};
 use crate::id::{Digest, EpochId, NodeId};
 use crate::identity::Signer;
 use crate::message::{Batch, EpochStart, LogItem};
-use crate::proof::{self, Evidence, Hash, SignedHead};
+use crate::proof::{self, Evidence, Hash, Head, SignedHead};
 use crate::record::Record;
 use crate::reply::BlobRef;
 
@@ -317,27 +317,36 @@ impl LedgerReader {
         self.head_over(position, length, signer)?.ok_or(ReadError::Unprovable { seq: start })
     }
 
-    /// A head of an epoch that covers at least its first `length` entries: the newest one made, or a new one over all that is durable.
+    /// A signed head of an epoch that covers at least its first `length` entries: the newest one made, or a new one over all that is durable.
     fn head_over(&self, position: usize, length: u64, signer: &dyn Signer) -> Result<Option<SignedHead>, ReadError> {
         debug_assert_eq!(signer.node(), self.shared.node, "a ledger is signed by the node that owns it");
         let state = self.shared.read();
-        let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
+        let Some(start) = state.epochs.get(position).map(|epoch| epoch.start) else { return Ok(None) };
         let heads = || self.shared.heads.lock().expect("no code panics while it holds the heads");
-        if let Some(head) = heads().get(&epoch.start).filter(|head| head.length >= length) {
+        if let Some(head) = heads().get(&start).filter(|head| head.length >= length) {
             return Ok(Some(head.clone()));
         }
-        let provable = provable_end(&state, position, self.durable()).saturating_sub(epoch.start);
-        if provable < length {
+        let Some(Head { epoch, length, root, .. }) = self.newest_head(&state, position, length)? else {
             return Ok(None);
-        }
-        let Some(root) = self.shared.root(&state, position, provable)? else { return Ok(None) };
-        let head = SignedHead::over(signer, epoch.id, provable, root);
+        };
+        let head = SignedHead::over(signer, epoch, length, root);
         let mut heads = heads();
-        let newest = heads.entry(epoch.start).or_insert_with(|| head.clone());
+        let newest = heads.entry(start).or_insert_with(|| head.clone());
         if newest.length < head.length {
             *newest = head.clone();
         }
         Ok(Some(head))
+    }
+
+    /// The head of an epoch over all that is durable, unless that is fewer than `length` entries.
+    fn newest_head(&self, state: &State, position: usize, length: u64) -> Result<Option<Head>, ReadError> {
+        let Some(epoch) = state.epochs.get(position) else { return Ok(None) };
+        let provable = provable_end(state, position, self.durable()).saturating_sub(epoch.start);
+        if provable < length {
+            return Ok(None);
+        }
+        let head = |root| Head { node: self.shared.node, epoch: epoch.id, length: provable, root };
+        Ok(self.shared.root(state, position, provable)?.map(head))
     }
 
     /// The evidence for the record at a position: for an observed one, made here; for an adopted one, as its producer made it.
@@ -388,15 +397,16 @@ impl LedgerReader {
 
     /// The announcement log from a position on, at most `max` items, up to the end of the epoch or of what is durable. `None` if there is nothing.
     ///
-    /// Entries that cannot be proven because an earlier one of their epoch is lost are skipped, with the next epoch's head.
-    pub fn batch(&self, from: u64, max: usize, signer: &dyn Signer) -> Option<Batch> {
-        self.try_batch(from, max, signer).unwrap_or_else(|error| {
+    /// Entries that cannot be proven because an earlier one of their epoch is lost are skipped, with the next epoch's head. Nothing is signed yet; see `Announcement::sign`.
+    #[must_use]
+    pub fn batch(&self, from: u64, max: usize) -> Option<Batch> {
+        self.try_batch(from, max).unwrap_or_else(|error| {
             tracing::warn!(from, %error, "a batch cannot be made");
             None
         })
     }
 
-    fn try_batch(&self, from: u64, max: usize, signer: &dyn Signer) -> Result<Option<Batch>, ReadError> {
+    fn try_batch(&self, from: u64, max: usize) -> Result<Option<Batch>, ReadError> {
         let durable = self.durable();
         let found = {
             let state = self.shared.read();
@@ -422,7 +432,7 @@ impl LedgerReader {
         }
         // A batch may end before its epoch's first entry; any head of that epoch vouches for it.
         let end = from + items.iter().map(LogItem::positions).sum::<u64>();
-        let head = self.head_over(position, end.saturating_sub(start), signer)?;
+        let head = self.newest_head(&self.shared.read(), position, end.saturating_sub(start))?;
         Ok(head.map(|head| Batch { first: from, items, head }))
     }
 }

@@ -22,8 +22,8 @@ use super::entry::{Entry, Parent};
 use super::error::{LedgerError, OpenError, Recovery};
 use super::frame::{self, ALIGN, FORMAT, HEADER, Header, Parts, Salt};
 use super::limits::{
-    BUFFER_BYTES, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_PAYLOADS, ROOM_AFTER_SYNCS, ROOM_AHEAD,
-    ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
+    BUFFER_BYTES, HASTEN_STEP, INLINE_PAYLOAD, INLINE_TOTAL, LEAST_ROOM, LITTLE, MAX_PAYLOADS, PAGE, ROOM_AFTER_SYNCS,
+    ROOM_AHEAD, ROOM_STEP, RUN_BYTES, RUN_ENTRIES, SEGMENT_BYTES, SPARE_AFTER,
 };
 use super::reader::LedgerReader;
 use super::recovery::{Recovered, recover};
@@ -84,6 +84,8 @@ struct Active {
     /// Syncs, and bytes written, since it was opened.
     syncs: u32,
     written: u64,
+    /// Up to where the disk has begun to write.
+    hastened: u64,
 }
 
 #[derive(Default)]
@@ -121,18 +123,28 @@ impl Active {
         self.written / u64::from(self.syncs.max(1)) <= LITTLE
     }
 
+    /// Lets the disk begin with what no sync has asked for yet, up to the last whole page: that one is not written to any more.
+    fn hasten(&mut self, end: u64) {
+        let end = end - end % PAGE;
+        if end.saturating_sub(self.hastened) >= HASTEN_STEP {
+            self.file.hasten(self.hastened, end - self.hastened);
+            self.hastened = end;
+        }
+    }
+
     /// Writes a chunk; if it leaves the room that was made, makes more behind it, so that most syncs have no metadata to write.
     fn write(&mut self, chunk: &Chunk, segment_bytes: u64, rewards_room: bool, fast: bool) -> io::Result<()> {
-        let end = chunk.offset + chunk.bytes.len() as u64;
-        self.file.write_at(&chunk.bytes, chunk.offset)?;
-        self.written += chunk.bytes.len() as u64;
+        let end = chunk.offset + chunk.buffers.bytes.len() as u64;
+        self.file.write_at(&chunk.buffers.bytes, chunk.offset)?;
+        self.written += chunk.buffers.bytes.len() as u64;
+        self.hasten(end);
         if end <= self.room {
             return Ok(());
         }
         self.room = end;
         let pays = self.wants_room() && (fast || self.writes_little());
         if rewards_room && pays && end < segment_bytes {
-            let step = (chunk.bytes.len() as u64 * ROOM_AHEAD).clamp(LEAST_ROOM, ROOM_STEP as u64);
+            let step = (chunk.buffers.bytes.len() as u64 * ROOM_AHEAD).clamp(LEAST_ROOM, ROOM_STEP as u64);
             let room = usize::try_from((segment_bytes - end).min(step)).expect("at most a step");
             self.file.write_at(&ZEROS[..room], end)?;
             self.room = end + room as u64;
@@ -147,8 +159,8 @@ struct Pending {
     chunks: Vec<Chunk>,
     blobs: Vec<Blob>,
     bytes: usize,
-    /// An empty buffer that was used before, for the next chunk.
-    spent: Vec<u8>,
+    /// Empty buffers that were used before, for the next chunk.
+    spent: Buffers,
 }
 
 /// Bytes that go into one segment, and what they are.
@@ -157,6 +169,11 @@ struct Chunk {
     /// Whether the segment is still to be made.
     fresh: bool,
     offset: u64,
+    buffers: Buffers,
+}
+
+#[derive(Default)]
+struct Buffers {
     bytes: Vec<u8>,
     entries: Vec<Waiting>,
     /// Fingerprints of inline payloads.
@@ -190,7 +207,7 @@ impl Ledger {
         }
         let active = state.segments.last().cloned().and_then(|segment| {
             let file = segment.file.clone()?;
-            Some(Active { segment, file, index, room, syncs: 0, written: 0 })
+            Some(Active { segment, file, index, room, syncs: 0, written: 0, hastened: 0 })
         });
         let tip = active.as_ref().map(|active| Tip {
             first: active.segment.first,
@@ -373,7 +390,7 @@ impl Ledger {
         self.pending.blobs.extend(filed.into_iter().cloned());
         let kind = entry.kind();
         let parts = Parts { seq, kind, announced: announce, body, payloads: &inline };
-        let len = frame::encode(&mut chunk.bytes, Salt::new(self.shared.node, tip.first), tip.offset, &parts);
+        let len = frame::encode(&mut chunk.buffers.bytes, Salt::new(self.shared.node, tip.first), tip.offset, &parts);
         self.pending.bytes += len;
         let narrow = |n: u64| u32::try_from(n).expect("a segment is shorter than 4 GiB");
         let end = tip.offset + len as u64;
@@ -382,8 +399,8 @@ impl Ledger {
             Entry::Epoch { epoch, .. } => Some(*epoch),
             _ => None,
         };
-        chunk.names.extend(inline.iter().map(|(name, _)| (name.digest.fingerprint(), seq)));
-        chunk.entries.push(Waiting { row, end: narrow(end), opens });
+        chunk.buffers.names.extend(inline.iter().map(|(name, _)| (name.digest.fingerprint(), seq)));
+        chunk.buffers.entries.push(Waiting { row, end: narrow(end), opens });
         self.tip = Some(Tip { offset: end, ..tip });
         self.next += 1;
         seq
@@ -396,9 +413,8 @@ impl Ledger {
             _ => (Tip { first: seq, offset: HEADER as u64 }, true),
         };
         if fresh || self.pending.chunks.is_empty() {
-            let (entries, names) = Default::default();
-            let bytes = std::mem::take(&mut self.pending.spent);
-            self.pending.chunks.push(Chunk { first: tip.first, fresh, offset: tip.offset, bytes, entries, names });
+            let buffers = std::mem::take(&mut self.pending.spent);
+            self.pending.chunks.push(Chunk { first: tip.first, fresh, offset: tip.offset, buffers });
         }
         tip
     }
@@ -415,6 +431,7 @@ impl Ledger {
         {
             active.file.sync().map_err(|source| (segment_path(active.segment.first), source))?;
             active.syncs = active.syncs.saturating_add(1);
+            active.hastened = self.tip.map_or(0, |tip| tip.offset);
             self.unsynced = false;
         }
         self.shared.set_durable(self.next);
@@ -422,7 +439,10 @@ impl Ledger {
     }
 
     fn try_write(&mut self) -> Result<(), Failure> {
-        let Pending { chunks, blobs, .. } = std::mem::take(&mut self.pending);
+        // The spent buffer stays: to grow a new one for every commit costs more than what goes into it.
+        let Pending { chunks, blobs, bytes, .. } = &mut self.pending;
+        let (chunks, blobs) = (std::mem::take(chunks), std::mem::take(blobs));
+        *bytes = 0;
         for blob in &blobs {
             let stored = blobs::store(&*self.shared.storage, blob);
             stored.map_err(|source| (blobs::path(&blob.name().digest), source))?;
@@ -442,12 +462,11 @@ impl Ledger {
             let active = self.active.as_mut().expect("the first chunk of a ledger makes a segment");
             self.unsynced = true;
             active.write(&chunk, self.segment_bytes, rewards_room, self.fast).map_err(|source| (path, source))?;
-            let mut spent = std::mem::take(&mut chunk.bytes);
-            spent.clear();
-            if spent.capacity() <= 2 * BUFFER_BYTES {
-                self.pending.spent = spent;
+            self.publish(&mut chunk.buffers);
+            chunk.buffers.bytes.clear();
+            if chunk.buffers.bytes.capacity() <= 2 * BUFFER_BYTES {
+                self.pending.spent = chunk.buffers;
             }
-            self.publish(chunk);
         }
         if self.is_run_full() {
             self.sync()?;
@@ -529,14 +548,14 @@ impl Ledger {
         storage.sync_dir(SEGMENTS)?;
         let segment = Segment::new(self.shared.node, first, Some(file.clone()));
         self.spare.forgive();
-        Ok(Active { segment, file, index: IndexFile::default(), room, syncs: 0, written: 0 })
+        Ok(Active { segment, file, index: IndexFile::default(), room, syncs: 0, written: 0, hastened: 0 })
     }
 
     /// Shows what was written to the readers.
-    fn publish(&self, chunk: Chunk) {
+    fn publish(&self, written: &mut Buffers) {
         let mut state = self.shared.write();
-        state.open.names.extend(chunk.names);
-        for Waiting { row, end, opens } in chunk.entries {
+        state.open.names.append(&mut written.names);
+        for Waiting { row, end, opens } in written.entries.drain(..) {
             state.push(row, end, opens);
         }
     }

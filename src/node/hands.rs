@@ -408,9 +408,9 @@ impl Effects for Hands {
     }
 
     fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64) {
-        let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
+        let reader = self.cassette.ledger().clone();
         let work = move || {
-            let bytes = segment::read(number, end, |at, max| reader.batch(at, max, &*signer));
+            let bytes = segment::read(number, end, |at, max| reader.batch(at, max));
             Input::FoundSegment(peer, ask, bytes.map(Bytes::from))
         };
         self.off_loop(work, |_| Input::NoTime(peer, ask));
@@ -419,7 +419,7 @@ impl Effects for Hands {
     fn read_log(&mut self, from: u64, chain: Hash) {
         let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
         let work = move || {
-            let batch = reader.batch(from, crate::limits::BATCH_FACTS, &*signer);
+            let batch = reader.batch(from, crate::limits::BATCH_FACTS);
             Input::LogRead(batch.map(|batch| Announcement::sign(&*signer, &chain, batch)))
         };
         self.off_loop(work, |_| Input::LogRead(None));
@@ -427,8 +427,7 @@ impl Effects for Hands {
 
     fn describe(&mut self, manifest: Manifest) {
         let (reader, signer) = (self.cassette.ledger().clone(), Arc::clone(&self.signer));
-        let work =
-            move || Input::Described(segment::complete(manifest, &*signer, |at, max| reader.batch(at, max, &*signer)));
+        let work = move || Input::Described(segment::complete(manifest, &*signer, |at, max| reader.batch(at, max)));
         self.off_loop(work, |_| Input::Described(None));
     }
 

@@ -262,14 +262,14 @@ impl Effects for Acting<'_> {
     }
 
     fn read_segment(&mut self, peer: NodeId, ask: AskId, number: u64, end: u64) {
-        let log = |at, max| self.hands.cassette.ledger().batch(at, max, &self.hands.identity);
+        let log = |at, max| self.hands.cassette.ledger().batch(at, max);
         let bytes = segment::read(number, end, log).map(Bytes::from);
         self.off_loop(Work::FoundSegment, &OFF_LOOP, Input::FoundSegment(peer, ask, bytes));
     }
 
     fn read_log(&mut self, from: u64, chain: Hash) {
         let me = &self.hands.identity;
-        let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS, me);
+        let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS);
         let announcement = batch.map(|batch| Announcement::sign(me, &chain, batch));
         if let (Some(told), true) = (&announcement, self.honest()) {
             match self.shared.mutation.map(|mutation| mutation.twist(Message::Announce(told.clone()), &[0; 32])) {
@@ -282,7 +282,7 @@ impl Effects for Acting<'_> {
 
     fn describe(&mut self, manifest: Manifest) {
         let me = &self.hands.identity;
-        let described = segment::complete(manifest, me, |at, max| self.hands.cassette.ledger().batch(at, max, me));
+        let described = segment::complete(manifest, me, |at, max| self.hands.cassette.ledger().batch(at, max));
         self.off_loop(Work::Described, &OFF_LOOP, Input::Described(described));
     }
 

@@ -148,10 +148,7 @@ impl Liar {
                 }
             }),
             (Lie::LongLog, Message::Heads { length, .. }) => *length = length.saturating_add(self.rng.below(1 << 40)),
-            (Lie::ForgedHead, Message::Announce(told)) => {
-                told.batch.head.length += 1;
-                told.batch.head.signature = Signature::from_bytes([9; 64]);
-            }
+            (Lie::ForgedHead, Message::Announce(told)) => told.batch.head.length += 1,
             (Lie::ForgedHead, Message::Held { evidence, .. }) => evidence.head.length += 1,
             (Lie::Misplaced, Message::Announce(told)) => {
                 told.batch.first = told.batch.first.wrapping_sub(1 + self.rng.below(5));

@@ -135,7 +135,7 @@ impl Seat {
         self.catch_up(place, history);
         let Some(node) = self.node.take() else { return (Final::default(), None) };
         let cassette = &node.hands.cassette;
-        let log = facts(cassette, &self.identity);
+        let log = facts(cassette);
         let announced: std::collections::BTreeSet<_> = log.iter().collect();
         let held = asked.iter().filter(|id| announced.contains(&id.fingerprint()));
         let unserved =
@@ -172,10 +172,10 @@ fn look(cassette: &Cassette, seq: u64, entry: &Entry) -> Option<Found> {
 }
 
 /// The questions that a node's own log announces, in order.
-fn facts(cassette: &Cassette, identity: &Key) -> Vec<u64> {
+fn facts(cassette: &Cassette) -> Vec<u64> {
     let mut facts = Vec::new();
     let mut from = 0;
-    while let Some(batch) = cassette.ledger().batch(from, BATCH_FACTS, identity) {
+    while let Some(batch) = cassette.ledger().batch(from, BATCH_FACTS) {
         facts.extend(batch.items.iter().filter_map(|item| match item {
             LogItem::Fact { question, .. } => Some(u64::from_le_bytes(*question)),
             LogItem::Skip(_) => None,

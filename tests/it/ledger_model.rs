@@ -152,7 +152,7 @@ impl World {
             assert!(evidence.is_none_or(|evidence| evidence.verify(&Ed25519).is_ok()));
         }
         let mut from = 0;
-        while let Some(batch) = reader.batch(from, 7, &self.identity) {
+        while let Some(batch) = reader.batch(from, 7) {
             assert!(batch.end() <= self.model.durable as u64 && batch.end() > from, "{from}..{}", batch.end());
             from = batch.end();
         }

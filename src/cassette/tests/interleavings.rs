@@ -33,7 +33,7 @@ mod limits {
 
     pub(super) const BUDGET_EVERY: u64 = 1;
     pub(super) const COMPANY: usize = 1;
-    pub(super) const COMPANY_SLICE: Duration = Duration::from_micros(20);
+    pub(super) const COMPANY_SILENCE: Duration = Duration::from_micros(60);
     pub(super) const COMPANY_WAIT: Duration = Duration::from_millis(20);
     pub(super) const RECORDER_BYTES: u64 = 20;
     pub(super) const RECORDER_GROUP: usize = 2;

@@ -23,7 +23,7 @@ use crate::id::EpochId;
 use crate::identity::{Ed25519, Identity, Signature, Signer};
 use crate::limits::INLINE_REPLY;
 use crate::message::{Batch, LogItem, NO_PONG, OLDEST_PROTOCOL, PROTOCOL, chain_start};
-use crate::proof::{Hash, OBSERVED, SignedHead, leaf_hash};
+use crate::proof::{Hash, Head, OBSERVED, SignedHead, leaf_hash};
 use crate::record::{Observation, Record};
 use crate::reply::Payload;
 use crate::request::{Program, Request};
@@ -55,7 +55,7 @@ impl Remote {
 
     fn batch(&self, first: u64, items: Vec<LogItem>) -> Batch {
         let length = first + items.len() as u64;
-        let head = SignedHead::over(&self.me, self.epoch.epoch, length, [0; 32]);
+        let head = Head { node: self.node(), epoch: self.epoch.epoch, length, root: [0; 32] };
         Batch { first, items, head }
     }
 

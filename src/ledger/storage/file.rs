@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::pool::Pool;
-use super::{Storage, StorageFile};
+use super::{Storage, StorageFile, writeback};
 use crate::ledger::error::OpenError;
 
 /// The lock on a directory; held until dropped, also by a process that is killed.
@@ -146,6 +146,10 @@ impl StorageFile for File {
             }
         }
         Ok(())
+    }
+
+    fn hasten(&self, offset: u64, len: u64) {
+        writeback::begin(self, offset, len);
     }
 
     fn len(&self) -> io::Result<u64> {

@@ -13,6 +13,7 @@ mod map;
 mod map;
 mod memory;
 mod pool;
+mod writeback;
 
 use std::fmt;
 use std::io;
@@ -73,6 +74,8 @@ pub trait StorageFile: Send + Sync {
     }
     /// Nothing is written to the file from now on: how it is read may change.
     fn settle(&self) {}
+    /// These bytes will have to be durable before long: the system may begin with them. A hint that promises nothing and never fails.
+    fn hasten(&self, _offset: u64, _len: u64) {}
     /// Writes all bytes, past the end of the file if need be.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
     /// As [`Self::write_at`], of bytes that may be kept instead of copied.

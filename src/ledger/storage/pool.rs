@@ -158,6 +158,12 @@ impl StorageFile for PooledFile {
         self.settled.store(true, Ordering::Release);
     }
 
+    fn hasten(&self, offset: u64, len: u64) {
+        if let Ok(file) = self.get() {
+            file.hasten(offset, len);
+        }
+    }
+
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
         debug_assert!(!self.settled.load(Ordering::Acquire), "a settled file is not written");
         self.change(|file| file.write_at(bytes, offset))

@@ -44,7 +44,7 @@ fn check(ledger: &Ledger, floor: u64, context: &str) {
     }
     assert!(proven >= 10, "{context}: {proven}");
     let mut at = 0;
-    while let Some(batch) = reader.batch(at, 100, &identity()) {
+    while let Some(batch) = reader.batch(at, 100) {
         for item in &batch.items {
             at += item.positions();
             let skipped = matches!(item, crate::message::LogItem::Skip(_));
