@@ -279,7 +279,7 @@ impl Inner {
         }
         let Ok(mut worker) = self.worker.try_lock() else { return Err(prepared) };
         match &mut *worker {
-            Some(worker) if self.sent.load(Ordering::SeqCst) == 0 => Ok(worker.at_once(*prepared)),
+            Some(worker) if self.sent.load(Ordering::SeqCst) == 0 => Ok(worker.at_once(prepared)),
             _ => Err(prepared),
         }
     }
@@ -404,7 +404,7 @@ fn run(worker: &Mutex<Option<Worker>>, ops: &Receiver<Op>) -> Result<u64, Ledger
 
 impl Worker {
     /// Appends one observation and has it durable, where neither takes time.
-    fn at_once(&mut self, prepared: Prepared) -> Result<Recorded, LedgerError> {
+    fn at_once(&mut self, prepared: Box<Prepared>) -> Result<Recorded, LedgerError> {
         self.since_budget += prepared.len();
         let ticket = self.writer.record_prepared(prepared)?;
         self.deadline = None;
