@@ -1,8 +1,8 @@
 //! A running node: the public door [`Node::eval`], and everything that makes it run.
 //!
-//! A node owns one ledger, one loop thread (`driver`), its compute threads and its lanes. Handles are cheap to clone; the node stops when
-//! [`Node::shutdown`] is called or the last handle is dropped. A hit in the cassette is answered on the caller's own thread and never
-//! reaches the loop. This module is tokio's place; decisions are the fabric's.
+//! A node owns one ledger, one loop (`driver`) whose thread shares its turns with others (`turns`), its compute threads and its lanes. Handles
+//! are cheap to clone; the node stops when [`Node::shutdown`] is called or the last handle is dropped. A hit in the cassette is answered on
+//! the caller's own thread and never reaches the loop. This module is tokio's place; decisions are the fabric's.
 
 mod addresses;
 mod builder;

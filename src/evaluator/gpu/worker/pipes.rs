@@ -155,7 +155,8 @@ impl Bell {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::io::Read;
     use std::os::fd::OwnedFd;
