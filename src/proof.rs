@@ -12,10 +12,10 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use self::proven::ProvenNodes;
 use crate::id::{EpochId, NodeId, plain_bytes};
 use crate::identity::{Signature, Signer, Verifier};
 use crate::limits::MAX_PROOF;
-pub use self::proven::ProvenNodes;
 use crate::record::{Record, RecordError};
 
 /// A hash inside the tree.

@@ -462,7 +462,10 @@ impl Fabric {
         debug_assert_eq!(self.jobs.len(), self.flights.values().map(|flight| flight.waiters.len()).sum::<usize>());
         debug_assert!(self.flights.values().all(|flight| !flight.waiters.is_empty()), "a flight without waiters");
         debug_assert!(self.learning.is_consistent(), "asks for segments and their fetches differ");
-        debug_assert!(self.flights.values().all(|flight| flight.is_consistent()), "a leaf is in two places, or in none");
+        debug_assert!(
+            self.flights.values().all(|flight| flight.is_consistent()),
+            "a leaf is in two places, or in none"
+        );
         debug_assert_eq!(self.asks.len(), self.flights.values().map(|flight| flight.asks_in_flight()).sum::<usize>());
     }
 }

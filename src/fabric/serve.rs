@@ -3,8 +3,8 @@
 //! Invariant: `Peer::serving` names exactly the look-ups under way for that peer. A hot question must not cost a fact of every node that
 //! fetched it: its producer lets the first few announce it, and nobody else does.
 
-use std::collections::btree_map::{BTreeMap, Entry};
 use std::collections::VecDeque;
+use std::collections::btree_map::{BTreeMap, Entry};
 
 use bytes::Bytes;
 

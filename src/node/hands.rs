@@ -99,13 +99,7 @@ pub(super) fn tell(events: &mpsc::Sender<Event>, event: Event) {
 }
 
 /// What follows from a check: what was retracted here is not believed again.
-fn judge(
-    cassette: &Cassette,
-    from: NodeId,
-    ask: AskId,
-    id: ContentId,
-    checked: Result<Checked, Disbelief>,
-) -> Input {
+fn judge(cassette: &Cassette, from: NodeId, ask: AskId, id: ContentId, checked: Result<Checked, Disbelief>) -> Input {
     match checked {
         Ok(Checked::Complete(reply)) if cassette.is_retracted(id, reply.answer()) => {
             Input::Message(from, Message::NotHeld { ask })
@@ -154,7 +148,7 @@ impl Hands {
 
     /// What an event of the network is for the fabric, if it is anything for it; the first of several, which are taken one after the other.
     pub(super) fn on_lane(&mut self, event: LaneEvent, now: Time) -> Option<Input> {
-        let input = match event {
+        match event {
             LaneEvent::Up(peer, address) => {
                 self.shared.peer_up(peer, address);
                 let greeting = self.exchange.up(peer, address);
@@ -169,7 +163,7 @@ impl Hands {
                 self.exchange.down(peer);
                 let lost = self.placing_down(peer);
                 self.made_here.extend(lost.into_iter().chain([Input::PeerDown(peer)]));
-                return self.made_here.pop_front();
+                self.made_here.pop_front()
             }
             LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(&bytes) {
                 Ok(Message::Addresses(told)) => {
@@ -196,8 +190,7 @@ impl Hands {
                 self.shared.listening(address);
                 None
             }
-        };
-        input
+        }
     }
 
     /// What the peer exchange has decided.
