@@ -35,6 +35,7 @@ pub mod limits;
 #[cfg(feature = "quic")]
 mod membership;
 mod outbox;
+mod retransmission;
 mod secret;
 #[cfg(test)]
 mod tests;

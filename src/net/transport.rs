@@ -21,6 +21,7 @@ use libp2p::{PeerId, Transport, noise, tcp, yamux};
 
 use super::addr::Carrier;
 use super::limits::{MAX_STREAMS, Timings};
+use super::retransmission;
 use super::secret::FleetSecret;
 use crate::identity::Identity;
 
@@ -159,6 +160,10 @@ fn tcp(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Result<Stack, 
     yamux.set_max_num_streams(MAX_STREAMS);
     let close = timings.close;
     Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .map(|stream, _| {
+            retransmission::hasten(&stream);
+            stream
+        })
         // Not the lazy version: with that, an answer in another protocol would show up as a failure of noise.
         .upgrade(Version::V1)
         .authenticate(noise)
