@@ -160,13 +160,13 @@ impl Desk {
     }
 
     /// Leaves an outcome for the clerk, who is to be called when the burst is over; gives it back if there is no clerk.
-    fn leave(&self, caller: Caller, outcome: Outcome) -> Result<(), (Caller, Outcome)> {
+    fn leave(&self, caller: Caller, outcome: Outcome) -> Option<(Caller, Outcome)> {
         let mut papers = lock(&self.papers);
         if papers.clerk.is_none() {
-            return Err((caller, outcome));
+            return Some((caller, outcome));
         }
         papers.outcomes.push((caller, outcome));
-        Ok(())
+        None
     }
 }
 
@@ -174,15 +174,19 @@ impl Desk {
 pub(super) fn hand_out(outcomes: &mut Vec<(Waiting, Outcome)>) {
     let mut desks: Vec<Arc<Desk>> = Vec::new();
     for (Waiting { caller, desk }, outcome) in outcomes.drain(..) {
-        let left = match desk {
-            Some(desk) => desk.leave(caller, outcome).map(|()| desk),
-            None => Err((caller, outcome)),
+        let back = match desk {
+            None => Some((caller, outcome)),
+            Some(desk) => {
+                let back = desk.leave(caller, outcome);
+                if back.is_none() && !desks.iter().any(|known| Arc::ptr_eq(known, &desk)) {
+                    desks.push(desk);
+                }
+                back
+            }
         };
-        match left {
-            Ok(desk) if desks.iter().any(|known| Arc::ptr_eq(known, &desk)) => {}
-            Ok(desk) => desks.push(desk),
+        if let Some((caller, outcome)) = back {
             // A caller that went away needs no answer.
-            Err((caller, outcome)) => drop(caller.send(outcome)),
+            drop(caller.send(outcome));
         }
     }
     for desk in desks {
@@ -200,8 +204,8 @@ struct Clerk {
 impl Clerk {
     async fn work(self) {
         loop {
-            let seated = |waker: &Waker| lock(&self.desk.papers).clerk = Some(Seat::of(waker));
-            poll_fn(|cx| Poll::Ready(seated(cx.waker()))).await;
+            let seat = poll_fn(|cx| Poll::Ready(Seat::of(cx.waker()))).await;
+            lock(&self.desk.papers).clerk = Some(seat);
             self.desk.bell.notified().await;
             let (outcomes, asked) = {
                 let mut papers = lock(&self.desk.papers);
@@ -238,5 +242,184 @@ impl Drop for Clerk {
             // The futures of a runtime that ends are dropped with it; one that was moved away and finds no room here ends as closed.
             drop(self.events.try_send(Event::Asks(None, asks)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::runtime::Builder;
+    use tokio::task::JoinSet;
+
+    use super::*;
+    use crate::fabric::JobId;
+    use crate::id::ContentId;
+    use crate::request::AnswerFrom;
+
+    /// Puts a question to the desk, or to the loop as a node does it; says which of the two, and how it ended.
+    async fn ask(desks: &Arc<Desks>, events: &mpsc::Sender<Event>, number: u64) -> (bool, Outcome) {
+        let (caller, outcome) = oneshot::channel();
+        let left = put(desks, events, number, caller).await;
+        let at_desk = left.is_ok();
+        if let Err((ask, caller)) = left {
+            assert!(events.send(Event::Ask(ask, caller)).await.is_ok(), "somebody listens");
+        }
+        (at_desk, outcome.await.unwrap_or(Err(EvalError::Closed)))
+    }
+
+    async fn put(
+        desks: &Arc<Desks>,
+        events: &mpsc::Sender<Event>,
+        number: u64,
+        caller: Caller,
+    ) -> Result<(), (Ask, Caller)> {
+        let id = ContentId::of(&number.to_le_bytes());
+        let ask = Ask { job: JobId(number), id, request: None, answer_from: AnswerFrom::HeldOnly, timeout: None };
+        let mut question = Some((ask, caller));
+        poll_fn(|cx| Poll::Ready(desks.put(question.take().expect("polled once"), cx.waker(), events))).await
+    }
+
+    fn told(number: u64) -> Outcome {
+        Err(EvalError::Ledger(number.to_string()))
+    }
+
+    /// Tells everybody their number, as the loop hands out a burst; returns how many asked at once each time.
+    fn answer(mut inbox: mpsc::Receiver<Event>) -> Vec<usize> {
+        let mut bursts = Vec::new();
+        while let Some(event) = inbox.blocking_recv() {
+            let (desk, asks) = match event {
+                Event::Ask(ask, caller) => (None, vec![(ask, caller)]),
+                Event::Asks(desk, asks) => (desk, asks),
+                Event::Stop => break,
+                _ => unreachable!("nothing else is sent here"),
+            };
+            bursts.push(asks.len());
+            let waiting = |caller| Waiting { caller, desk: desk.clone() };
+            let mut outcomes = asks.into_iter().map(|(ask, caller)| (waiting(caller), told(ask.job.0))).collect();
+            hand_out(&mut outcomes);
+        }
+        bursts
+    }
+
+    #[test]
+    fn a_burst_of_one_runtime_goes_together_and_comes_back_to_each() {
+        let (events, inbox) = mpsc::channel(64);
+        let the_loop = thread::spawn(move || answer(inbox));
+        let desks: Arc<Desks> = Arc::default();
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            assert_eq!(ask(&desks, &events, 0).await, (false, told(0)), "the first one finds no clerk");
+            tokio::task::yield_now().await;
+            let mut tasks = JoinSet::new();
+            for task in 1..=20 {
+                let (desks, events) = (Arc::clone(&desks), events.clone());
+                tasks.spawn(async move {
+                    for number in (task * 100)..(task * 100 + 50) {
+                        assert_eq!(ask(&desks, &events, number).await, (true, told(number)));
+                    }
+                });
+            }
+            while let Some(done) = tasks.join_next().await {
+                done.expect("all are answered");
+            }
+            drop(events.send(Event::Stop).await);
+        });
+        let bursts = the_loop.join().expect("answers");
+        assert_eq!(bursts.iter().sum::<usize>(), 1 + 20 * 50);
+        assert!(bursts.contains(&20), "{bursts:?}");
+        assert_eq!(desks.open(), 1);
+        drop(runtime);
+        assert_eq!(desks.open(), 0, "the clerk went with its runtime");
+    }
+
+    #[test]
+    fn whoever_a_clerk_might_not_reach_asks_directly() {
+        let (events, inbox) = mpsc::channel(64);
+        let the_loop = thread::spawn(move || answer(inbox));
+        let desks: Arc<Desks> = Arc::default();
+        let here = |number| {
+            let (desks, events) = (Arc::clone(&desks), events.clone());
+            async move { assert_eq!(ask(&desks, &events, number).await, (false, told(number))) }
+        };
+        let many = Builder::new_multi_thread().worker_threads(1).build().expect("a runtime");
+        many.block_on(many.spawn(here(1))).expect("answered");
+        let one = Builder::new_current_thread().build().expect("a runtime");
+        one.block_on(async {
+            // One to have a clerk come, one that is no task, and one in a task that has an executor of its own and blocks its thread.
+            here(2).await;
+            tokio::task::yield_now().await;
+            here(3).await;
+            let blocking = here(4);
+            let mut tasks = JoinSet::new();
+            tasks.spawn(async move { Blocking::run(blocking) });
+            tasks.join_next().await.expect("a task").expect("it is answered");
+        });
+        desks.close();
+        drop((one, many));
+        drop(events);
+        assert_eq!(the_loop.join().expect("answers"), [1; 4]);
+    }
+
+    /// An executor that knows nothing of any runtime.
+    struct Blocking(thread::Thread);
+
+    impl std::task::Wake for Blocking {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    impl Blocking {
+        fn run<T>(future: impl Future<Output = T>) -> T {
+            let waker = Waker::from(Arc::new(Self(thread::current())));
+            let mut future = std::pin::pin!(future);
+            loop {
+                match future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+                    Poll::Ready(outcome) => return outcome,
+                    Poll::Pending => thread::park(),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_clerk_leaves_behind_goes_the_direct_way() {
+        let (events, mut inbox) = mpsc::channel(64);
+        let desks: Arc<Desks> = Arc::default();
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        let (caller, outcome) = oneshot::channel();
+        let (late_caller, late_outcome) = oneshot::channel();
+        runtime.block_on(async {
+            drop(put(&desks, &events, 0, oneshot::channel().0).await);
+            tokio::task::yield_now().await;
+            let task = |number, caller| {
+                let (desks, events) = (Arc::clone(&desks), events.clone());
+                async move { assert!(put(&desks, &events, number, caller).await.is_ok()) }
+            };
+            let mut tasks = JoinSet::new();
+            tasks.spawn(task(1, caller));
+            tasks.join_next().await.expect("a task").expect("it has asked");
+            tokio::task::yield_now().await;
+            tasks.spawn(task(2, late_caller));
+            tasks.join_next().await.expect("a task").expect("it has asked");
+        });
+        drop(runtime);
+        let mut outcomes = Vec::new();
+        while let Ok(Event::Asks(desk, asks)) = inbox.try_recv() {
+            let waiting = |caller| Waiting { caller, desk: desk.clone() };
+            outcomes.extend(asks.into_iter().map(|(ask, caller)| (waiting(caller), told(ask.job.0))));
+        }
+        hand_out(&mut outcomes);
+        assert_eq!(Blocking::run(outcome), Ok(told(1)));
+        assert_eq!(Blocking::run(late_outcome), Ok(told(2)));
+        assert_eq!(desks.open(), 0);
+        // A node that stops has no desks any more.
+        desks.close();
+        let runtime = Builder::new_current_thread().build().expect("a runtime");
+        runtime.block_on(async {
+            assert!(put(&desks, &events, 3, oneshot::channel().0).await.is_err());
+            tokio::task::yield_now().await;
+            assert!(put(&desks, &events, 4, oneshot::channel().0).await.is_err());
+        });
+        assert_eq!(desks.open(), 0);
     }
 }

@@ -136,7 +136,7 @@ impl Hands {
 
     /// What an event of the network is for the fabric, if it is anything for it; the first of several, which are taken one after the other.
     pub(super) fn on_lane(&mut self, event: LaneEvent, now: Time) -> Option<Input> {
-        let input = match event {
+        match event {
             LaneEvent::Up(peer, address) => {
                 self.shared.peer_up(peer, address);
                 let greeting = self.exchange.up(peer, address);
@@ -151,7 +151,7 @@ impl Hands {
                 self.exchange.down(peer);
                 let lost = self.placing_down(peer);
                 self.made_here.extend(lost.into_iter().chain([Input::PeerDown(peer)]));
-                return self.made_here.pop_front();
+                self.made_here.pop_front()
             }
             LaneEvent::Frame(peer, bytes) => Some(match crate::wire::take(&bytes) {
                 Ok(Message::Addresses(told)) => {
@@ -178,8 +178,7 @@ impl Hands {
                 self.shared.listening(address);
                 None
             }
-        };
-        input
+        }
     }
 
     /// What the peer exchange has decided.

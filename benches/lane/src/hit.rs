@@ -1,6 +1,8 @@
 //! A whole hit between two nodes: look-up, ask, serve, check of bytes, proof and signature, delivery, and the append to the asker's ledger.
 //!
-//! Every question is new to the asker and known to the server, whose signed heads are checked once each.
+//! Every question is new to the asker and known to the server, whose signed heads are checked once each. Questions come in the order in which their
+//! answers were recorded, so neighbouring proofs share most of their nodes. Both ledgers are in memory; the asker's grows by 1.4 KB an answer, and
+//! with the memory tier and the index it takes 3 to 4 KB of fresh memory, which is part of what is measured.
 
 use std::time::{Duration, Instant};
 

@@ -5,7 +5,10 @@ use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
 use super::*;
+use crate::cassette::Adoption;
+use crate::identity::Ed25519;
 use crate::ledger::{FaultyStorage, LedgerError, Op};
+use crate::verified::{Checked, VerifiedReply};
 
 /// How long a test waits for another thread.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -179,6 +182,34 @@ fn adoptions_and_retractions_go_through_the_same_queue() {
     assert!(matches!(outcomes["refused"], Err(LedgerError::Retracted { .. })));
     assert!(matches!(outcomes["incomplete"], Err(LedgerError::Payload { position: 0 })));
     assert_eq!(text(recorder.cassette(), 1), Err(NotHeld::Retracted));
+}
+
+#[test]
+fn believed_replies_are_adopted_together_and_each_alone() {
+    let storage = MemoryStorage::new();
+    let recorder = start(&storage, 1);
+    let believed = |n: u64| {
+        let (evidence, _, payloads) = foreign(n, Class::Portable, &Reply::ok(format!("theirs {n}")));
+        match VerifiedReply::check(id(n), evidence, payloads, &Ed25519) {
+            Ok(Checked::Complete(reply)) => Adoption { reply, announce: true },
+            other => panic!("{other:?}"),
+        }
+    };
+    let refused = believed(3);
+    let (done, retracted) = sync_channel(1);
+    recorder.retract(id(3), refused.reply.answer(), 1, move |result| drop(done.send(result)));
+    retracted.recv_timeout(PATIENCE).expect("answers").expect("retracts");
+    recorder.adopt_all(vec![believed(1), refused, believed(2), believed(1)]);
+    recorder.adopt_all(Vec::new());
+    recorder.close().expect("closes");
+    for cassette in [recorder.cassette().clone(), open(&storage, 2).cassette()] {
+        assert_eq!(text(&cassette, 1).as_deref(), Ok("theirs 1"));
+        assert_eq!(text(&cassette, 2).as_deref(), Ok("theirs 2"));
+        assert_eq!(text(&cassette, 3), Err(NotHeld::Retracted));
+        assert_eq!(cassette.stats().records, 2);
+        let proven = cassette.evidence(id(2), &identity()).expect("reads").expect("held");
+        assert!(proven.evidence.verify(&Ed25519).is_ok(), "as its producer made it");
+    }
 }
 
 #[test]

@@ -210,3 +210,46 @@ fn a_peer_gets_evidence_that_holds_and_ranges_of_what_is_held() {
         assert_eq!(cassette.blob(crate::id::Digest::of(b"nobody's")).expect("reads"), None);
     }
 }
+
+#[test]
+fn what_is_at_hand_is_what_is_proven_the_slow_way() {
+    let storage = MemoryStorage::new();
+    let mut writer = open(&storage, 1);
+    let cassette = writer.cassette();
+    let record = |writer: &mut CassetteWriter, n| {
+        let (record, bytes) = portable(n, &format!("answer {n}"));
+        writer.record(record, bytes).expect("records");
+    };
+    (0..700).for_each(|n| record(&mut writer, n));
+    writer.commit().expect("commits");
+    assert!(cassette.evidence_at_hand(id(1)).is_none(), "nothing was signed yet");
+    let slow = |n| cassette.evidence(id(n), &identity()).expect("reads").expect("held").evidence;
+    let mut at_hand = 0;
+    for n in 0..700 {
+        // Of every page the first proof takes the slow way, and the others find it in memory.
+        if let Some(quick) = cassette.evidence_at_hand(id(n)) {
+            assert_eq!(quick.evidence, slow(n), "{n}");
+            assert_eq!(quick.held.record().request, id(n));
+            at_hand += 1;
+        }
+        assert!(slow(n).verify(&Ed25519).is_ok());
+    }
+    assert!(at_hand >= 690, "{at_hand} of 700");
+    // What the head does not cover yet, what is not durable, what is adopted and what is not held is left to the slow way.
+    record(&mut writer, 700);
+    writer.write_out().expect("writes");
+    assert!(cassette.evidence_at_hand(id(700)).is_none());
+    writer.commit().expect("commits");
+    assert!(cassette.evidence_at_hand(id(700)).is_none());
+    slow(700);
+    assert_eq!(cassette.evidence_at_hand(id(700)).expect("at hand").evidence, slow(700));
+    let (evidence, theirs, payloads) = foreign(701, Class::Portable, &Reply::ok("theirs"));
+    writer.adopt(evidence, theirs, payloads, true).expect("adopts");
+    writer.commit().expect("commits");
+    assert!(cassette.evidence_at_hand(id(701)).is_none() && cassette.evidence_at_hand(id(999)).is_none());
+    // After a restart the records come from disk, and their bytes are at hand as well.
+    drop(writer);
+    let cold = open(&storage, 2).cassette();
+    let proven = cold.evidence(id(5), &identity()).expect("reads").expect("held").evidence;
+    assert_eq!(cold.evidence_at_hand(id(5)).expect("at hand").evidence, proven);
+}
