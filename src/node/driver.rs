@@ -141,6 +141,10 @@ impl Driver {
         }
         let mut hands = seated.leave().hands;
         hands.end();
+        // Whoever has a place in the queue and is about to fill it is waited for: what comes after the receiver is gone would stay there as long as
+        // the node does, and its caller would wait for ever.
+        events.close();
+        while events.recv().await.is_some() {}
         hands.lanes
     }
 
