@@ -35,6 +35,8 @@ use crate::request::Name;
 pub(super) const EVENTS: usize = 16 * 1024;
 /// Events and frames, each, of one burst: enough to share a wake-up among many, few enough that the first of them is not held up for long.
 const BURST: usize = 64;
+/// How long a loop that ends waits for events that are on their way.
+const LAST_EVENTS: Duration = Duration::from_millis(200);
 
 /// What happens to the loop.
 pub(super) enum Event {
@@ -142,9 +144,10 @@ impl Driver {
         let mut hands = seated.leave().hands;
         hands.end();
         // Whoever has a place in the queue and is about to fill it is waited for: what comes after the receiver is gone would stay there as long as
-        // the node does, and its caller would wait for ever.
+        // the node does, and its caller would wait for ever. But not for long: a clerk whose runtime rests may have a place and no hurry.
         events.close();
-        while events.recv().await.is_some() {}
+        let emptied = async { while events.recv().await.is_some() {} };
+        drop(tokio::time::timeout(LAST_EVENTS, emptied).await);
         hands.lanes
     }
 
