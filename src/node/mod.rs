@@ -22,6 +22,9 @@ mod nested;
 mod nested_tests;
 mod placement;
 mod placing;
+#[cfg(test)]
+#[cfg(all(feature = "gpu", feature = "net"))]
+mod placing_tests;
 mod resolve;
 mod shared;
 #[cfg(feature = "wasm")]

@@ -25,6 +25,7 @@ const OF_SOFTWARE: &[&str] = &[
     "a node remembers answers and no errors",
     "another class's answer is given only to those who ask for it",
     "a node without a device asks one that has it",
+    "what was placed and is not wanted any more ends",
     "the command line asks a shader, a manifest, and for devices",
 ];
 

@@ -141,6 +141,11 @@ impl Evaluation {
         self.pending.finish(result);
     }
 
+    /// What [`Self::begin`] would have given with this error.
+    pub(super) fn refused(self, error: EvalError) -> Box<(Pending, EvalError)> {
+        Box::new((self.pending, error))
+    }
+
     /// Whether it may run together with others.
     pub(super) fn may_share(&self) -> bool {
         !self.twice && self.sizes.iter().sum::<u64>() <= INLINE

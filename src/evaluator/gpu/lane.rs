@@ -159,6 +159,13 @@ impl Lane {
 }
 
 impl Waiting {
+    fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Fresh(pending) => pending.job.cancel.is_cancelled(),
+            Self::Begun(evaluation) => evaluation.is_cancelled(),
+        }
+    }
+
     fn finish(self, result: Result<Reply, EvalError>) {
         match self {
             Self::Fresh(pending) => pending.finish(result),
@@ -172,6 +179,14 @@ impl Queue {
     fn is_free(&self) -> bool {
         self.worker.is_some() && self.running == 0 && self.waiting.is_empty() && !self.closed
     }
+
+    /// Takes out what nobody waits for any more.
+    fn cancelled(&mut self) -> VecDeque<Waiting> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (cancelled, left) = waiting.into_iter().partition(Waiting::is_cancelled);
+        self.waiting = left;
+        cancelled
+    }
 }
 
 impl Shared {
@@ -182,6 +197,15 @@ impl Shared {
     /// Has an evaluation wait for the lane's thread, unless too many do.
     fn put(&self, waiting: Waiting) {
         let mut queue = self.queue();
+        if queue.waiting.len() >= QUEUE {
+            // What was cancelled is answered when its turn comes, or when it is in the way of others.
+            let cancelled = queue.cancelled();
+            drop(queue);
+            for waiting in cancelled {
+                waiting.finish(Err(EvalError::Cancelled));
+            }
+            queue = self.queue();
+        }
         let refused = if queue.closed {
             EvalError::Closed
         } else if queue.waiting.len() >= QUEUE {
@@ -263,6 +287,9 @@ impl Shared {
         while let Some(waiting) = queue.waiting.pop_front() {
             // What is not a program, or is not asked well, or has nobody waiting, is answered without the worker.
             let begun = match waiting {
+                Waiting::Begun(evaluation) if evaluation.is_cancelled() => {
+                    Err(evaluation.refused(EvalError::Cancelled))
+                }
                 Waiting::Begun(evaluation) => Ok(evaluation),
                 Waiting::Fresh(pending) => Evaluation::begin(pending, &self.proofs),
             };
