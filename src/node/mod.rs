@@ -215,6 +215,8 @@ impl Node {
             gpu: self.gpu_summary(),
             #[cfg(feature = "gpu")]
             device_classes: self.device_classes(),
+            #[cfg(feature = "gpu")]
+            pipelines: self.inner.gpu.as_ref().map(crate::evaluator::gpu::GpuEvaluator::pipelines),
         }
     }
 

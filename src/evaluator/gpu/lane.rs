@@ -5,20 +5,22 @@
 //! evaluation ends exactly once, with a reply or a typed error; (2) one that makes its worker end is retried at most once, and takes no other one
 //! with it; (3) nothing is answered that a worker did not answer whole; (4) one order is under way at a time.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::compiled::{OfDevice, Pipelines};
 use super::evaluation::{Evaluation, Layout, Pending};
 use super::limits::{BATCH, QUEUE};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
 use super::worker::memory::Arena;
 use super::worker::shared::Place;
-use super::worker::{Bell, Ended, Guard, Posted, Ran, Setup, Trouble, Wanted, Why, Worker};
+use super::worker::{Bell, Code, Ended, Guard, Posted, Ran, Setup, Trouble, Wanted, Why, Worker};
 use crate::error::{EvalError, LimitHit};
 use crate::evaluator::Cancel;
+use crate::id::Digest;
 use crate::reply::Reply;
 
 /// A device that answers.
@@ -33,6 +35,9 @@ struct Shared {
     memory: u64,
     with_spare: bool,
     proofs: Arc<Proofs>,
+    pipelines: Arc<Pipelines>,
+    /// What names the device where pipelines are kept, if its driver gives them.
+    kept_as: Option<OfDevice>,
     queue: Mutex<Queue>,
     /// Wakes the lane's thread.
     bell: Bell,
@@ -90,12 +95,14 @@ pub(super) struct LaneSetup {
     pub(super) memory: u64,
     pub(super) spare: bool,
     pub(super) proofs: Arc<Proofs>,
+    pub(super) pipelines: Arc<Pipelines>,
 }
 
 impl Lane {
     /// A lane for a sound device, with the worker that examined it.
     pub(super) fn start(report: DeviceReport, place: u32, worker: Worker, how: LaneSetup) -> std::io::Result<Self> {
-        let LaneSetup { setup, memory, spare: with_spare, proofs } = how;
+        let LaneSetup { setup, memory, spare: with_spare, proofs, pipelines } = how;
+        let kept_as = OfDevice::new(&report, worker.cache.as_ref()).filter(|_| pipelines.is_on());
         let (queue, bell, spare) = (Mutex::default(), Bell::new()?, Mutex::default());
         let shared = Arc::new(Shared {
             report,
@@ -104,6 +111,8 @@ impl Lane {
             memory,
             with_spare,
             proofs,
+            pipelines,
+            kept_as,
             queue,
             bell,
             stop: Cancel::default(),
@@ -314,6 +323,29 @@ impl Shared {
         (queue, batch)
     }
 
+    /// A program for a worker that does not know it.
+    fn code(&self, evaluation: &Evaluation) -> Code {
+        let compiled = self.kept_as.as_ref().and_then(|device| self.pipelines.load(device, evaluation.program()));
+        Code { bytes: evaluation.code(), compiled, keep: self.kept_as.is_some() }
+    }
+
+    /// The programs of a batch of which the worker is to say later what came of compiling them.
+    fn unknown(&self, worker: &Worker, batch: &[Evaluation]) -> BTreeSet<Digest> {
+        let programs = batch.iter().filter(|_| self.kept_as.is_some()).map(Evaluation::program);
+        programs.filter(|program| !worker.known.contains(program)).collect()
+    }
+
+    /// Hears what came of compiling programs and keeps it: after their evaluations, so that nobody waits for it.
+    fn compiled(&self, worker: &mut Worker, programs: BTreeSet<Digest>) -> Result<(), Ended> {
+        let Some(device) = &self.kept_as else { return Ok(()) };
+        for program in programs {
+            if let Some(made) = worker.compiled(&self.setup, program)? {
+                self.pipelines.made(device, program, made);
+            }
+        }
+        Ok(())
+    }
+
     /// Has the worker wait for whoever comes next.
     fn rest(&self, mut worker: Worker) {
         worker.trim();
@@ -451,9 +483,10 @@ fn run(shared: &Arc<Shared>, slot: &mut Option<Worker>, batch: Vec<Evaluation>) 
         }
     };
     let twice = batch.iter().any(Evaluation::is_twice);
-    let first = ask(&mut worker, &batch, &shared.stop);
+    let unknown = shared.unknown(&worker, &batch);
+    let first = ask(shared, &mut worker, &batch);
     let second = if twice && first.as_ref().is_ok_and(|answers| answers.iter().all(Result::is_ok)) {
-        Some(ask(&mut worker, &batch, &shared.stop))
+        Some(ask(shared, &mut worker, &batch))
     } else {
         None
     };
@@ -466,7 +499,7 @@ fn run(shared: &Arc<Shared>, slot: &mut Option<Worker>, batch: Vec<Evaluation>) 
         (Ok(first), Some(Ok(second))) => (first, Some(second)),
     };
     let (left, lost) = settle(shared, batch, answers, second);
-    if !lost {
+    if !lost && shared.compiled(&mut worker, unknown).is_ok() {
         *slot = Some(worker);
     }
     left
@@ -518,19 +551,19 @@ fn after_end(batch: Vec<Evaluation>, ended: &Ended) -> Vec<Evaluation> {
 }
 
 /// Asks the worker for a batch and takes the outputs over.
-fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Answers, Ended> {
+fn ask(shared: &Shared, worker: &mut Worker, batch: &[Evaluation]) -> Result<Answers, Ended> {
     let room: u64 = batch.iter().map(Evaluation::arena_bytes).sum();
     let died = |error: std::io::Error| Ended::Died(format!("shared memory: {error}"));
     let arena = if room == 0 { None } else { worker.arena(room) };
     let mut layout = Layout::new(arena.as_deref());
     let mut wanted: Vec<Wanted> = Vec::new();
     for evaluation in batch {
-        let code = (!worker.known.contains(&evaluation.program())).then(|| evaluation.code());
+        let code = (!worker.known.contains(&evaluation.program())).then(|| shared.code(evaluation));
         wanted.push(evaluation.wanted(code, &mut layout).map_err(died)?);
     }
     let places: Vec<_> = wanted.iter().map(|wanted| wanted.outputs.clone()).collect();
     let left = batch.iter().map(Evaluation::left).min().unwrap_or(Duration::ZERO);
-    let guard = Guard::within(left).unless(batch.iter().map(Evaluation::cancel).collect(), stop);
+    let guard = Guard::within(left).unless(batch.iter().map(Evaluation::cancel).collect(), &shared.stop);
     let ran = worker.run(wanted, guard)?;
     take(worker, batch, &places, arena.as_deref(), ran)
 }

@@ -48,6 +48,8 @@ pub(super) const BATCH: usize = 16;
 pub(super) const QUEUE: usize = 1024;
 /// Programs whose pipelines a worker keeps; beyond it the least recently used is dropped. A pipeline is tens of kilobytes.
 pub(super) const PIPELINES: usize = 256;
+/// What a driver compiled of one program, as it is kept: several times what any gives; those of a batch fit one message.
+pub(super) const PIPELINE_DATA: u64 = 2 * 1024 * 1024;
 /// A message of a worker: a batch of inline payloads and their programs.
 pub(super) const MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
 /// The smallest arena: what is not touched takes no memory.

@@ -15,10 +15,12 @@ use super::super::limits;
 use super::super::program::GpuProgram;
 use super::super::shader::{Access, CONTROL_GROUP};
 use super::buffers::{Buffers, Purpose, Taken};
+use super::cache::Cache;
 use super::pipelines::{Prepared, overrun};
 use super::{Fault, Gpu, Stopwatch};
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::gpu::worker::shared::{Data, Place, Shared};
+use crate::evaluator::gpu::worker::{Code, Made};
 use crate::id::Digest;
 
 /// Buffers of this size together stay with their bind groups for the next evaluation of the same sizes.
@@ -82,11 +84,13 @@ impl Runner {
     }
 
     /// Makes a program ready.
-    pub(in crate::evaluator::gpu) fn load(&mut self, digest: Digest, code: &[u8]) -> Result<(), Fault> {
+    pub(in crate::evaluator::gpu) fn load(&mut self, digest: Digest, code: &Code) -> Result<(), Fault> {
         if self.knows(&digest) {
             return Ok(());
         }
-        let prepared = Prepared::new(&self.gpu, GpuProgram::decode(code)?)?;
+        let program = GpuProgram::decode(&code.bytes)?;
+        let cache = (self.gpu.caches && code.keep).then(|| Cache::new(&self.gpu, code.compiled.as_deref()));
+        let prepared = Prepared::new(&self.gpu, program, cache)?;
         if self.programs.len() >= limits::PIPELINES {
             let oldest = self.programs.iter().min_by_key(|(_, prepared)| prepared.used).map(|(digest, _)| *digest);
             if let Some(dropped) = oldest.and_then(|oldest| self.programs.remove(&oldest)) {
@@ -95,6 +99,11 @@ impl Runner {
         }
         self.programs.insert(digest, prepared);
         Ok(())
+    }
+
+    /// What came of making a program's pipelines, once.
+    pub(in crate::evaluator::gpu) fn compiled(&mut self, program: &Digest) -> Option<Made> {
+        self.programs.get_mut(program)?.cache.take().map(Cache::made)
     }
 
     /// Runs evaluations of loaded programs, together where there are several; one that fails takes no other with it.

@@ -161,14 +161,14 @@ mod tests {
     #[test]
     fn an_order_goes_on_while_anybody_waits_and_a_moment_longer() {
         let (cancels, stop) = ([Cancel::default(), Cancel::default()], Cancel::default());
-        let mut guard = Guard::within(Duration::from_secs(60)).unless(cancels.to_vec(), &stop);
+        let mut guard = Guard::within(Duration::from_mins(1)).unless(cancels.to_vec(), &stop);
         cancels[0].cancel();
         assert!(guard.look().is_ok() && guard.moment.is_none(), "the other one still waits");
         cancels[1].cancel();
         assert!(guard.look().is_ok(), "it may be about to end");
-        guard.moment = guard.moment.map(|until| until - MOMENT);
+        guard.moment = guard.moment.and_then(|until| until.checked_sub(MOMENT));
         assert_eq!(guard.look(), Err(Why::Cancelled));
-        let mut guard = Guard::within(Duration::from_secs(60)).unless(Vec::new(), &stop);
+        let mut guard = Guard::within(Duration::from_mins(1)).unless(Vec::new(), &stop);
         assert!(guard.look().is_ok());
         stop.cancel();
         assert_eq!(guard.look(), Err(Why::Cancelled), "what stops for good stops at once");
