@@ -84,6 +84,7 @@ pub(in crate::evaluator) struct Counters {
 
 impl Counters {
     /// Code was found in RAM: the one count on the path of every call.
+    #[cfg(feature = "wasm")]
     pub(in crate::evaluator) fn ram_hit(&self) {
         self.ram.fetch_add(1, Ordering::Relaxed);
     }

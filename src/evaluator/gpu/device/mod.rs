@@ -9,6 +9,7 @@ mod cache;
 mod pipelines;
 mod probe;
 mod run;
+mod seat;
 mod selftest;
 
 use std::future::Future;

@@ -11,7 +11,7 @@ use super::super::limits;
 use super::super::program::{Binding, Dispatch, GpuProgram, Groups, Kind};
 use super::super::shader::{self, Access, Admitted, CONTROL_GROUP, Resource};
 use super::cache::Cache;
-use super::run::Seat;
+use super::seat::Seat;
 use super::{Fault, Gpu};
 use crate::error::{EvalError, LimitHit, Refusal};
 

@@ -201,6 +201,11 @@ impl Worker {
         Some(self.stdin.clone())
     }
 
+    /// Whether the answer to what was posted comes so soon that it is not worth sleeping until then.
+    pub(super) fn answers_within(&self, patience: Duration) -> bool {
+        pipes::comes_within(&self.stdout, patience)
+    }
+
     /// Waits for what comes of so many evaluations that were posted.
     pub(super) fn hear_of(&mut self, count: usize) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
         let answer = protocol::read(&mut self.stdout);

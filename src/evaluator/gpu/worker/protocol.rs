@@ -18,6 +18,9 @@ use crate::id::Digest;
 /// Room for a message at first.
 const USUAL: usize = 64 * 1024;
 
+/// Room for a message that carries a small payload.
+const SMALL: usize = 8 * 1024;
+
 /// What this executable is: a worker of another one is of no use.
 pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 3");
 
@@ -126,7 +129,10 @@ pub(super) fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result
 
 /// A message as it crosses a pipe.
 pub(super) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut frame = postcard::to_extend(message, vec![0; 8]).map_err(io::Error::other)?;
+    // Room for a small payload: to grow a buffer step by step costs more than to fill it.
+    let mut frame = Vec::with_capacity(SMALL);
+    frame.extend([0; 8]);
+    let mut frame = postcard::to_extend(message, frame).map_err(io::Error::other)?;
     let len = frame.len() as u64 - 8;
     if len > MESSAGE_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a message of {len} bytes")));
