@@ -40,6 +40,7 @@ pub use self::holders::{HolderIndex, IndexStats, LogStats, Merge};
 use self::learn::Learning;
 use self::logs::OwnLog;
 use self::overlay::Relay;
+pub use self::learn::Verdict;
 pub use self::peers::Liveness;
 use self::peers::Peer;
 use self::serve::Tickets;
@@ -128,8 +129,8 @@ pub enum Input {
     Recorded(FlightId, Result<(), String>),
     /// An answer was checked; the error says why it is not believed.
     Checked(NodeId, AskId, Result<Checked, String>),
-    /// An announcement's signatures were checked; `None` if they could not be now.
-    AnnouncementChecked(NodeId, Announcement, Option<bool>),
+    /// An announcement's signature was checked, or could not be now.
+    AnnouncementChecked(NodeId, Announcement, Verdict),
     /// A manifest's signature was checked; `None` if it could not be now.
     ManifestChecked(NodeId, Manifest, Option<bool>),
     /// A segment's digest was checked: its keys and bytes, or why it is not the one asked for; `None` if it could not be checked now.
@@ -316,8 +317,8 @@ impl Fabric {
             Input::Placed(flight, peer, error) => self.on_placed(step, flight, peer, error),
             Input::Recorded(flight, result) => self.on_recorded(step, flight, result),
             Input::Checked(from, ask, result) => self.on_checked(step, from, ask, result),
-            Input::AnnouncementChecked(from, announcement, holds) => {
-                self.on_announcement_checked(step, from, announcement, holds);
+            Input::AnnouncementChecked(from, announcement, verdict) => {
+                self.on_announcement_checked(step, from, announcement, verdict);
             }
             Input::ManifestChecked(from, manifest, holds) => self.on_manifest_checked(step, from, manifest, holds),
             Input::SegmentChecked(from, ask, checked) => self.on_segment_checked(step, from, ask, checked),

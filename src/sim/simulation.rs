@@ -231,7 +231,7 @@ impl<'a> Simulation<'a> {
         let shared = Shared {
             queue: Queue::default(),
             network: Network::new(scenario.network, seed, scenario.nodes),
-            places: seats.iter().enumerate().map(|(place, seat)| (seat.name, place)).collect::<BTreeMap<_, _>>(),
+            places: seats.iter().enumerate().map(|(place, seat)| (seat.name, place)).collect(),
             verifier,
             history,
             evaluator: self.evaluator.take().unwrap_or_else(|| Box::new(synthetic)),
