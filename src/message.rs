@@ -17,10 +17,10 @@ use crate::proof::{Evidence, Hash, Head};
 use crate::request::{Class, Name, Slot};
 
 /// The newest protocol version spoken here.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// The oldest protocol version still spoken here. Version 1 had chunks without proof, version 2 had chunks that were
-/// proven only as a whole, version 3 signed the head of a batch apart from the batch.
-pub const OLDEST_PROTOCOL: u16 = 4;
+/// proven only as a whole, version 3 signed the head of a batch apart from the batch, version 4 did not say when the next heartbeat comes.
+pub const OLDEST_PROTOCOL: u16 = 5;
 /// The nonce of a heartbeat that wants no pong. No other one has it.
 pub const NO_PONG: u64 = 0;
 
@@ -295,6 +295,8 @@ pub enum Message {
         rows: Vec<Row>,
         /// Comes back in `Pong`, unless it is [`NO_PONG`].
         nonce: u64,
+        /// How many seconds there are between two heartbeats to the same peer.
+        pace: u8,
     },
     /// The answer to `Heads`.
     Pong {

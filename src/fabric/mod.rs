@@ -38,9 +38,9 @@ pub use self::effects::{Delivery, Disconnect, Effects, Output, perform};
 use self::flight::Flight;
 pub use self::holders::{HolderIndex, IndexStats, LogStats, Merge};
 use self::learn::Learning;
+pub use self::learn::Verdict;
 use self::logs::OwnLog;
 use self::overlay::Relay;
-pub use self::learn::Verdict;
 pub use self::peers::Liveness;
 use self::peers::Peer;
 use self::serve::Tickets;
@@ -250,6 +250,8 @@ enum Timer {
 pub struct Fabric {
     config: Config,
     peers: BTreeMap<NodeId, Peer>,
+    /// Heartbeats so far.
+    beats: u64,
     shunned: BTreeMap<NodeId, Time>,
     holders: HolderIndex,
     own_log: OwnLog,
@@ -289,6 +291,7 @@ impl Fabric {
             standings: Standings::default(),
             tickets: Tickets::default(),
             peers: BTreeMap::new(),
+            beats: 0,
             shunned: BTreeMap::new(),
             holders: HolderIndex::new(config.index_bytes),
             config,
@@ -365,8 +368,8 @@ impl Fabric {
             Message::Hello { newest, oldest, lineage, length } => {
                 self.on_hello(step, from, (oldest, newest), lineage, length);
             }
-            Message::Heads { epoch, length, floor, rows, nonce } => {
-                self.on_heads(step, from, Row { node: from, epoch, length }, floor, &rows, nonce);
+            Message::Heads { epoch, length, floor, rows, nonce, pace } => {
+                self.on_heads(step, from, Row { node: from, epoch, length }, floor, &rows, (nonce, pace));
             }
             Message::Pong { nonce } => self.on_pong(step, from, nonce),
             Message::Pull { node, from: position } => self.on_pull(step, from, node, position),

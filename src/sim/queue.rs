@@ -133,7 +133,10 @@ impl Turn {
     const ORDER: u32 = 64 - Self::PLACE;
 
     fn new(at: u64, scheduled: u64, place: usize) -> Self {
-        assert!(place >> Self::PLACE == 0 && scheduled >> Self::ORDER == 0, "a run of fewer than 2^38 events, 2^26 at a time");
+        assert!(
+            place >> Self::PLACE == 0 && scheduled >> Self::ORDER == 0,
+            "a run of fewer than 2^38 events, 2^26 at a time"
+        );
         Self((u128::from(at) << 64) | (u128::from(scheduled) << Self::PLACE) | place as u128)
     }
 

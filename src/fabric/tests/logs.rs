@@ -152,7 +152,7 @@ fn a_lost_announcement_is_pulled_when_the_next_one_or_a_heartbeat_comes() {
     let gone = peer.announce(&[request(3).0]);
     let length = gone.batch.end();
     script.outputs.clear();
-    script.say(&peer, Message::Heads { epoch: peer.epoch.epoch, length, floor: 0, rows: vec![], nonce: 7 });
+    script.say(&peer, Message::Heads { epoch: peer.epoch.epoch, length, floor: 0, rows: vec![], nonce: 7, pace: 1 });
     assert_eq!(script.sent(&peer), [Message::Pull { node: peer.node(), from: 2 }], "a heartbeat tells as well");
 }
 
