@@ -23,6 +23,7 @@ use super::rng::Rng;
 use super::scenario;
 use super::signatures::Key;
 use super::timeline::Hops;
+use super::workspace::Workspace;
 use crate::cassette::Cassette;
 use crate::error::EvalError;
 use crate::fabric::{Config, Fabric, FlightId, Input, JobId, Output, Time, Verdict, perform};
@@ -58,6 +59,8 @@ pub(super) struct Around {
     pub(super) computing: Rng,
     pub(super) work: Rng,
     pub(super) liar: Option<Liar>,
+    /// Its files.
+    pub(super) workspace: Workspace,
     /// How many times as long its disk takes.
     pub(super) slow: u32,
     /// It stands still until then.
