@@ -24,7 +24,7 @@ unsafe extern "C" {
 
 /// Keeps unused memory for half a minute, unless the environment says how long. To be called before anything is worth keeping.
 #[expect(unsafe_code, reason = "the allocator's options have no safe interface")]
-pub(super) fn keep_memory() {
+pub(crate) fn keep_memory() {
     // SAFETY: both only touch the option's own value, which the allocator expects to change at any time. If that number became some other
     // option's, its value would hardly be one of the defaults, and nothing would be set.
     unsafe {

@@ -397,17 +397,16 @@ impl World {
     /// How far honest neighbours are behind each other, and how callers fared.
     fn sample(&mut self) -> Sample {
         let (mut behind, mut pairs_behind) = (0, 0);
-        let up: BTreeMap<Place, &Node> =
-            self.seats.iter().enumerate().filter_map(|(place, seat)| Some((place, seat.node.as_ref()?))).collect();
-        for (place, node) in &up {
-            for peer in self.seats[*place].peers.iter().filter(|peer| self.shared.history.nodes[**peer].honest) {
-                let Some(other) = up.get(peer) else { continue };
+        let up = self.seats.iter().enumerate().filter_map(|(place, seat)| Some((place, seat, seat.node.as_ref()?)));
+        for (place, seat, node) in up.clone() {
+            for peer in seat.peers.iter().filter(|peer| self.shared.history.nodes[**peer].honest) {
+                let Some(other) = &self.seats[*peer].node else { continue };
                 let durable = other.hands.cassette.ledger().durable();
                 let missing = durable.saturating_sub(node.fabric.holders().known(other.hands.me));
                 behind += missing;
                 if missing > 0 {
                     pairs_behind += 1;
-                    *self.missed.entry((*place, *peer)).or_default() += missing;
+                    *self.missed.entry((place, *peer)).or_default() += missing;
                 }
             }
         }
@@ -415,7 +414,7 @@ impl World {
             at: millis(self.shared.queue.now()),
             behind,
             pairs_behind,
-            up: up.len() as u64,
+            up: up.count() as u64,
             answered: 0,
             hits: 0,
         };
