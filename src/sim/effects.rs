@@ -18,7 +18,7 @@ use crate::bao::ProvenChunk;
 use crate::cassette::Proven;
 use crate::error::EvalError;
 use crate::eval::Origin;
-use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time, segment};
+use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time, Verdict, segment};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::ledger::LedgerError;
 use crate::limits::{BATCH_FACTS, INLINE_REPLY};
@@ -200,8 +200,8 @@ impl Effects for Acting<'_> {
     }
 
     fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
-        let holds = announcement.verify(&*self.shared.verifier);
-        let input = Input::AnnouncementChecked(from, announcement, Some(holds));
+        let verdict = Verdict::of(&announcement, &*self.shared.verifier);
+        let input = Input::AnnouncementChecked(from, announcement, verdict);
         self.off_loop(Work::AnnouncementChecked, &OFF_LOOP, input);
     }
 
