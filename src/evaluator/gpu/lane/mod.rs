@@ -1,9 +1,10 @@
 //! One device of a node: a queue, a thread that feeds the device's worker, and a spare worker for when that one ends.
 //!
 //! Small evaluations that wait together go to the worker together. A small one that comes while nothing is under way is sent by whoever brings it,
-//! and the lane's thread only hears the answer: to wake that thread first would cost more than the device does. Invariants: (1) every
-//! evaluation ends exactly once, with a reply or a typed error; (2) one that makes its worker end is retried at most once, and takes no other one
-//! with it; (3) nothing is answered that a worker did not answer whole; (4) one order is under way at a time.
+//! and the lane's thread only hears the answer: to wake that thread first would cost more than the device does. Where it does not take the processor
+//! from anybody it is woken meanwhile, and is awake when the answer comes (`limits::AWAKE`). Invariants: (1) every evaluation ends exactly once,
+//! with a reply or a typed error; (2) one that makes its worker end is retried at most once, and takes no other one with it; (3) nothing is
+//! answered that a worker did not answer whole; (4) one order is under way at a time.
 
 mod work;
 
