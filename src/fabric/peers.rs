@@ -91,14 +91,10 @@ impl Peer {
         self.round_trip.map(|known| known.smoothed)
     }
 
-    /// Whether its round trip is known well, over this lane too.
-    fn is_measured(&self) -> bool {
-        self.round_trip.is_some_and(|known| known.times >= FIRST_PONGS) && self.pongs > 0
-    }
-
     /// Whether its round trip is not known well, or was not measured for long.
     fn wants_measuring(&self, now: Time) -> bool {
-        !self.is_measured() || now - self.measured >= MEASURE_EVERY
+        let known = self.round_trip.is_some_and(|known| known.times >= FIRST_PONGS) && self.pongs > 0;
+        !known || now - self.measured >= MEASURE_EVERY
     }
 
     /// After how long without a word it is dead.
@@ -254,7 +250,7 @@ impl Fabric {
     /// show that this node lives, and how long its log is. Of a fleet that is at work, heartbeats would be half of all messages.
     fn owes_heartbeat(&self, now: Time, to: NodeId) -> bool {
         let Some(peer) = self.peers.get(&to) else { return false };
-        if !peer.is_measured() || (self.is_overlay() && peer.link.is_on()) {
+        if peer.pongs == 0 || (self.is_overlay() && peer.link.is_on()) {
             return true;
         }
         // Peers' names are random, so that each beat is a turn of about as many of them.
