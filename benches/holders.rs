@@ -72,7 +72,7 @@ fn announce_all(index: &mut HolderIndex, log: &Log) -> u64 {
     while let Some(announcement) = log.announce(at, &chain) {
         (at, chain) = (announcement.batch.end(), announcement.chain);
         bytes += size(&Message::Announce(Arc::new(announcement.clone())));
-        assert_eq!(index.merge(&announcement), Merge::Merged);
+        assert_eq!(index.merge(&announcement, announcement.batch.digest()), Merge::Merged);
     }
     bytes
 }

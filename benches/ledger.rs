@@ -26,6 +26,7 @@ const RECORDS: u64 = 1_000_000;
 const PLENTY: usize = 4 * 1024 * 1024 * 1024;
 
 fn main() {
+    workload::allocator::keep_memory();
     let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
     let scale = args.get(1).and_then(|scale| scale.parse().ok()).unwrap_or(1.0);
     let records = (RECORDS as f64 * scale) as u64;

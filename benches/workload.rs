@@ -19,9 +19,9 @@ use evalmesh::record::Observation;
 use evalmesh::reply::Reply;
 use evalmesh::request::Class;
 
-/// The allocator of the `evalmesh` program; whatever is compared with it has it too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// That of the `evalmesh` program; whatever is compared with it has it too.
+#[path = "../src/allocator.rs"]
+pub(crate) mod allocator;
 
 /// Bytes of a value.
 pub(crate) const VALUE: usize = 1024;

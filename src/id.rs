@@ -75,11 +75,15 @@ macro_rules! byte_name {
             }
         }
 
-        /// By their bytes. Names are keys of most maps and nearly always differ in their first eight bytes, which is one comparison of numbers.
+        /// By their bytes. Names are keys of most maps, and two nearly always are equal or differ in their first eight bytes: neither takes a call.
         impl Ord for $name {
             fn cmp(&self, other: &Self) -> Ordering {
                 let head = |name: &Self| u64::from_be_bytes(*name.0.first_chunk().expect("names are longer"));
-                head(self).cmp(&head(other)).then_with(|| self.0.cmp(&other.0))
+                match head(self).cmp(&head(other)) {
+                    Ordering::Equal if self == other => Ordering::Equal,
+                    Ordering::Equal => self.0.cmp(&other.0),
+                    different => different,
+                }
             }
         }
 

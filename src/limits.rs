@@ -96,10 +96,12 @@ pub const GRAFT_ROUND_TRIPS: u32 = 3;
 pub const GRAFT_ROUND_TRIPS_AT_MOST: u32 = 8;
 /// Segments of a log whose manifest is pushed over eager links, 2 KB: whoever gets a longer one has word of it only.
 pub const PUSHED_SEGMENTS: usize = 64;
-/// A peer that was not heard of for this long is asked only if nobody else holds the answer: three heartbeats.
-pub const SUSPECT_AFTER: Duration = Duration::from_secs(3);
-/// A peer that was not heard of for this long is masked in the index until it is heard of again.
+/// A peer that was not heard of for so many of its heartbeats is asked only if nobody else holds the answer.
+pub const SUSPECT_AFTER: u32 = 3;
+/// A peer that was not heard of for this long, and not for [`DEAD_BEATS`] of its heartbeats, is masked in the index until it is heard of again.
 pub const DEAD_AFTER: Duration = Duration::from_secs(10);
+/// See [`DEAD_AFTER`].
+pub const DEAD_BEATS: u32 = 5;
 /// Heartbeats after which a lane whose peer never said hello is ended.
 pub const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 /// Nodes whose standing as holders is remembered; beyond it the ones with the lowest name are forgotten first.
@@ -132,8 +134,12 @@ pub const MAX_OFFERED: usize = 64;
 pub const MAX_PLACED: usize = 16;
 /// Bytes of a program and its inputs that travel to another node to be evaluated there: what fits a frame.
 pub const PLACED_BYTES: usize = 1024 * 1024;
-/// How often a node tells each peer how long its log is; also the heartbeat.
+/// How often a node beats: what was lost is asked for again, and peers are told how long its log is. All of them, up to [`PEERS_PER_BEAT`].
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
+/// Peers that are told with each beat. More take turns, so that being alive costs a node the same in a fleet of any size.
+pub const PEERS_PER_BEAT: usize = 32;
+/// The most beats between two heartbeats to the same peer, so that a fleet of any size notices who is gone.
+pub const MAX_PACE: u8 = 8;
 /// How often a heartbeat wants a pong once a peer's round trip is known: more often would be half of all messages of a quiet fleet.
 pub const MEASURE_EVERY: Duration = Duration::from_secs(8);
 /// So many heartbeats of a new peer want a pong each, until the round trip and its deviation are known well.

@@ -17,10 +17,10 @@ use crate::proof::{Evidence, Hash, Head};
 use crate::request::{Class, Name, Slot};
 
 /// The newest protocol version spoken here.
-pub const PROTOCOL: u16 = 4;
+pub const PROTOCOL: u16 = 5;
 /// The oldest protocol version still spoken here. Version 1 had chunks without proof, version 2 had chunks that were
-/// proven only as a whole, version 3 signed the head of a batch apart from the batch.
-pub const OLDEST_PROTOCOL: u16 = 4;
+/// proven only as a whole, version 3 signed the head of a batch apart from the batch, version 4 did not say when the next heartbeat comes.
+pub const OLDEST_PROTOCOL: u16 = 5;
 /// The nonce of a heartbeat that wants no pong. No other one has it.
 pub const NO_PONG: u64 = 0;
 
@@ -92,6 +92,27 @@ impl Batch {
     pub fn end(&self) -> u64 {
         self.items.iter().fold(self.first, |at, item| at.saturating_add(item.positions()))
     }
+
+    /// Names its positions and items. Whoever passes a batch on and changes an item breaks the signature, not the author's word.
+    #[must_use]
+    pub fn digest(&self) -> BatchDigest {
+        let mut bytes = Vec::with_capacity(8 + self.items.len() * 17);
+        bytes.extend_from_slice(&self.first.to_le_bytes());
+        for item in &self.items {
+            match item {
+                LogItem::Fact { question, answer } => {
+                    bytes.push(0);
+                    bytes.extend_from_slice(question);
+                    bytes.extend_from_slice(answer);
+                }
+                LogItem::Skip(count) => {
+                    bytes.push(1);
+                    bytes.extend_from_slice(&count.to_le_bytes());
+                }
+            }
+        }
+        BatchDigest(*blake3::Hasher::new_from_context_key(&BATCH).update(&bytes).finalize().as_bytes())
+    }
 }
 
 /// A batch as its author announces it: chained to the one before it in the same epoch and signed once, so that it may come by way of others.
@@ -106,6 +127,11 @@ pub struct Announcement {
     pub signature: Signature,
 }
 
+/// The digest of a batch's positions and items: what its announcement's signature and chain are made of. Whoever checked the one has it for
+/// the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchDigest(Hash);
+
 /// The chain of an epoch before its first batch.
 #[must_use]
 pub fn chain_start(node: NodeId, epoch: EpochId) -> Hash {
@@ -118,9 +144,9 @@ impl Announcement {
     /// Announces a batch behind the chain `before` it.
     #[must_use]
     pub fn sign(signer: &dyn Signer, before: &Hash, batch: Batch) -> Self {
-        let digest = batch_digest(&batch);
-        let chain = chain_after(before, &digest);
-        let signature = signer.sign(&statement(&batch, &digest, &chain));
+        let digest = batch.digest();
+        let chain = chain_after(before, digest);
+        let signature = signer.sign(&statement(&batch, digest, &chain));
         Self { batch, chain, signature }
     }
 
@@ -130,47 +156,29 @@ impl Announcement {
         self.batch.head.node
     }
 
-    /// Whether its author signed exactly this batch, head and chain.
+    /// The digest of its batch, if its author signed exactly this batch, head and chain.
     #[must_use]
-    pub fn verify(&self, verifier: &dyn Verifier) -> bool {
-        let statement = statement(&self.batch, &batch_digest(&self.batch), &self.chain);
-        verifier.verify(self.author(), &statement, &self.signature)
+    pub fn verify(&self, verifier: &dyn Verifier) -> Option<BatchDigest> {
+        let digest = self.batch.digest();
+        let statement = statement(&self.batch, digest, &self.chain);
+        verifier.verify(self.author(), &statement, &self.signature).then_some(digest)
     }
 
-    /// Whether its chain is the one that leads on from `before`. If its author signed it and it does not, the author has two histories.
+    /// Whether its chain is the one that leads on from `before`; `digest` is its batch's. If its author signed it and it does not, the author
+    /// has two histories.
     #[must_use]
-    pub fn follows(&self, before: &Hash) -> bool {
-        chain_after(before, &batch_digest(&self.batch)) == self.chain
+    pub fn follows(&self, before: &Hash, digest: BatchDigest) -> bool {
+        chain_after(before, digest) == self.chain
     }
 }
 
-fn chain_after(before: &Hash, digest: &Hash) -> Hash {
-    *blake3::Hasher::new_from_context_key(&CHAIN).update(before).update(digest).finalize().as_bytes()
+fn chain_after(before: &Hash, digest: BatchDigest) -> Hash {
+    *blake3::Hasher::new_from_context_key(&CHAIN).update(before).update(&digest.0).finalize().as_bytes()
 }
 
-/// The positions and items of a batch. Whoever passes a batch on and changes an item breaks the signature, not the author's word.
-fn batch_digest(batch: &Batch) -> Hash {
-    let mut bytes = Vec::with_capacity(8 + batch.items.len() * 17);
-    bytes.extend_from_slice(&batch.first.to_le_bytes());
-    for item in &batch.items {
-        match item {
-            LogItem::Fact { question, answer } => {
-                bytes.push(0);
-                bytes.extend_from_slice(question);
-                bytes.extend_from_slice(answer);
-            }
-            LogItem::Skip(count) => {
-                bytes.push(1);
-                bytes.extend_from_slice(&count.to_le_bytes());
-            }
-        }
-    }
-    *blake3::Hasher::new_from_context_key(&BATCH).update(&bytes).finalize().as_bytes()
-}
-
-fn statement(batch: &Batch, digest: &Hash, chain: &Hash) -> Vec<u8> {
+fn statement(batch: &Batch, digest: BatchDigest, chain: &Hash) -> Vec<u8> {
     let Head { epoch, length, root, .. } = &batch.head;
-    [ANNOUNCE_CONTEXT, epoch.as_bytes(), &length.to_le_bytes(), root, digest, chain].concat()
+    [ANNOUNCE_CONTEXT, epoch.as_bytes(), &length.to_le_bytes(), root, &digest.0, chain].concat()
 }
 
 /// One segment of a log: its facts as a Golomb-coded set, named by the digest of that set's bytes.
@@ -287,6 +295,8 @@ pub enum Message {
         rows: Vec<Row>,
         /// Comes back in `Pong`, unless it is [`NO_PONG`].
         nonce: u64,
+        /// How many seconds there are between two heartbeats to the same peer.
+        pace: u8,
     },
     /// The answer to `Heads`.
     Pong {

@@ -16,9 +16,9 @@ use evalmesh::evaluator::pool::Pool;
 use evalmesh::evaluator::wasm::{WasmEvaluator, WasmLimits};
 use evalmesh::request::{Program, Request};
 
-/// The allocator of the `evalmesh` program; bare wasmtime has it too.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// That of the `evalmesh` program.
+#[path = "../../src/allocator.rs"]
+mod allocator;
 
 const ROUNDS: usize = 61;
 const CALLS: usize = 400;
@@ -30,6 +30,7 @@ const CRC32C: &[u8] = include_bytes!("../../examples/guests/crc32c.wasm");
 const INPUT: &[u8] = b"Hello, Wasm! 123";
 
 fn main() {
+    allocator::keep_memory();
     let chosen: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with("--")).collect();
     let wanted = |row: &str| if chosen.is_empty() { row != "restart" } else { chosen.iter().any(|arg| arg == row) };
     let evaluator = WasmEvaluator::new(Pool::start("bench", 2).expect("threads"), WasmLimits::default());

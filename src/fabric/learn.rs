@@ -4,7 +4,7 @@
 //! Invariant 1: nothing is merged whose author did not sign it. Invariant 2: signatures are checked only for what would be new, and only
 //! a few at a time for each peer, so a flood or a replay costs next to nothing.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -13,10 +13,11 @@ use bytes::Bytes;
 use super::holders::Merge;
 use super::{Fabric, Output, Step};
 use crate::id::NodeId;
+use crate::identity::Verifier;
 use crate::limits::{
     MAX_CHECKS_PER_PEER, MAX_FETCHES, MAX_LOGS, MAX_PULLS, PULL_ROUNDS, PULL_WINDOW, SEGMENTS_IN_FLIGHT,
 };
-use crate::message::{Announcement, AskId, EpochStart, Manifest, Message, Row, SegmentName};
+use crate::message::{Announcement, AskId, BatchDigest, EpochStart, Manifest, Message, Row, SegmentName};
 
 /// A manifest whose segments are on their way.
 #[derive(Debug)]
@@ -45,7 +46,7 @@ pub(super) struct Pull {
 #[derive(Debug, Default)]
 pub(super) struct Learning {
     /// How long logs are, by hearsay. Says what to pull, never what is known.
-    heard_of: BTreeMap<NodeId, u64>,
+    heard_of: HashMap<NodeId, u64, foldhash::fast::RandomState>,
     /// Logs asked for since the last heartbeat.
     pulls: BTreeMap<NodeId, Pull>,
     /// Logs to be asked for as soon as what came from that peer is checked; the peer first.
@@ -56,7 +57,7 @@ pub(super) struct Learning {
     /// Announcements being checked, by author and first position: who sent each, and where it ends.
     checking: BTreeMap<(NodeId, u64), (NodeId, u64)>,
     /// Announcements that hold, while what comes before them is being checked; who sent each. They still count as being checked for that peer.
-    ready: BTreeMap<(NodeId, u64), (NodeId, Arc<Announcement>)>,
+    ready: BTreeMap<(NodeId, u64), (NodeId, Arc<Announcement>, BatchDigest)>,
 }
 
 impl Learning {
@@ -94,11 +95,30 @@ impl Learning {
     fn leads_to(&self, author: NodeId, first: u64) -> bool {
         let before = (author, 0)..(author, first);
         self.checking.range(before.clone()).any(|(_, (_, end))| *end == first)
-            || self.ready.range(before).any(|(_, (_, announcement))| announcement.batch.end() == first)
+            || self.ready.range(before).any(|(_, (_, announcement, _))| announcement.batch.end() == first)
     }
 
     pub(super) fn heard_of(&self, node: NodeId) -> u64 {
         self.heard_of.get(&node).copied().unwrap_or(0)
+    }
+}
+
+/// What came of checking an announcement's signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its author signed it; what its batch is made of.
+    Signed(BatchDigest),
+    /// Its author did not.
+    Forged,
+    /// There was no time to check it.
+    NotNow,
+}
+
+impl Verdict {
+    /// Checks an announcement.
+    #[must_use]
+    pub fn of(announcement: &Announcement, verifier: &dyn Verifier) -> Self {
+        announcement.verify(verifier).map_or(Self::Forged, Self::Signed)
     }
 }
 
@@ -329,25 +349,27 @@ impl Fabric {
         }
     }
 
-    /// `None`: it could not be checked now.
     pub(super) fn on_announcement_checked(
         &mut self,
         step: &mut Step<'_>,
         from: NodeId,
         announcement: Arc<Announcement>,
-        holds: Option<bool>,
+        verdict: Verdict,
     ) {
         let (author, first) = (announcement.author(), announcement.batch.first);
         self.learning.checking.remove(&(author, first));
-        if holds == Some(true) && first > self.holders.known(author) && self.learning.leads_to(author, first) {
-            self.learning.ready.insert((author, first), (from, announcement));
+        if let Verdict::Signed(digest) = verdict
+            && first > self.holders.known(author)
+            && self.learning.leads_to(author, first)
+        {
+            self.learning.ready.insert((author, first), (from, announcement, digest));
             return;
         }
         self.checked(from);
-        match holds {
-            Some(true) => self.merge_announcement(step, from, announcement),
-            Some(false) => self.disbelieve(step, from, "an announcement that its author did not sign".to_owned()),
-            None => {}
+        match verdict {
+            Verdict::Signed(digest) => self.merge_announcement(step, from, announcement, digest),
+            Verdict::Forged => self.disbelieve(step, from, "an announcement that its author did not sign".to_owned()),
+            Verdict::NotNow => {}
         }
         self.take_turns(step, author);
         self.pull_if_behind(step, author, from);
@@ -356,15 +378,15 @@ impl Fabric {
 
     /// Merges what waited for its turn, and lets go of what will have none because something before it did not hold.
     fn take_turns(&mut self, step: &mut Step<'_>, author: NodeId) {
-        while let Some((from, next)) = self.learning.ready.remove(&(author, self.holders.known(author))) {
+        while let Some((from, next, digest)) = self.learning.ready.remove(&(author, self.holders.known(author))) {
             self.checked(from);
-            self.merge_announcement(step, from, next);
+            self.merge_announcement(step, from, next, digest);
         }
         let waiting: Vec<_> =
             self.learning.ready.range((author, 0)..=(author, u64::MAX)).map(|(key, _)| *key).collect();
         for key in waiting {
             if !self.learning.leads_to(author, key.1)
-                && let Some((from, stranded)) = self.learning.ready.remove(&key)
+                && let Some((from, stranded, _)) = self.learning.ready.remove(&key)
             {
                 self.checked(from);
                 self.hear_of(author, stranded.batch.end());
@@ -373,9 +395,15 @@ impl Fabric {
     }
 
     /// An announcement that its author did sign.
-    fn merge_announcement(&mut self, step: &mut Step<'_>, from: NodeId, announcement: Arc<Announcement>) {
+    fn merge_announcement(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        announcement: Arc<Announcement>,
+        digest: BatchDigest,
+    ) {
         let (author, end) = (announcement.author(), announcement.batch.end());
-        match self.holders.merge(&announcement) {
+        match self.holders.merge(&announcement, digest) {
             Merge::Merged => {
                 self.hear_of(author, end);
                 self.learning.pulls.remove(&author);

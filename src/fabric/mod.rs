@@ -39,6 +39,7 @@ pub use self::effects::{Delivery, Disconnect, Effects, Output, perform};
 use self::flight::Flight;
 pub use self::holders::{HolderIndex, IndexStats, LogStats, Merge};
 use self::learn::Learning;
+pub use self::learn::Verdict;
 use self::logs::OwnLog;
 pub use self::peers::Liveness;
 use self::peers::Peer;
@@ -129,8 +130,8 @@ pub enum Input {
     Recorded(FlightId, Result<(), String>),
     /// An answer was checked; the error says why it is not believed.
     Checked(NodeId, AskId, Result<Checked, String>),
-    /// An announcement's signatures were checked; `None` if they could not be now.
-    AnnouncementChecked(NodeId, Arc<Announcement>, Option<bool>),
+    /// An announcement's signature was checked, or could not be now.
+    AnnouncementChecked(NodeId, Arc<Announcement>, Verdict),
     /// A manifest's signature was checked; `None` if it could not be now.
     ManifestChecked(NodeId, Arc<Manifest>, Option<bool>),
     /// A segment's digest was checked: its keys and bytes, or why it is not the one asked for; `None` if it could not be checked now.
@@ -250,6 +251,8 @@ enum Timer {
 pub struct Fabric {
     config: Config,
     peers: BTreeMap<NodeId, Peer>,
+    /// Heartbeats so far.
+    beats: u64,
     shunned: BTreeMap<NodeId, Time>,
     holders: HolderIndex,
     own_log: OwnLog,
@@ -289,6 +292,7 @@ impl Fabric {
             standings: Standings::default(),
             tickets: Tickets::default(),
             peers: BTreeMap::new(),
+            beats: 0,
             shunned: BTreeMap::new(),
             holders: HolderIndex::new(config.index_bytes),
             config,
@@ -317,8 +321,8 @@ impl Fabric {
             Input::Placed(flight, peer, error) => self.on_placed(step, flight, peer, error),
             Input::Recorded(flight, result) => self.on_recorded(step, flight, result),
             Input::Checked(from, ask, result) => self.on_checked(step, from, ask, result),
-            Input::AnnouncementChecked(from, announcement, holds) => {
-                self.on_announcement_checked(step, from, announcement, holds);
+            Input::AnnouncementChecked(from, announcement, verdict) => {
+                self.on_announcement_checked(step, from, announcement, verdict);
             }
             Input::ManifestChecked(from, manifest, holds) => self.on_manifest_checked(step, from, manifest, holds),
             Input::SegmentChecked(from, ask, checked) => self.on_segment_checked(step, from, ask, checked),
@@ -365,8 +369,8 @@ impl Fabric {
             Message::Hello { newest, oldest, lineage, length } => {
                 self.on_hello(step, from, (oldest, newest), lineage, length);
             }
-            Message::Heads { epoch, length, floor, rows, nonce } => {
-                self.on_heads(step, from, Row { node: from, epoch, length }, floor, &rows, nonce);
+            Message::Heads { epoch, length, floor, rows, nonce, pace } => {
+                self.on_heads(step, from, Row { node: from, epoch, length }, floor, &rows, (nonce, pace));
             }
             Message::Pong { nonce } => self.on_pong(step, from, nonce),
             Message::Pull { node, from: position } => self.on_pull(step, from, node, position),

@@ -35,7 +35,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    fn is_on(self) -> bool {
+    pub(super) fn is_on(self) -> bool {
         self.chosen || self.chose_me
     }
 }

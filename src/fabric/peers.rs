@@ -1,7 +1,8 @@
 //! Lanes to peers: hello, heartbeat, liveness and round trips.
 //!
-//! A hello is sent again with every heartbeat until something shows that it came. The heartbeat says how long the log is and, now and then, brings
-//! the pong that measures the round trip; a peer that is not heard of is suspect, then dead, and back with its first word. Liveness is not in any log:
+//! A hello is sent again with every beat until something shows that it came. The heartbeat says how long the log is and, now and then, brings
+//! the pong that measures the round trip; where there are many peers they take turns, and each heartbeat says when the next one comes. A peer
+//! that is not heard of is suspect, then dead, and back with its first word. Liveness is not in any log:
 //! the dead are masked here, and what they announced stays in the index. Invariant: nothing but a hello is taken from whoever did not say it.
 
 use std::collections::BTreeMap;
@@ -12,7 +13,8 @@ use super::standing::RoundTrip;
 use super::{Disconnect, Fabric, Output, Step, Time, Timer};
 use crate::id::NodeId;
 use crate::limits::{
-    ASK_GRACE, DEAD_AFTER, FIRST_PONGS, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, MEASURE_EVERY, SUSPECT_AFTER, SWEEP_PAGES,
+    ASK_GRACE, DEAD_AFTER, DEAD_BEATS, FIRST_PONGS, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, MAX_PACE, MEASURE_EVERY,
+    PEERS_PER_BEAT, SUSPECT_AFTER, SWEEP_PAGES,
 };
 use crate::message::{AskId, EpochStart, Message, NO_PONG, OLDEST_PROTOCOL, PROTOCOL, Row};
 
@@ -43,6 +45,8 @@ pub(super) struct Peer {
     confirmed: bool,
     /// When the lane opened, or the last message came.
     heard: Time,
+    /// How many seconds there are between two of its heartbeats.
+    pace: u8,
     /// Its look-ups under way here, and the question of each.
     pub(super) serving: BTreeMap<AskId, u64>,
     /// What it announced and is being checked.
@@ -66,6 +70,7 @@ impl Peer {
             greeted: false,
             confirmed: false,
             heard: now,
+            pace: 1,
             serving: BTreeMap::new(),
             checking: 0,
             heartbeat: None,
@@ -86,17 +91,26 @@ impl Peer {
         self.round_trip.map(|known| known.smoothed)
     }
 
+    /// Whether its round trip is known well, over this lane too.
+    fn is_measured(&self) -> bool {
+        self.round_trip.is_some_and(|known| known.times >= FIRST_PONGS) && self.pongs > 0
+    }
+
     /// Whether its round trip is not known well, or was not measured for long.
     fn wants_measuring(&self, now: Time) -> bool {
-        let known = self.round_trip.is_some_and(|known| known.times >= FIRST_PONGS) && self.pongs > 0;
-        !known || now - self.measured >= MEASURE_EVERY
+        !self.is_measured() || now - self.measured >= MEASURE_EVERY
+    }
+
+    /// After how long without a word it is dead.
+    fn dead_after(&self) -> Duration {
+        DEAD_AFTER.max(HEARTBEAT * u32::from(self.pace) * DEAD_BEATS)
     }
 
     pub(super) fn liveness(&self, now: Time) -> Liveness {
         match now - self.heard {
             _ if !self.greeted => Liveness::Away,
-            silent if silent >= DEAD_AFTER => Liveness::Dead,
-            silent if silent >= SUSPECT_AFTER => Liveness::Suspect,
+            silent if silent >= self.dead_after() => Liveness::Dead,
+            silent if silent >= HEARTBEAT * u32::from(self.pace) * SUSPECT_AFTER => Liveness::Suspect,
             _ => Liveness::Alive,
         }
     }
@@ -202,6 +216,7 @@ impl Fabric {
         self.holders.tidy(SWEEP_PAGES);
         self.renew_pulls(step);
         self.on_durable(step, self.own_log.durable);
+        self.beats = self.beats.wrapping_add(1);
         let peers: Vec<_> = self.peers.iter().map(|(node, peer)| (*node, peer.greeted, peer.confirmed)).collect();
         for (node, greeted, confirmed) in peers {
             if !confirmed {
@@ -224,8 +239,11 @@ impl Fabric {
 
     /// Asks to peers that died meanwhile end at once instead of one by one.
     fn give_up_on_the_dead(&mut self, step: &mut Step<'_>) {
-        let just_died = |silent: Duration| silent >= DEAD_AFTER && silent < DEAD_AFTER + HEARTBEAT;
-        let dead = self.peers.iter().filter(|(_, peer)| just_died(step.now - peer.heard));
+        let just_died = |peer: &Peer| {
+            let silent = step.now - peer.heard;
+            silent >= peer.dead_after() && silent < peer.dead_after() + HEARTBEAT
+        };
+        let dead = self.peers.iter().filter(|(_, peer)| just_died(peer));
         let dead: Vec<_> = dead.map(|(node, _)| *node).collect();
         for node in dead {
             self.forget_source(step, node);
@@ -233,12 +251,25 @@ impl Fabric {
         }
     }
 
-    /// Whether a peer learns more from a heartbeat than from the entries that were sent to it since the last one: those show that this node
-    /// lives, and how long its log is. Of a fleet that is at work, heartbeats would be half of all messages.
+    /// How many seconds there are between two heartbeats to the same peer.
+    fn pace(&self) -> u8 {
+        u8::try_from(self.peers.len().div_ceil(PEERS_PER_BEAT)).unwrap_or(MAX_PACE).clamp(1, MAX_PACE)
+    }
+
+    /// Whether it is a peer's turn, and it learns more from a heartbeat than from the entries that were sent to it since the last one: those
+    /// show that this node lives, and how long its log is. Of a fleet that is at work, heartbeats would be half of all messages.
     fn owes_heartbeat(&self, now: Time, to: NodeId) -> bool {
         let Some(peer) = self.peers.get(&to) else { return false };
-        let informed = peer.informed.is_some_and(|at| now - at < HEARTBEAT) && peer.floor == Some(self.own_log.floor);
-        !informed || self.is_overlay() || peer.wants_measuring(now)
+        if !peer.is_measured() || (self.is_overlay() && peer.link.is_on()) {
+            return true;
+        }
+        // Peers' names are random, so that each beat is a turn of about as many of them.
+        let pace = self.pace();
+        if !self.beats.wrapping_add(u64::from(to.as_bytes()[0])).is_multiple_of(u64::from(pace)) {
+            return false;
+        }
+        let informed = peer.informed.is_some_and(|at| now - at < HEARTBEAT * u32::from(pace));
+        !informed || peer.floor != Some(self.own_log.floor) || peer.wants_measuring(now)
     }
 
     /// Takes note that this node's own newest entries went to a peer.
@@ -252,6 +283,7 @@ impl Fabric {
         let fresh = self.fresh_id();
         let (rows, version) = self.rows_for(to);
         let (epoch, length, floor) = (self.own_log.epoch, self.own_log.announced, self.own_log.floor);
+        let pace = self.pace();
         if let Some(peer) = self.peers.get_mut(&to) {
             let wants_pong = !rows.is_empty() || peer.wants_measuring(step.now);
             peer.floor = Some(floor);
@@ -259,7 +291,7 @@ impl Fabric {
             if wants_pong {
                 peer.heartbeat = Some((nonce, step.now, version));
             }
-            step.out.push(Output::Send(to, Message::Heads { epoch, length, floor, rows, nonce }));
+            step.out.push(Output::Send(to, Message::Heads { epoch, length, floor, rows, nonce, pace }));
         }
     }
 
@@ -270,10 +302,13 @@ impl Fabric {
         own: Row,
         floor: u64,
         rows: &[Row],
-        nonce: u64,
+        (nonce, pace): (u64, u8),
     ) {
         if nonce != NO_PONG {
             step.out.push(Output::Send(from, Message::Pong { nonce }));
+        }
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.pace = pace.clamp(1, MAX_PACE);
         }
         // Most heartbeats say nothing new.
         if self.holders.newest(from).is_none_or(|(_, known)| own.length > known) {

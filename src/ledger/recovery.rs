@@ -483,9 +483,10 @@ impl Replay<'_> {
 
 /// Where the zeros at a file's end begin, at or after `from`; to the byte only if they are few.
 fn data_end(file: &dyn StorageFile, from: u64, len: u64) -> io::Result<u64> {
-    let mut piece = vec![0; ROOM_STEP];
     let mut end = len.max(from);
+    let mut piece = Vec::new();
     while end - from > ROOM_STEP as u64 {
+        piece.resize(ROOM_STEP, 0);
         let start = end - ROOM_STEP as u64;
         file.read_at(&mut piece, start)?;
         if !is_zero(&piece) {

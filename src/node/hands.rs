@@ -14,7 +14,7 @@ use crate::cassette::{Adoption, Cassette, Proven, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
 use crate::evaluator::{Asker, Cancel, Done, Job, NESTING};
-use crate::fabric::{Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Time, segment};
+use crate::fabric::{Delivery, Disconnect, Effects, Fabric, FlightId, Input, JobId, Time, Verdict, segment};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::identity::{Ed25519, MemoVerifier, Signer, Verifier};
 use crate::ledger::LedgerError;
@@ -310,12 +310,12 @@ impl Effects for Hands {
         let (author, again) = (announcement.author(), Arc::clone(&announcement));
         self.off_loop(
             move || {
-                let holds = announcement.verify(&*verifier);
-                Input::AnnouncementChecked(from, announcement, Some(holds))
+                let verdict = Verdict::of(&announcement, &*verifier);
+                Input::AnnouncementChecked(from, announcement, verdict)
             },
             move |_| {
                 debug!(author = %author.short(), "an announcement could not be checked");
-                Input::AnnouncementChecked(from, again, None)
+                Input::AnnouncementChecked(from, again, Verdict::NotNow)
             },
         );
     }

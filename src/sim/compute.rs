@@ -63,7 +63,8 @@ impl Evaluator for Synthetic {
             return Evaluation { takes, result: Err(EvalError::Failed("the evaluator broke down".to_owned())) };
         }
         let seen = if matches!(request.class, Class::Portable | Class::Device(_)) { 0 } else { run + 1 };
-        Evaluation { takes, result: Ok(self.reply(id, seen)) }
+        let about_files = super::workspace::reply(request);
+        Evaluation { takes, result: Ok(about_files.unwrap_or_else(|| self.reply(id, seen))) }
     }
 }
 

@@ -18,7 +18,7 @@ use crate::bao::ProvenChunk;
 use crate::cassette::Proven;
 use crate::error::EvalError;
 use crate::eval::Origin;
-use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time, segment};
+use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time, Verdict, segment};
 use crate::id::{ContentId, Digest, NodeId};
 use crate::ledger::LedgerError;
 use crate::limits::{BATCH_FACTS, INLINE_REPLY};
@@ -184,15 +184,14 @@ impl Effects for Acting<'_> {
     }
 
     fn check_announcement(&mut self, from: NodeId, announcement: Arc<Announcement>) {
-        let check = || announcement.verify(&*self.shared.verifier);
-        let holds = self.shared.frames.holds(&Message::Announce(Arc::clone(&announcement)), check);
-        let input = Input::AnnouncementChecked(from, announcement, Some(holds));
+        let check = || Verdict::of(&announcement, &*self.shared.verifier);
+        let verdict = self.shared.frames.verdict(&announcement, check);
+        let input = Input::AnnouncementChecked(from, announcement, verdict);
         self.off_loop(Work::AnnouncementChecked, &OFF_LOOP, input);
     }
 
     fn check_manifest(&mut self, from: NodeId, manifest: Arc<Manifest>) {
-        let check = || manifest.verify(&*self.shared.verifier);
-        let holds = self.shared.frames.holds(&Message::Manifest(Arc::clone(&manifest)), check);
+        let holds = manifest.verify(&*self.shared.verifier);
         self.off_loop(Work::ManifestChecked, &OFF_LOOP, Input::ManifestChecked(from, manifest, Some(holds)));
     }
 

@@ -34,6 +34,8 @@ pub(super) enum Act {
     /// Keeps an image of the disk.
     Image(Place),
     Jump(Place, i64),
+    /// Gives a file another text; the number says which.
+    Edit(Place, u64),
 }
 
 /// How a node ends.
@@ -77,6 +79,8 @@ pub enum Kind {
     Rollback,
     /// A wall clock that jumps.
     Jump,
+    /// Edited files.
+    Edit,
 }
 
 /// One fault from its begin to its end.
@@ -131,6 +135,7 @@ pub(super) fn plan(scenario: &Scenario, peers: &[Vec<Place>]) -> Vec<Episode> {
         (Kind::Rot, f.rot),
         (Kind::Rollback, f.rollbacks),
         (Kind::Jump, f.jumps),
+        (Kind::Edit, f.edits),
     ];
     let mut plan = Vec::new();
     for (kind, count) in kinds {
@@ -206,6 +211,7 @@ fn steps(kind: Kind, (from, to): (Duration, Duration), nodes: &[Place], peers: &
             let seconds = i64::try_from(rng.below(7200)).unwrap_or_default() - 3600;
             vec![(from, Act::Jump(node, seconds * 1_000_000))]
         }
+        Kind::Edit => [from, from + length / 2, to].map(|at| (at, Act::Edit(node, rng.bits()))).into(),
     }
 }
 

@@ -4,9 +4,9 @@
 
 use super::*;
 
-/// The allocator of the `evalmesh` program.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// That of the `evalmesh` program.
+#[path = "../allocator.rs"]
+mod allocator;
 
 fn scenario(name: &str) -> Scenario {
     library::scenario(name).expect("known").expect("valid")
@@ -33,6 +33,7 @@ fn peak_megabytes() -> u64 {
 #[ignore = "a figure: wants an optimised build"]
 fn a_thousand_seeds_of_the_swarm_take_ten_minutes_of_one_core() {
     let seeds = std::env::var("SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(20);
+    allocator::keep_memory();
     let swarm = scenario("swarm");
     let before = cpu();
     let mut events = 0;
@@ -53,6 +54,7 @@ fn a_thousand_seeds_of_the_swarm_take_ten_minutes_of_one_core() {
 #[test]
 #[ignore = "a figure: wants an optimised build"]
 fn a_thousand_nodes_for_five_minutes_take_two_minutes_and_two_gigabytes() {
+    allocator::keep_memory();
     let before = cpu();
     let report = run(&scenario("thousand")).expect("valid");
     let (took, memory) = (cpu() - before, peak_megabytes());
@@ -65,6 +67,7 @@ fn a_thousand_nodes_for_five_minutes_take_two_minutes_and_two_gigabytes() {
 #[test]
 #[ignore = "a figure: wants an optimised build"]
 fn ten_thousand_nodes_for_five_minutes_take_ten_minutes_and_four_gigabytes() {
+    allocator::keep_memory();
     let overlay = scenario("overlay");
     let nodes = std::env::var("NODES").ok().and_then(|nodes| nodes.parse().ok()).unwrap_or(10_000);
     let mut kinds = std::collections::BTreeMap::<String, u64>::new();

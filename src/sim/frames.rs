@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::fabric::Verdict;
 use crate::id::Digest;
-use crate::message::Message;
+use crate::message::{Announcement, Message};
 use crate::wire::{self, WireError};
 
 /// Frames that are remembered: more than travel at the same time.
@@ -21,8 +22,8 @@ const MAX_SEGMENTS: usize = 64 * 1024;
 struct Known {
     message: Message,
     bytes: Bytes,
-    /// Whether its signature holds, once that was asked.
-    holds: Option<bool>,
+    /// What came of checking it, once that was asked.
+    verdict: Option<Verdict>,
 }
 
 /// What all nodes share.
@@ -58,7 +59,7 @@ impl Frames {
         if let Ok(decoded) = wire::decode(&bytes)
             && let Some(meant) = place(&decoded)
         {
-            let known = |message: &Message| Known { message: message.clone(), bytes: bytes.clone(), holds: None };
+            let known = |message: &Message| Known { message: message.clone(), bytes: bytes.clone(), verdict: None };
             self.known.insert(sent, known(message));
             self.known.insert(meant, known(&decoded));
             self.meanings.insert(bytes.as_ptr().addr(), meant);
@@ -83,10 +84,10 @@ impl Frames {
         }
     }
 
-    /// Whether the signature of what a message shares holds: asked of `check` once.
-    pub(super) fn holds(&mut self, message: &Message, check: impl FnOnce() -> bool) -> bool {
-        match place(message).and_then(|at| self.known.get_mut(&at)) {
-            Some(known) => *known.holds.get_or_insert_with(check),
+    /// What comes of checking an announcement: asked of `check` once for all who share it.
+    pub(super) fn verdict(&mut self, told: &Arc<Announcement>, check: impl FnOnce() -> Verdict) -> Verdict {
+        match self.known.get_mut(&Arc::as_ptr(told).addr()) {
+            Some(known) => *known.verdict.get_or_insert_with(check),
             None => check(),
         }
     }
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
     use crate::id::{EpochId, NodeId};
     use crate::identity::{Identity, Signer};
-    use crate::message::{Announcement, Batch, LogItem, chain_start};
+    use crate::message::{Batch, LogItem, chain_start};
     use crate::proof::Head;
 
     fn announcement(first: u64) -> Arc<Announcement> {
@@ -126,12 +127,14 @@ mod tests {
         assert_eq!((&one, place(&one)), (&told, place(&other)));
         let passed_on = frames.encode(&one).expect("a frame");
         assert_eq!(passed_on.as_ptr(), frame.as_ptr());
+        let Message::Announce(one) = one else { panic!("{one:?}") };
         let mut asked = 0;
         for _ in 0..3 {
-            assert!(frames.holds(&one, || {
+            let verdict = frames.verdict(&one, || {
                 asked += 1;
-                true
-            }));
+                Verdict::Forged
+            });
+            assert_eq!(verdict, Verdict::Forged);
         }
         assert_eq!(asked, 1);
     }
@@ -146,7 +149,8 @@ mod tests {
         *twisted.last_mut().expect("bytes") ^= 1;
         let twisted = frames.decode(&twisted.into()).expect("only the signature is another");
         assert_ne!(twisted, told);
-        assert!(!frames.holds(&twisted, || false));
+        let Message::Announce(twisted) = twisted else { panic!("{twisted:?}") };
+        assert_eq!(frames.verdict(&twisted, || Verdict::NotNow), Verdict::NotNow);
         let elsewhere: NodeId = NodeId::from_bytes([9; 32]);
         let graft = Message::Graft { node: elsewhere, from: 3 };
         let frame = frames.encode(&graft).expect("a frame");

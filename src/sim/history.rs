@@ -103,6 +103,8 @@ pub struct Asked {
     pub answer_from: AnswerFrom,
     /// How long the caller waits.
     pub timeout: Option<Duration>,
+    /// The answer that it must have, where that is known from elsewhere: files of the asker's workspace as they were then.
+    pub expected: Option<Digest>,
     /// Whether it was asked to see that the healed fleet answers.
     pub probe: bool,
     /// How it ended; once, if all is well.

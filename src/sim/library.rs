@@ -17,7 +17,20 @@ macro_rules! scenarios {
     };
 }
 
-scenarios!("bulk", "calm", "clocks", "disks", "herd", "liars", "links", "overlay", "storm", "swarm", "thousand");
+scenarios!(
+    "bulk",
+    "calm",
+    "clocks",
+    "disks",
+    "herd",
+    "liars",
+    "links",
+    "overlay",
+    "storm",
+    "swarm",
+    "thousand",
+    "workspaces"
+);
 
 /// Every seed that ever failed.
 pub const REGRESSIONS: &str = include_str!("../../simulations/regressions.txt");

@@ -45,6 +45,7 @@ pub mod span;
 mod tests;
 mod timeline;
 mod workload;
+mod workspace;
 mod world;
 
 pub use self::compute::{Evaluation, Evaluator};
@@ -55,7 +56,7 @@ pub use self::mutate::Mutation;
 pub use self::report::{Latency, Outcomes, Report, Spread, Violation};
 pub use self::rng::Rng;
 pub use self::scenario::{
-    Asks, Clock, Compute, Disk, Faults, Liars, Network, Pattern, Questions, Scenario, ScenarioError,
+    Asks, Clock, Compute, Disk, Faults, Liars, Network, Pattern, Questions, Scenario, ScenarioError, Workspaces,
 };
 pub use self::shrink::{Shrunk, shrink};
 pub use self::simulation::{Run, Simulation};

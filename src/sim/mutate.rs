@@ -46,11 +46,13 @@ pub enum Mutation {
     ForgetEpochs,
     /// A node announces what it does not hold.
     AnnounceUnheld,
+    /// A file that was read once is not read again, though it was edited.
+    TrustOldFiles,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::AcknowledgeEarly,
         Self::SkipSync,
         Self::TrustEverybody,
@@ -66,6 +68,7 @@ impl Mutation {
         Self::LeakKey,
         Self::ForgetEpochs,
         Self::AnnounceUnheld,
+        Self::TrustOldFiles,
     ];
 
     /// The bug of this name, such as `skip-sync`.

@@ -3,8 +3,10 @@
 //! What travels are the real encoded frames. As in the real network, the first frame of a lane (the hello, for which a fresh queue has room) is
 //! not dropped and nothing overtakes it. Each direction of each link has a random stream of its own. Invariant: nothing arrives over a cut.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::Duration;
+
+use foldhash::fast::FixedState;
 
 use super::Place;
 use super::rng::{Purpose, Rng};
@@ -18,6 +20,8 @@ const QUEUE: Duration = Duration::from_secs(2);
 #[derive(Debug)]
 struct Link {
     rng: Rng,
+    /// The generation of the lane that is open; the same in both directions.
+    lane: Option<u64>,
     /// How many faults cut it now.
     cuts: u32,
     /// Until when it is busy with what was sent.
@@ -49,32 +53,29 @@ pub(super) struct Network {
     seed: u64,
     /// Whether frames may be lost, duplicated and reordered.
     faulty: bool,
-    /// Per node, the generation of its lane to each higher node.
-    lanes: Vec<BTreeMap<Place, u64>>,
     /// Per sender, the links to others.
-    links: Vec<BTreeMap<Place, Link>>,
+    links: Vec<HashMap<Place, Link, FixedState>>,
     generations: u64,
     pub(super) traffic: Traffic,
 }
 
 impl Network {
     pub(super) fn new(how: scenario::Network, seed: u64, nodes: usize) -> Self {
-        let (lanes, links) =
-            ((0..nodes).map(|_| BTreeMap::new()).collect(), (0..nodes).map(|_| BTreeMap::new()).collect());
-        Self { how, seed, faulty: true, lanes, links, generations: 0, traffic: Traffic::default() }
+        let links = (0..nodes).map(|_| HashMap::default()).collect();
+        Self { how, seed, faulty: true, links, generations: 0, traffic: Traffic::default() }
     }
 
     /// From now on nothing is lost, and no link is cut.
     pub(super) fn heal(&mut self) {
         self.faulty = false;
-        self.links.iter_mut().flat_map(BTreeMap::values_mut).for_each(|link| link.cuts = 0);
+        self.links.iter_mut().flat_map(HashMap::values_mut).for_each(|link| link.cuts = 0);
     }
 
     fn link(&mut self, from: Place, to: Place) -> &mut Link {
         let seed = self.seed;
         self.links[from].entry(to).or_insert_with(|| {
             let rng = Rng::stream(seed, Purpose::Link, ((from as u64) << 32) | to as u64);
-            Link { rng, cuts: 0, busy: Time::default(), greeted: None, last: Time::default() }
+            Link { rng, lane: None, cuts: 0, busy: Time::default(), greeted: None, last: Time::default() }
         })
     }
 
@@ -91,35 +92,35 @@ impl Network {
 
     /// Opens a lane; says whether there was none and now is one.
     pub(super) fn open(&mut self, a: Place, b: Place) -> bool {
-        let (low, high) = (a.min(b), a.max(b));
-        if self.lanes[low].contains_key(&high) || !self.is_open(a, b) {
+        if self.generation(a, b).is_some() || !self.is_open(a, b) {
             return false;
         }
         self.generations += 1;
-        self.lanes[low].insert(high, self.generations);
+        let lane = Some(self.generations);
         for (from, to) in [(a, b), (b, a)] {
             let link = self.link(from, to);
-            (link.greeted, link.last) = (None, Time::default());
+            (link.lane, link.greeted, link.last) = (lane, None, Time::default());
         }
         true
     }
 
     /// Closes a lane; returns its generation if there was one.
     pub(super) fn close(&mut self, a: Place, b: Place) -> Option<u64> {
-        self.lanes[a.min(b)].remove(&a.max(b))
+        let ends = [(a, b), (b, a)].map(|(from, to)| self.links[from].get_mut(&to).and_then(|link| link.lane.take()));
+        ends[0]
     }
 
     /// The generation of the open lane.
     pub(super) fn generation(&self, a: Place, b: Place) -> Option<u64> {
-        self.lanes[a.min(b)].get(&a.max(b)).copied()
+        self.links[a].get(&b).and_then(|link| link.lane)
     }
 
     /// When a frame that is sent now arrives; `None` if it never does.
     pub(super) fn send(&mut self, now: Time, from: Place, to: Place, len: usize) -> Option<Arrival> {
-        let lane = self.generation(from, to)?;
         let (how, faulty) = (self.how, self.faulty);
         let chance = |per_mille| if faulty { per_mille } else { 0 };
-        let link = self.link(from, to);
+        let link = self.links[from].get_mut(&to)?;
+        let lane = link.lane?;
         // Every frame draws the same number of times, whatever comes of it.
         let mut travels = link.rng.within(&how.latency);
         if link.rng.happens(how.tail) {

@@ -3,7 +3,7 @@
 //! Whatever the production driver does on other threads takes virtual time and comes back as an event. What the fabric wants done is carried out in
 //! `effects`. Invariant: a node sees its own monotonic clock only.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,10 @@ use super::rng::Rng;
 use super::scenario;
 use super::signatures::Key;
 use super::timeline::Hops;
+use super::workspace::Workspace;
 use crate::cassette::Cassette;
 use crate::error::EvalError;
-use crate::fabric::{Config, Fabric, FlightId, Input, JobId, Output, Time, perform};
+use crate::fabric::{Config, Fabric, FlightId, Input, JobId, Output, Time, Verdict, perform};
 use crate::id::{EpochId, NodeId};
 use crate::identity::{Signer, Verifier};
 use crate::ledger::{OpenError, Recovery};
@@ -37,7 +38,7 @@ pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) network: Network,
     pub(super) frames: Frames,
-    pub(super) places: BTreeMap<NodeId, Place>,
+    pub(super) places: HashMap<NodeId, Place, foldhash::fast::FixedState>,
     pub(super) verifier: Box<dyn Verifier>,
     pub(super) history: History,
     pub(super) evaluator: Box<dyn Evaluator>,
@@ -60,6 +61,8 @@ pub(super) struct Around {
     pub(super) computing: Rng,
     pub(super) work: Rng,
     pub(super) liar: Option<Liar>,
+    /// Its files.
+    pub(super) workspace: Workspace,
     /// How many times as long its disk takes.
     pub(super) slow: u32,
     /// It stands still until then.
@@ -159,7 +162,7 @@ impl Node {
                 shared.news.durable(self.hands.life.place, *length, shared.queue.now());
                 None
             }
-            Input::AnnouncementChecked(_, announcement, Some(true)) => Some(announcement.author()),
+            Input::AnnouncementChecked(_, announcement, Verdict::Signed(_)) => Some(announcement.author()),
             Input::ManifestChecked(_, manifest, Some(true)) => Some(manifest.node),
             Input::SegmentChecked(_, ask, Some(Ok(_))) => self.fabric.fetching(*ask),
             _ => None,

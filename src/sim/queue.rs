@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -121,13 +122,39 @@ fn nanos(at: Time) -> u64 {
     u64::try_from(at.0.as_nanos()).unwrap_or(u64::MAX)
 }
 
+/// When an event happens, in what order it was scheduled, and where it is kept: one number, since comparing these is what a queue does most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn(u128);
+
+impl Turn {
+    /// Bits of a place: that many events may wait at a time.
+    const PLACE: u32 = 26;
+    /// Bits of the order: that many events may be scheduled in a run.
+    const ORDER: u32 = 64 - Self::PLACE;
+
+    fn new(at: u64, scheduled: u64, place: usize) -> Self {
+        assert!(
+            place >> Self::PLACE == 0 && scheduled >> Self::ORDER == 0,
+            "a run of fewer than 2^38 events, 2^26 at a time"
+        );
+        Self((u128::from(at) << 64) | (u128::from(scheduled) << Self::PLACE) | place as u128)
+    }
+
+    fn at(self) -> u64 {
+        (self.0 >> 64) as u64
+    }
+
+    fn place(self) -> usize {
+        self.0 as usize & ((1 << Self::PLACE) - 1)
+    }
+}
+
 /// The events to come.
 #[derive(Debug, Default)]
 pub(super) struct Queue {
-    /// When, in what order it was scheduled, and where it is kept.
-    order: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    order: BinaryHeap<Reverse<Turn>>,
     events: Vec<Option<Event>>,
-    free: Vec<u32>,
+    free: Vec<usize>,
     scheduled: u64,
     taken: u64,
     now: Time,
@@ -150,24 +177,25 @@ impl Queue {
     }
 
     pub(super) fn at(&mut self, at: Time, event: Event) {
-        let slot = self.free.pop().unwrap_or_else(|| {
+        let place = self.free.pop().unwrap_or_else(|| {
             self.events.push(None);
-            u32::try_from(self.events.len() - 1).expect("fewer than 2^32 events wait at a time")
+            self.events.len() - 1
         });
-        self.events[slot as usize] = Some(event);
-        self.order.push(Reverse((nanos(at.max(self.now)), self.scheduled, slot)));
+        self.events[place] = Some(event);
+        self.order.push(Reverse(Turn::new(nanos(at.max(self.now)), self.scheduled, place)));
         self.scheduled += 1;
     }
 
     /// Takes the next event that happens before `end`, and moves the clock to it.
     pub(super) fn pop(&mut self, end: Time) -> Option<Event> {
-        let &Reverse((at, ..)) = self.order.peek()?;
+        let next = self.order.peek_mut()?;
+        let at = next.0.at();
         if at >= nanos(end) {
             return None;
         }
-        let Reverse((_, _, slot)) = self.order.pop()?;
-        let event = self.events[slot as usize].take().expect("an ordered event is kept");
-        self.free.push(slot);
+        let place = PeekMut::pop(next).0.place();
+        let event = self.events[place].take().expect("an ordered event is kept");
+        self.free.push(place);
         self.now = Time(Duration::from_nanos(at));
         self.taken += 1;
         self.note(at, &event);

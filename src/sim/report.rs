@@ -198,7 +198,7 @@ mod tests {
         let ms = |n| Time(Duration::from_millis(n));
         let (class, answer_from, ends) = (Class::Portable, AnswerFrom::Anywhere, vec![(ms(at + took), end)]);
         let id = ContentId::of(b"q");
-        Asked { at: ms(at), node: 0, id, class, answer_from, timeout: None, probe: false, ends }
+        Asked { at: ms(at), node: 0, id, class, answer_from, timeout: None, expected: None, probe: false, ends }
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub(super) enum Purpose {
     Lies,
     Topology,
     Callers,
+    Workspaces,
 }
 
 /// A stream of random numbers (splitmix64, Steele, Lea and Flood 2014).

@@ -76,6 +76,8 @@ pub struct Scenario {
     pub questions: Questions,
     /// Who asks when.
     pub workload: Asks,
+    /// Files that questions are about.
+    pub workspaces: Workspaces,
     /// How frames travel.
     pub network: Network,
     /// How disks behave.
@@ -105,6 +107,7 @@ impl Default for Scenario {
             settle: Duration::from_secs(12),
             questions: Questions::default(),
             workload: Asks::default(),
+            workspaces: Workspaces::default(),
             network: Network::default(),
             disk: Disk::default(),
             compute: Compute::default(),
@@ -179,6 +182,24 @@ pub enum Pattern {
     Steady,
     /// All nodes ask the same question at the same instant, wave after wave.
     Herd,
+}
+
+/// Files on every node that questions are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Workspaces {
+    /// How many files each node has.
+    pub files: usize,
+    /// How many different texts a file may have.
+    pub texts: u64,
+    /// Asks that are about files of the asker's workspace, one to three of them, per thousand.
+    pub asks: u32,
+}
+
+impl Default for Workspaces {
+    fn default() -> Self {
+        Self { files: 6, texts: 3, asks: 0 }
+    }
 }
 
 /// How frames travel. Chances are per thousand frames.
@@ -292,6 +313,8 @@ pub struct Faults {
     pub rollbacks: usize,
     /// A node's wall clock jumps.
     pub jumps: usize,
+    /// Files of a node's workspace are edited.
+    pub edits: usize,
 }
 
 /// Nodes that lie.
@@ -373,6 +396,7 @@ impl Scenario {
             "more than nothing",
             !self.workload.every.is_zero(),
         )?;
+        bound("workspaces.files", &self.workspaces.files, "1 to 1000", (1..=1000).contains(&self.workspaces.files))?;
         bound("clock.drift", &self.clock.drift, "at most 100000", self.clock.drift <= 100_000)?;
         bound("disk.segment", &self.disk.segment, "1 to 65536", (1..=65_536).contains(&self.disk.segment))?;
         let shares = [
@@ -382,6 +406,7 @@ impl Scenario {
             ("questions.trapping", questions.trapping),
             ("workload.special", self.workload.special),
             ("workload.repeats", self.workload.repeats),
+            ("workspaces.asks", self.workspaces.asks),
             ("network.tail", network.tail),
             ("network.loss", network.loss),
             ("network.duplicate", network.duplicate),
@@ -419,6 +444,8 @@ mod tests {
             ("[network]\nloss = 1001", "network.loss"),
             ("[questions]\ncount = 0", "questions.count"),
             ("[questions]\nkilobytes = 500", "questions.kilobytes"),
+            ("[workspaces]\nfiles = 0", "workspaces.files"),
+            ("[workspaces]\nasks = 1001", "workspaces.asks"),
             ("[workload]\nevery = \"0s\"", "workload.every"),
         ] {
             let error = Scenario::from_toml(text).expect_err(text);

@@ -26,6 +26,7 @@ use super::signatures::{Checked, Key};
 use super::span::Span;
 use super::timeline::{Hop, Hops, Sample};
 use super::workload::{Ask, TURN, Workload};
+use super::workspace::Workspace;
 use super::world::{Watcher, World};
 use crate::fabric::Time;
 use crate::id::ContentId;
@@ -221,7 +222,8 @@ impl<'a> Simulation<'a> {
                 .then(|| Liar::new(stream(Purpose::Lies), scenario.liars.share, &scenario.liars.lies));
             let clock = Clock::new(scenario.clock, &mut stream(Purpose::Clock));
             let (computing, work) = (stream(Purpose::Compute), stream(Purpose::Disk));
-            Around { clock, computing, work, liar, slow: 1, paused: Time::default(), held: VecDeque::new() }
+            let workspace = Workspace::new(scenario.workspaces);
+            Around { clock, computing, work, liar, workspace, slow: 1, paused: Time::default(), held: VecDeque::new() }
         };
         let story = |(place, seat): (Place, &Seat)| Story { honest: place < first_liar, ..Story::new(seat.name) };
         let history = History { nodes: seats.iter().enumerate().map(story).collect(), ..History::default() };
@@ -234,7 +236,7 @@ impl<'a> Simulation<'a> {
             queue: Queue::default(),
             frames: Frames::default(),
             network: Network::new(scenario.network, seed, scenario.nodes),
-            places: seats.iter().enumerate().map(|(place, seat)| (seat.name, place)).collect::<BTreeMap<_, _>>(),
+            places: seats.iter().enumerate().map(|(place, seat)| (seat.name, place)).collect(),
             verifier,
             history,
             evaluator: self.evaluator.take().unwrap_or_else(|| Box::new(synthetic)),

@@ -38,7 +38,7 @@ fn nothing_wrong_happens_in_storms() {
 
 #[test]
 fn pinned_scenarios_are_sound() {
-    for (name, seeds) in [("calm", 1), ("clocks", 2), ("herd", 1), ("links", 2), ("storm", 5)] {
+    for (name, seeds) in [("calm", 1), ("clocks", 2), ("herd", 1), ("links", 2), ("storm", 5), ("workspaces", 2)] {
         assert_sound(&scenario(name), 0..seeds);
     }
 }
@@ -51,6 +51,25 @@ fn pinned_disks_are_sound() {
 #[test]
 fn pinned_liars_do_no_harm() {
     assert_sound(&scenario("liars"), 0..4);
+}
+
+#[test]
+fn edited_files_are_asked_about_as_they_are_and_answers_come_back_with_them() {
+    let run = simulate(&scenario("workspaces"), 0);
+    assert_eq!(run.report.violations, []);
+    let about_files = run.history.asks.iter().filter(|ask| ask.expected.is_some());
+    let mut nodes = BTreeMap::<_, BTreeSet<_>>::new();
+    let (mut fetched, mut remembered) = (0, 0);
+    for ask in about_files {
+        nodes.entry(ask.expected).or_default().insert(ask.node);
+        if let Some((_, history::End::Answered { source, .. })) = ask.ends.first() {
+            fetched += usize::from(matches!(source, history::Source::Peer(_)));
+            remembered += usize::from(*source == history::Source::Memory);
+        }
+    }
+    let shared = nodes.values().filter(|nodes| nodes.len() > 1).count();
+    assert!(nodes.len() > 60 && shared > 10, "{} different answers, {shared} on more than one node", nodes.len());
+    assert!(fetched > 10 && remembered > 10, "{fetched} from peers, {remembered} from memory");
 }
 
 #[test]
@@ -147,11 +166,14 @@ fn proving_ground(mutation: Mutation) -> Scenario {
     let liars = Liars { count, share: 500, lies: vec![Lie::ForgedRecord] };
     let happens = Faults { crashes: 6, rollbacks: 3, pauses: 0, rot: 0, full: 0, errors: 0, ..storm.faults };
     let workload = Asks { asks: 200, retractions: 20, special: 150, ..storm.workload };
-    Scenario { nodes: 4, faulty, workload, faults: happens, liars, ..storm }
+    let edited = mutation == Mutation::TrustOldFiles;
+    let workspaces = Workspaces { asks: if edited { 500 } else { 0 }, ..storm.workspaces };
+    let happens = Faults { edits: if edited { 10 } else { 0 }, ..happens };
+    Scenario { nodes: 4, faulty, workload, workspaces, faults: happens, liars, ..storm }
 }
 
 /// Which check finds which planted bug.
-const FOUND_BY: [(Mutation, &str); 15] = [
+const FOUND_BY: [(Mutation, &str); 16] = [
     (Mutation::AcknowledgeEarly, "durable survives"),
     (Mutation::SkipSync, "durable survives"),
     (Mutation::TrustEverybody, "authors are the authors"),
@@ -167,6 +189,7 @@ const FOUND_BY: [(Mutation, &str); 15] = [
     (Mutation::LeakKey, "secrets stay"),
     (Mutation::ForgetEpochs, "honest nodes agree"),
     (Mutation::AnnounceUnheld, "announced is served"),
+    (Mutation::TrustOldFiles, "files are as they were asked about"),
 ];
 
 /// How many seeds it takes to find a planted bug, up to 200.

@@ -15,6 +15,8 @@ use crate::request::{AnswerFrom, Class, Program, Request};
 
 /// How long after everything healed each node is asked to prove that it answers.
 const PROBE: Duration = Duration::from_secs(1);
+/// The most files that one question is about.
+const MOST_READ: usize = 3;
 /// The longest that an impatient caller waits, in milliseconds.
 const IMPATIENT: u64 = 40;
 
@@ -41,7 +43,10 @@ pub struct Ask {
 pub(super) struct Asking {
     pub(super) at: Duration,
     pub(super) node: Place,
+    /// What is asked, unless it is about files.
     pub(super) question: usize,
+    /// The files that it is about.
+    pub(super) reads: Vec<usize>,
     pub(super) answer_from: AnswerFrom,
     pub(super) timeout: Option<Duration>,
     /// After how long the caller goes away.
@@ -90,6 +95,17 @@ impl Workload {
         }
         let mut callers = Rng::stream(scenario.seed, Purpose::Callers, 0);
         plan.asks.iter_mut().for_each(|ask| ask.wish(&mut callers, asks.special));
+        let (mut readers, how) = (Rng::stream(scenario.seed, Purpose::Workspaces, 0), scenario.workspaces);
+        for ask in &mut plan.asks {
+            if !readers.happens(how.asks) {
+                continue;
+            }
+            let mut files: Vec<_> = (0..how.files).collect();
+            readers.shuffle(&mut files);
+            files.truncate(1 + readers.index(MOST_READ));
+            files.sort_unstable();
+            ask.reads = files;
+        }
         plan
     }
 
@@ -169,7 +185,7 @@ impl Workload {
 impl Asking {
     fn plain(at: Duration, node: Place, question: usize) -> Self {
         let (answer_from, timeout, leaves) = (AnswerFrom::Anywhere, None, None);
-        Self { at, node, question, answer_from, timeout, leaves, probe: false }
+        Self { at, node, question, reads: Vec::new(), answer_from, timeout, leaves, probe: false }
     }
 
     /// Some callers want something special.

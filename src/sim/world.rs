@@ -16,12 +16,14 @@ use super::queue::{Event, Life};
 use super::rng::Rng;
 use super::seat::Seat;
 use super::timeline::{Sample, Told, millis};
-use super::workload::Workload;
+use super::workload::{Asking, Question, Workload};
 use super::{MAX_EVENTS, Place};
 use crate::cassette::Lookup;
 use crate::error::EvalError;
 use crate::fabric::{Ask, Input, JobId, Time};
+use crate::id::Digest;
 use crate::ledger::OpenError;
+use crate::record::Resolved;
 use crate::request::AnswerFrom;
 
 /// How long after a break or a start two nodes find each other again.
@@ -156,16 +158,16 @@ impl World {
     /// A caller asks as `Node::eval` does: the cassette first, then the fabric.
     fn on_ask(&mut self, number: usize) {
         let asking = self.plan.asks[number].clone();
-        let question = &self.plan.questions[asking.question];
-        let (id, wanted, class) =
-            (question.id, Arc::clone(&question.resolved), question.resolved.request.class.clone());
+        let (Question { id, resolved: wanted }, expected) = self.question(&asking);
+        let class = wanted.request.class.clone();
         let Some(node) = &mut self.seats[asking.node].node else { return };
         let at = self.shared.queue.now();
         let job = JobId(self.shared.history.asks.len() as u64);
         let (answer_from, timeout) = (asking.answer_from, asking.timeout);
         let looked_up = answer_from != AnswerFrom::ComputedOnly && class.is_memoised();
-        let (node_place, probe, ends) = (asking.node, asking.probe, Vec::new());
-        self.shared.history.asks.push(Asked { at, node: node_place, id, class, answer_from, timeout, probe, ends });
+        let (place, probe, ends) = (asking.node, asking.probe, Vec::new());
+        let asked = Asked { at, node: place, id, class, answer_from, timeout, expected, probe, ends };
+        self.shared.history.asks.push(asked);
         if looked_up {
             let end = match node.hands.cassette.lookup(id) {
                 Ok(Lookup::Hit(held)) => {
@@ -186,6 +188,17 @@ impl World {
         let mut ask = Ask { job, id, request, answer_from, timeout };
         super::effects::meddle(self.shared.mutation, &mut ask, &wanted);
         node.apply(&mut self.shared, Input::Eval(ask));
+    }
+
+    /// What is asked, and what the answer must be if it is about files.
+    fn question(&mut self, asking: &Asking) -> (Question, Option<Digest>) {
+        if asking.reads.is_empty() {
+            return (self.plan.questions[asking.question].clone(), None);
+        }
+        let stale = self.shared.mutation == Some(Mutation::TrustOldFiles);
+        let (request, expected) = self.shared.around[asking.node].workspace.question(&asking.reads, stale);
+        let id = request.id().expect("a few short files are well-formed");
+        (Question { id, resolved: Arc::new(Resolved { request, upstream: Vec::new() }) }, Some(expected))
     }
 
     /// A node retracts its answer to a question, if it holds one.
@@ -282,6 +295,7 @@ impl World {
             }
             Act::Image(place) => self.seats[place].keep_image(),
             Act::Jump(place, micros) => self.shared.around[place].clock.wrong += micros,
+            Act::Edit(place, which) => self.shared.around[place].workspace.edit(which),
         }
     }
 
@@ -383,17 +397,16 @@ impl World {
     /// How far honest neighbours are behind each other, and how callers fared.
     fn sample(&mut self) -> Sample {
         let (mut behind, mut pairs_behind) = (0, 0);
-        let up: BTreeMap<Place, &Node> =
-            self.seats.iter().enumerate().filter_map(|(place, seat)| Some((place, seat.node.as_ref()?))).collect();
-        for (place, node) in &up {
-            for peer in self.seats[*place].peers.iter().filter(|peer| self.shared.history.nodes[**peer].honest) {
-                let Some(other) = up.get(peer) else { continue };
+        let up = self.seats.iter().enumerate().filter_map(|(place, seat)| Some((place, seat, seat.node.as_ref()?)));
+        for (place, seat, node) in up.clone() {
+            for peer in seat.peers.iter().filter(|peer| self.shared.history.nodes[**peer].honest) {
+                let Some(other) = &self.seats[*peer].node else { continue };
                 let durable = other.hands.cassette.ledger().durable();
                 let missing = durable.saturating_sub(node.fabric.holders().known(other.hands.me));
                 behind += missing;
                 if missing > 0 {
                     pairs_behind += 1;
-                    *self.missed.entry((*place, *peer)).or_default() += missing;
+                    *self.missed.entry((place, *peer)).or_default() += missing;
                 }
             }
         }
@@ -401,7 +414,7 @@ impl World {
             at: millis(self.shared.queue.now()),
             behind,
             pairs_behind,
-            up: up.len() as u64,
+            up: up.count() as u64,
             answered: 0,
             hits: 0,
         };

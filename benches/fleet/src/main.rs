@@ -26,8 +26,9 @@ use std::time::{Duration, Instant};
 
 use halves::Halves;
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// That of the `evalmesh` program.
+#[path = "../../../src/allocator.rs"]
+mod allocator;
 
 const NODES: usize = 100;
 const FACTS: usize = 300;
@@ -105,6 +106,7 @@ fn partitions(halves: &mut Halves) {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let nodes = std::env::args().nth(1).and_then(|nodes| nodes.parse().ok()).unwrap_or(NODES);
     let (begin, before) = (Instant::now(), cpu());
     let mut halves = match Halves::start(nodes) {

@@ -21,8 +21,9 @@ use std::ops::Range;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// That of the `evalmesh` program.
+#[path = "../../../src/allocator.rs"]
+mod allocator;
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -181,6 +182,7 @@ async fn within<T>(limit: Duration, what: impl Future<Output = Result<T, Failure
 }
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let limit = Duration::from_secs(600);
     let args: Vec<String> = std::env::args().skip(1).collect();

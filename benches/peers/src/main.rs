@@ -26,6 +26,7 @@ const NAMES: &[&str] = if cfg!(feature = "rocksdb") {
 };
 
 fn main() {
+    workload::allocator::keep_memory();
     let args: Vec<String> = std::env::args().skip(1).collect();
     let scale = args.get(1).and_then(|scale| scale.parse().ok()).unwrap_or(1.0);
     let part = args.first().map_or("all", String::as_str);

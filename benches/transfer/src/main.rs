@@ -29,8 +29,9 @@ use namespaces::Namespaces;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+/// That of the `evalmesh` program.
+#[path = "../../../src/allocator.rs"]
+mod allocator;
 
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
@@ -281,6 +282,7 @@ async fn run(part: &str) -> Result<(), Failure> {
 }
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let args: Vec<String> = std::env::args().skip(1).collect();
     let rest: Vec<&str> = args.iter().skip(1).map(String::as_str).collect();

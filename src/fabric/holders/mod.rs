@@ -13,7 +13,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use self::runs::Runs;
@@ -21,8 +21,11 @@ use self::table::Table;
 use super::segment::key;
 use crate::id::NodeId;
 use crate::limits::{MAX_HOLDERS, MAX_LOGS, SEGMENT, SWEEP_EVERY};
-use crate::message::{Announcement, EpochStart, LogItem, Manifest, SegmentName, chain_start};
+use crate::message::{Announcement, BatchDigest, EpochStart, LogItem, Manifest, SegmentName, chain_start};
 use crate::proof::Hash;
+
+/// Memory of one place for a log's number by its owner's name: the pair and its tag, in tables of which an eighth stays empty.
+const NAME_BYTES: usize = (size_of::<(NodeId, u32)>() + 1) * 8 / 7 + 1;
 
 /// What is known of one peer's log.
 #[derive(Debug)]
@@ -102,7 +105,7 @@ pub enum Merge {
 #[derive(Debug)]
 pub struct HolderIndex {
     logs: Vec<Log>,
-    by_node: BTreeMap<NodeId, u32>,
+    by_node: HashMap<NodeId, u32, foldhash::fast::RandomState>,
     runs: Runs,
     table: Table,
     budget: usize,
@@ -120,7 +123,7 @@ impl HolderIndex {
     pub fn new(budget: u64) -> Self {
         Self {
             logs: Vec::new(),
-            by_node: BTreeMap::new(),
+            by_node: HashMap::default(),
             runs: Runs::default(),
             table: Table::default(),
             budget: usize::try_from(budget).unwrap_or(usize::MAX),
@@ -220,13 +223,13 @@ impl HolderIndex {
         if batch.first == log.known && log.chain_at_known().is_some() { Merge::Merged } else { Merge::Gap }
     }
 
-    /// Merges an announcement whose signatures were checked.
-    pub fn merge(&mut self, announcement: &Announcement) -> Merge {
+    /// Merges an announcement whose signature was checked; the digest is its batch's.
+    pub fn merge(&mut self, announcement: &Announcement, digest: BatchDigest) -> Merge {
         let outcome = self.foresee(announcement);
         let batch = &announcement.batch;
         let Some(at) = self.find(batch.head.node).filter(|_| outcome == Merge::Merged) else { return outcome };
         let log = &self.logs[at];
-        let follows = log.chain_at_known().is_some_and(|chain| announcement.follows(&chain));
+        let follows = log.chain_at_known().is_some_and(|chain| announcement.follows(&chain, digest));
         if log.contradicts(announcement) || !follows {
             return Merge::Equivocal;
         }
@@ -369,8 +372,7 @@ impl HolderIndex {
 
     /// Every log that something is known of: whose, which epoch, up to where.
     pub fn logs(&self) -> impl Iterator<Item = (NodeId, EpochStart, u64)> {
-        let described = |log: &Log| log.lineage.last().map(|epoch| (log.node, *epoch, log.known));
-        self.by_node.values().filter_map(move |at| described(&self.logs[*at as usize]))
+        self.logs.iter().filter_map(|log| log.lineage.last().map(|epoch| (log.node, *epoch, log.known)))
     }
 
     /// The keys known of every peer, in order and each once: for checkers that want all live indexes to be equal.
@@ -501,7 +503,7 @@ impl HolderIndex {
 
     /// Memory of runs and logs. A run's place in its log's map costs about 18 bytes, a log's place in the map of all about 54.
     fn fixed_bytes(&self) -> usize {
-        let logs = self.logs.capacity() * size_of::<Log>() + self.logs.len() * 54;
+        let logs = self.logs.capacity() * size_of::<Log>() + self.by_node.capacity() * NAME_BYTES;
         self.runs.bytes() + self.runs.len() * 18 + logs + self.lineages
     }
 

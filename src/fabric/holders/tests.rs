@@ -106,6 +106,11 @@ impl Author {
     }
 }
 
+/// Merges what its author signed.
+fn merge(index: &mut HolderIndex, announcement: &Announcement) -> Merge {
+    index.merge(announcement, announcement.batch.digest())
+}
+
 /// What a late joiner does.
 fn join(index: &mut HolderIndex, author: &Author, manifest: &Manifest) -> usize {
     index.describe(author.node(), manifest.lineage.clone());
@@ -126,10 +131,10 @@ fn announcements_merge_once_and_in_order() {
     let two = author.announce(&[Some(6)]);
     assert_eq!(index.foresee(&one), Merge::Gap, "no description yet");
     assert!(index.describe(peer, vec![first]));
-    assert_eq!((index.foresee(&two), index.merge(&two)), (Merge::Gap, Merge::Gap));
-    assert_eq!((index.foresee(&one), index.merge(&one)), (Merge::Merged, Merge::Merged));
-    assert_eq!((index.foresee(&one), index.merge(&one)), (Merge::Known, Merge::Known), "a replay");
-    assert_eq!(index.merge(&two), Merge::Merged);
+    assert_eq!((index.foresee(&two), merge(&mut index, &two)), (Merge::Gap, Merge::Gap));
+    assert_eq!((index.foresee(&one), merge(&mut index, &one)), (Merge::Merged, Merge::Merged));
+    assert_eq!((index.foresee(&one), merge(&mut index, &one)), (Merge::Known, Merge::Known), "a replay");
+    assert_eq!(merge(&mut index, &two), Merge::Merged);
     assert_eq!((index.known(peer), index.facts_of(peer)), (3, vec![5, 6]));
     assert_eq!((index.holders(5), index.holders(7)), (vec![peer], vec![]));
     let mut greedy = author.announce(&[Some(9), Some(10)]);
@@ -144,11 +149,11 @@ fn two_histories_of_one_epoch_are_an_equivocation() {
     let mut index = HolderIndex::new(PLENTY);
     index.describe(author.node(), vec![first]);
     let (one, other) = (author.announce(&[Some(1)]), liar.announce(&[Some(2)]));
-    assert_eq!(index.merge(&one), Merge::Merged);
+    assert_eq!(merge(&mut index, &one), Merge::Merged);
     assert_eq!(index.foresee(&other), Merge::Merged, "worth checking who signed it");
-    assert_eq!(index.merge(&other), Merge::Equivocal, "the same position, something else");
-    assert_eq!(index.merge(&liar.announce(&[Some(3)])), Merge::Equivocal, "its continuation");
-    assert_eq!(index.merge(&author.announce(&[Some(3)])), Merge::Merged);
+    assert_eq!(merge(&mut index, &other), Merge::Equivocal, "the same position, something else");
+    assert_eq!(merge(&mut index, &liar.announce(&[Some(3)])), Merge::Equivocal, "its continuation");
+    assert_eq!(merge(&mut index, &author.announce(&[Some(3)])), Merge::Merged);
     assert_eq!(index.facts_of(author.node()), [1, 3]);
 }
 
@@ -159,11 +164,11 @@ fn a_restored_copy_masks_what_it_never_appended() {
     let mut author = Author::new(1, a);
     let peer = author.node();
     index.describe(peer, vec![a]);
-    index.merge(&author.announce(&[None, Some(5), Some(6)]));
+    merge(&mut index, &author.announce(&[None, Some(5), Some(6)]));
     let mut later = Author { epoch: b, chain: chain_start(peer, b.epoch), ..Author::new(1, b) };
     index.describe(peer, vec![a, b]);
     assert_eq!(
-        index.merge(&later.announce(&[None, Some(7)])),
+        merge(&mut index, &later.announce(&[None, Some(7)])),
         Merge::Merged,
         "a new epoch goes on where the old one ended"
     );
@@ -210,7 +215,7 @@ fn a_late_joiner_ends_with_the_same_index_for_less_than_three_and_a_third_bytes_
         facts += questions.iter().flatten().count();
         let announcement = author.announce(&questions);
         wire += weight(&Message::Announce(Arc::new(announcement.clone())));
-        assert_eq!(live.merge(&announcement), Merge::Merged);
+        assert_eq!(merge(&mut live, &announcement), Merge::Merged);
     }
     assert!(wire * 10 <= facts * 180, "{wire} bytes for {facts} live facts");
     let manifest = author.manifest(vec![first]);
@@ -225,7 +230,7 @@ fn a_late_joiner_ends_with_the_same_index_for_less_than_three_and_a_third_bytes_
     assert_eq!(join(&mut live, &author, &manifest), 0, "who was there needs nothing");
     // What is announced next follows the manifest's chain.
     let next = author.announce(&[Some(1)]);
-    assert_eq!((late.merge(&next), live.merge(&next)), (Merge::Merged, Merge::Merged));
+    assert_eq!((merge(&mut late, &next), merge(&mut live, &next)), (Merge::Merged, Merge::Merged));
 }
 
 #[test]

@@ -83,7 +83,10 @@ impl Fleet {
                     self.members[at].wake = Some(when.0);
                     continue;
                 }
-                Output::CheckAnnouncement(from, told) => Input::AnnouncementChecked(from, told, Some(true)),
+                Output::CheckAnnouncement(from, told) => {
+                    let verdict = Verdict::Signed(told.batch.digest());
+                    Input::AnnouncementChecked(from, told, verdict)
+                }
                 Output::CheckManifest(from, manifest) => Input::ManifestChecked(from, manifest, Some(true)),
                 Output::CheckSegment(from, ask, name, bytes) => {
                     Input::SegmentChecked(from, ask, Some(segment::check(&name, &bytes).map(|keys| (keys, bytes))))

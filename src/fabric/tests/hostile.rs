@@ -109,7 +109,8 @@ fn a_holder_that_claims_everything_and_serves_nothing_is_asked_a_few_times() {
 fn lengths_that_nobody_has_cost_one_pull_a_heartbeat() {
     let (mut script, peer) = (Script::new(), Remote::new(1));
     script.join(&peer, ms(1));
-    let heads = |nonce| Message::Heads { epoch: peer.epoch.epoch, length: u64::MAX, floor: 0, rows: vec![], nonce };
+    let heads =
+        |nonce| Message::Heads { epoch: peer.epoch.epoch, length: u64::MAX, floor: 0, rows: vec![], nonce, pace: 1 };
     for nonce in 0..1000 {
         script.say(&peer, heads(nonce));
     }

@@ -74,8 +74,8 @@ fn what_is_durable_is_announced_to_everybody_in_one_chain() {
         index.describe(own.0.node(), vec![own.0.epoch]);
         for message in sent {
             let Message::Announce(announcement) = message else { panic!("{message:?}") };
-            assert!(announcement.verify(&Ed25519));
-            assert_eq!(index.merge(&announcement), Merge::Merged);
+            assert!(announcement.verify(&Ed25519).is_some());
+            assert_eq!(index.merge(&announcement, announcement.batch.digest()), Merge::Merged);
         }
         assert_eq!(index.known(own.0.node()), 9);
     }
@@ -152,7 +152,7 @@ fn a_lost_announcement_is_pulled_when_the_next_one_or_a_heartbeat_comes() {
     let gone = peer.announce(&[request(3).0]);
     let length = gone.batch.end();
     script.outputs.clear();
-    script.say(&peer, Message::Heads { epoch: peer.epoch.epoch, length, floor: 0, rows: vec![], nonce: 7 });
+    script.say(&peer, Message::Heads { epoch: peer.epoch.epoch, length, floor: 0, rows: vec![], nonce: 7, pace: 1 });
     assert_eq!(script.sent(&peer), [Message::Pull { node: peer.node(), from: 2 }], "a heartbeat tells as well");
 }
 
@@ -262,6 +262,13 @@ fn checks(script: &mut Script) -> Vec<(NodeId, Arc<Announcement>)> {
     })
 }
 
+/// The outcome of a check that an announcement passes.
+fn signed(from: NodeId, announcement: Announcement) -> Input {
+    let verdict = Verdict::of(&announcement, &Ed25519);
+    assert_ne!(verdict, Verdict::Forged);
+    Input::AnnouncementChecked(from, announcement, verdict)
+}
+
 fn pulls(script: &mut Script, of: &Remote) -> usize {
     script.sent(of).iter().filter(|message| matches!(message, Message::Pull { .. })).count()
 }
@@ -281,7 +288,7 @@ fn announcements_back_to_back_are_checked_side_by_side_and_merged_in_order() {
         assert_eq!(waiting.len(), 4, "each once, none waits for the one before");
         for at in order {
             let (from, announcement) = waiting[at].clone();
-            script.give(Input::AnnouncementChecked(from, announcement, Some(true)));
+            script.give(signed(from, announcement));
         }
         assert_eq!(script.fabric.holders().known(peer.node()), 4, "{order:?}");
         assert_eq!(pulls(&mut script, &peer), 0, "{order:?}");
@@ -300,10 +307,12 @@ fn what_follows_on_something_that_did_not_hold_is_let_go_and_pulled() {
     }
     script.sent(&author);
     let waiting = checks(&mut script);
-    for (at, holds) in [(3, Some(true)), (1, Some(true)), (0, Some(true)), (2, None)] {
+    for at in [3, 1, 0] {
         let (from, announcement) = waiting[at].clone();
-        script.give(Input::AnnouncementChecked(from, announcement, holds));
+        script.give(signed(from, announcement));
     }
+    let (from, announcement) = waiting[2].clone();
+    script.give(Input::AnnouncementChecked(from, announcement, Verdict::NotNow));
     assert_eq!(script.fabric.holders().known(author.node()), 2, "the third could not be checked");
     assert!(script.fabric.learning.is_idle());
     assert_eq!(pulls(&mut script, &author), 1, "what is missing is asked for again");
@@ -327,12 +336,12 @@ fn one_peer_has_only_so_many_announcements_checked_or_waiting() {
     // All but the first are checked: they still count.
     let first = waiting.remove(0);
     for (from, announcement) in waiting {
-        script.give(Input::AnnouncementChecked(from, announcement, Some(true)));
+        script.give(signed(from, announcement));
     }
     let next = peer.announce(&[request(77).0]);
     script.say(&peer, Message::Announce(next));
     assert!(checks(&mut script).is_empty());
-    script.give(Input::AnnouncementChecked(first.0, first.1, Some(true)));
+    script.give(signed(first.0, first.1));
     assert_eq!(script.fabric.holders().known(peer.node()), MAX_CHECKS_PER_PEER as u64);
     assert!(script.fabric.learning.is_idle());
 }

@@ -1,7 +1,7 @@
 //! Hello, heartbeats, and who is alive.
 
 use super::*;
-use crate::limits::{DEAD_AFTER, HELLO_PATIENCE, SUSPECT_AFTER};
+use crate::limits::{DEAD_AFTER, FIRST_PONGS, HELLO_PATIENCE, PEERS_PER_BEAT, SUSPECT_AFTER};
 
 fn hellos(script: &mut Script, to: &Remote) -> usize {
     let hello = |output: &Output| match output {
@@ -35,7 +35,10 @@ fn who_never_says_hello_is_not_listened_to_and_loses_the_lane() {
     script.say(&peer, Message::Announce(early));
     for _ in 0..9 {
         script.pass(ms(1000));
-        script.say(&peer, Message::Heads { epoch: peer.epoch.epoch, length: 9, floor: 0, rows: vec![], nonce: 1 });
+        script.say(
+            &peer,
+            Message::Heads { epoch: peer.epoch.epoch, length: 9, floor: 0, rows: vec![], nonce: 1, pace: 1 },
+        );
     }
     assert_eq!((script.fabric.counters().unheard, script.fabric.live_peers().count()), (10, 0));
     assert!(script.disconnects().is_empty());
@@ -71,7 +74,7 @@ fn a_silent_peer_is_suspect_then_dead_then_back() {
             script.outputs.clear();
         }
     };
-    keep_one(&mut script, SUSPECT_AFTER);
+    keep_one(&mut script, HEARTBEAT * SUSPECT_AFTER);
     assert_eq!((live(&script, &silent), live(&script, &alive)), (Liveness::Suspect, Liveness::Alive));
     script.ask(1, AnswerFrom::Anywhere);
     assert_eq!((script.asks(&alive).len(), script.asks(&silent).len()), (1, 0), "the suspect is nearer, and second");
@@ -99,4 +102,52 @@ fn asks_to_a_peer_that_dies_end_at_once() {
     assert_eq!(script.asks(&peer).len(), 1, "suspect, and the only one");
     script.pass(ms(1500));
     assert!(matches!(&script.deliveries()[..], [(to, Err(EvalError::NotHeld { .. }))] if *to == job));
+}
+
+#[test]
+fn many_peers_take_turns_and_are_told_when_theirs_comes() {
+    let mut script = Script::new();
+    let peers: Vec<_> = (0..3 * PEERS_PER_BEAT).map(|n| Remote::new(u8::try_from(n).expect("few"))).collect();
+    for peer in &peers {
+        script.join(peer, ms(1));
+    }
+    // Until all round trips are known well, everybody is spoken to with every beat.
+    for _ in 0..FIRST_PONGS {
+        script.pass(HEARTBEAT);
+        for peer in &peers {
+            script.answer_heartbeats(peer);
+        }
+    }
+    let mut told = std::collections::BTreeMap::<NodeId, usize>::new();
+    for _ in 0..12 {
+        script.pass(HEARTBEAT);
+        let heads = script.take(|output| match output {
+            Output::Send(to, Message::Heads { pace, .. }) => Some((*to, *pace)),
+            _ => None,
+        });
+        assert!(heads.len() < 2 * PEERS_PER_BEAT, "{} at once", heads.len());
+        for (to, pace) in heads {
+            assert_eq!(pace, 3);
+            *told.entry(to).or_default() += 1;
+        }
+    }
+    assert_eq!(told.len(), peers.len());
+    assert!(told.values().all(|times| *times == 4), "{told:?}");
+}
+
+#[test]
+fn who_speaks_seldom_is_given_time() {
+    let (mut script, slow) = (Script::new(), Remote::new(1));
+    script.join(&slow, ms(1));
+    let heads = Message::Heads { epoch: slow.epoch.epoch, length: 0, floor: 0, rows: vec![], nonce: NO_PONG, pace: 4 };
+    script.say(&slow, heads);
+    let live = |script: &Script| script.fabric.liveness(Time(script.now), slow.node());
+    script.pass(HEARTBEAT * 4 * SUSPECT_AFTER - ms(1));
+    assert_eq!(live(&script), Liveness::Alive);
+    script.pass(ms(1));
+    assert_eq!(live(&script), Liveness::Suspect);
+    script.pass(ms(7_999));
+    assert_eq!(live(&script), Liveness::Suspect, "five of its heartbeats are twenty seconds");
+    script.pass(ms(1));
+    assert_eq!(live(&script), Liveness::Dead);
 }

@@ -237,8 +237,8 @@ impl Script {
     fn check_all(&mut self) {
         let checked = self.take(|output| match output {
             Output::CheckAnnouncement(from, announcement) => {
-                let holds = announcement.verify(&Ed25519);
-                Some(Input::AnnouncementChecked(*from, announcement.clone(), Some(holds)))
+                let verdict = Verdict::of(announcement, &Ed25519);
+                Some(Input::AnnouncementChecked(*from, announcement.clone(), verdict))
             }
             Output::CheckManifest(from, manifest) => {
                 Some(Input::ManifestChecked(*from, manifest.clone(), Some(manifest.verify(&Ed25519))))

@@ -141,7 +141,7 @@ fn a_row_of_an_unknown_log_is_pulled_and_its_segments_come_by_way_of_the_neighbo
     let row = Row { node: stranger.node(), epoch: stranger.epoch.epoch, length: 2 };
     script.outputs.clear();
     let epoch = peers[0].epoch.epoch;
-    script.say(&peers[0], Message::Heads { epoch, length: 0, floor: 0, rows: vec![row], nonce: 1 });
+    script.say(&peers[0], Message::Heads { epoch, length: 0, floor: 0, rows: vec![row], nonce: 1, pace: 1 });
     let sent = script.sent(&peers[0]);
     assert_eq!(sent, [Message::Pull { node: stranger.node(), from: 0 }, Message::Describe], "and its own log by name");
     let manifest = stranger.manifest();
@@ -170,7 +170,7 @@ fn a_log_that_neighbours_cannot_give_is_had_from_its_author() {
     script.say(&peers[0], Message::Have { rows: vec![row] });
     script.pass(ms(30));
     let epoch = peers[0].epoch.epoch;
-    script.say(&peers[0], Message::Heads { epoch, length: 0, floor: 0, rows: vec![row], nonce: 1 });
+    script.say(&peers[0], Message::Heads { epoch, length: 0, floor: 0, rows: vec![row], nonce: 1, pace: 1 });
     // One heartbeat after the other another neighbour is asked; then the author is looked for.
     let pulled = |script: &mut Script| -> BTreeSet<NodeId> {
         let pulled = script.take(|output| match output {

@@ -21,6 +21,7 @@ mod retracted;
 mod secrets;
 mod served;
 mod single;
+mod workspaces;
 
 use serde::Serialize;
 
@@ -59,6 +60,7 @@ pub const ALL: &[Check] = &[
     ends::AT_MOST_ONCE,
     ends::AT_LEAST_ONCE,
     delivered::CHECK,
+    workspaces::CHECK,
     errors::CHECK,
     deadlines::CHECK,
     single::CHECK,

@@ -107,7 +107,7 @@ fn bars(svg: &mut String, run: &Run, lanes: usize) {
     for episode in run.episodes.iter().filter(|episode| episode.is_played()) {
         let colour = match episode.kind {
             Kind::Crash | Kind::Rollback => "var(--bad)",
-            Kind::Pause | Kind::Jump => "var(--b)",
+            Kind::Pause | Kind::Jump | Kind::Edit => "var(--b)",
             Kind::Full | Kind::Error | Kind::Slow | Kind::Rot => "var(--d)",
             _ => "var(--c)",
         };

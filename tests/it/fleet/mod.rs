@@ -109,7 +109,7 @@ impl Recording {
             }
         };
         let (class, timeout, ends) = (Class::Portable, None, vec![(ended, end)]);
-        self.history.asks.push(Asked { at, node, id, class, answer_from, timeout, probe, ends });
+        self.history.asks.push(Asked { at, node, id, class, answer_from, timeout, expected: None, probe, ends });
     }
 
     /// A node was killed: what it had answered long enough ago must be there when it comes back.
@@ -321,7 +321,7 @@ fn the_checks_find_what_a_recorded_history_shows() {
     let answer = Digest::of(b"1");
     let ends = vec![(at, End::Answered { answer, source: Source::Memory })];
     let (class, answer_from) = (Class::Portable, AnswerFrom::Anywhere);
-    history.asks.push(Asked { at, node: 0, id, class, answer_from, timeout: None, probe: false, ends });
+    history.asks.push(Asked { at, node: 0, id, class, answer_from, timeout: None, expected: None, probe: false, ends });
     let found: Vec<_> = check::judge(check::ALL, &history, true).into_iter().map(|violation| violation.check).collect();
     assert_eq!(found, ["delivered is evaluated", "durable survives"]);
     wait_for("nothing", || true);
