@@ -5,11 +5,12 @@
 //! caches with bounds; what is not in them is fetched from the author.
 
 use std::cmp::Ordering;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::Time;
 use super::standing::smooth;
@@ -50,14 +51,14 @@ pub(super) struct Missing {
 pub(super) struct Relay {
     /// Invariant: names exactly the logs of `told` whose version is not 0, by that version.
     changes: BTreeMap<u64, NodeId>,
-    told: BTreeMap<NodeId, Told>,
+    told: HashMap<NodeId, Told, RandomState>,
     version: u64,
     /// The bits that neighbours have.
     bits: u64,
     /// By author, in order of their positions.
-    batches: BTreeMap<NodeId, VecDeque<Arc<Announcement>>>,
+    batches: HashMap<NodeId, VecDeque<Arc<Announcement>>, RandomState>,
     order: VecDeque<Arc<Announcement>>,
-    manifests: BTreeMap<NodeId, Arc<Manifest>>,
+    manifests: HashMap<NodeId, Arc<Manifest>, RandomState>,
     segments: BTreeMap<Digest, Bytes>,
     segment_order: VecDeque<Digest>,
     missing: BTreeMap<NodeId, Missing>,

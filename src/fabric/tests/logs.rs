@@ -263,7 +263,7 @@ fn checks(script: &mut Script) -> Vec<(NodeId, Arc<Announcement>)> {
 }
 
 /// The outcome of a check that an announcement passes.
-fn signed(from: NodeId, announcement: Announcement) -> Input {
+fn signed(from: NodeId, announcement: Arc<Announcement>) -> Input {
     let verdict = Verdict::of(&announcement, &Ed25519);
     assert_ne!(verdict, Verdict::Forged);
     Input::AnnouncementChecked(from, announcement, verdict)
