@@ -185,7 +185,9 @@ impl Fabric {
                 changed.push(*node);
             }
         }
-        changed.into_iter().for_each(|node| self.settle_bit(node));
+        for node in changed {
+            self.settle_bit(node);
+        }
     }
 
     /// Asks a peer for its manifest where neighbours could not learn of its epoch from here: the one that came after its hello may have been lost.

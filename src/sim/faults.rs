@@ -236,10 +236,11 @@ fn cut_between(from: Duration, to: Duration, links: impl IntoIterator<Item = (Pl
 /// The links between a set of nodes and all others.
 fn across(nodes: &[Place], peers: &[Vec<Place>]) -> Vec<(Place, Place)> {
     let mut inside = vec![false; peers.len()];
-    nodes.iter().for_each(|node| inside[*node] = true);
     // In the order of the set, which is a random one.
     let mut order = vec![0; peers.len()];
-    nodes.iter().enumerate().for_each(|(at, node)| order[*node] = at);
+    for (at, node) in nodes.iter().enumerate() {
+        (inside[*node], order[*node]) = (true, at);
+    }
     let mut links = Vec::new();
     for other in (0..peers.len()).filter(|other| !inside[*other]) {
         let mut mine: Vec<_> = peers[other].iter().copied().filter(|node| inside[*node]).collect();

@@ -145,11 +145,11 @@ impl Liar {
             }
             (Lie::Denial, Message::Held { ask, .. }) => return Twisted::Message(Message::NotHeld { ask: *ask }),
             (Lie::FalseHolder, Message::Announce(told)) => {
-                Arc::make_mut(told).batch.items.iter_mut().for_each(|item| {
+                for item in &mut Arc::make_mut(told).batch.items {
                     if let LogItem::Fact { question, .. } = item {
                         *question = self.rng.bits().to_le_bytes();
                     }
-                })
+                }
             }
             (Lie::LongLog, Message::Heads { length, .. }) => *length = length.saturating_add(self.rng.below(1 << 40)),
             (Lie::ForgedHead, Message::Announce(told)) => Arc::make_mut(told).batch.head.length += 1,
