@@ -241,6 +241,14 @@ impl Cassette {
         }
     }
 
+    /// The reply to a question if it is in memory: for a thread that others wait for. `None` says nothing about whether it is held.
+    #[must_use]
+    pub fn at_hand(&self, id: ContentId) -> Option<Held> {
+        let hot = self.inner.index.hot(&id)?;
+        count(&self.inner.counts.ram_hits, 1);
+        Some(Held { hot, tier: Tier::Ram })
+    }
+
     /// As [`Self::evidence`], from memory alone and without waiting for anybody: for a thread that others wait for. `None` says nothing about
     /// whether it is held.
     #[must_use]

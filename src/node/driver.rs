@@ -1,14 +1,14 @@
 //! The node's loop: one thread, one small runtime, and the fabric in the middle.
 //!
 //! Each turn takes a burst: what callers, other threads and lanes have for it by now; in between other threads may take turns with a single event
-//! (`turns`). Taking it is synchronous. Whatever may block (disk, long
-//! hashing, signatures, programs) runs on other threads and comes back as an event. What a burst leads to on other threads is handed over when
-//! it is over, with one wake-up for each of them: for the recorder, and for each desk of callers. Invariant: nothing is awaited here but the
-//! next burst.
+//! (`turns`). Taking it is synchronous. Whatever may block (disk, long hashing, signatures, programs) runs on other threads and comes back as an
+//! event. What a burst leads to on other threads is handed over when it is over, with one wake-up for each of them: for the recorder, and for each
+//! desk of callers. Invariant: nothing is awaited here but the next burst.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,7 +17,8 @@ use tokio::sync::mpsc;
 use tokio::time::Sleep;
 
 use crate::error::EvalError;
-use crate::fabric::{Ask, Fabric, FlightId, Input, Output, Time, perform};
+use crate::eval::Origin;
+use crate::fabric::{Ask, Delivery, Effects, Fabric, FlightId, Input, Output, Time, perform};
 use crate::id::{ContentId, NodeId};
 use crate::message::Message;
 use crate::node::clock::Clock;
@@ -28,6 +29,7 @@ use crate::node::status::HolderStatus;
 use crate::node::turns::{After, Turns};
 use crate::record::Resolved;
 use crate::reply::Reply;
+use crate::request::AnswerFrom;
 #[cfg(feature = "gpu")]
 use crate::request::Name;
 
@@ -230,7 +232,7 @@ impl Driver {
                     self.apply(input);
                 }
             }
-            Event::Send(peer, message) => self.hands.send_to(peer, message),
+            Event::Send(peer, message) => self.hands.send(peer, message),
             #[cfg(feature = "gpu")]
             Event::Offer(classes) => self.hands.offer(classes),
             #[cfg(feature = "gpu")]
@@ -250,8 +252,21 @@ impl Driver {
             // Word of that may have come before the question.
             return;
         }
+        if let Some(delivery) = self.answered_meanwhile(&ask) {
+            return self.hands.after.outcomes.push((waiting, Ok(delivery)));
+        }
         self.hands.waiting.insert(ask.job, waiting);
         self.apply(Input::Eval(ask));
+    }
+
+    /// The answer, if it was recorded after the caller had looked for it and nobody waits for it any more: what is in flight is joined, and what
+    /// is not in flight would be computed twice.
+    fn answered_meanwhile(&self, ask: &Ask) -> Option<Delivery> {
+        let memoised = ask.request.as_ref().is_none_or(|resolved| resolved.request.class.is_memoised());
+        let wanted = memoised && ask.answer_from != AnswerFrom::ComputedOnly;
+        let held = wanted.then(|| self.hands.cassette.at_hand(ask.id)).flatten()?;
+        self.hands.shared.ram.fetch_add(1, Ordering::Relaxed);
+        Some(Delivery { reply: held.into_reply(), origin: Origin::Ram, recorded: true })
     }
 
     fn holders(&self, id: ContentId) -> Vec<HolderStatus> {

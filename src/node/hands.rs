@@ -130,10 +130,6 @@ impl Hands {
         }
     }
 
-    pub(super) fn send_to(&mut self, peer: NodeId, message: Message) {
-        self.send(peer, message);
-    }
-
     /// What an event of the network is for the fabric, if it is anything for it; the first of several, which are taken one after the other.
     pub(super) fn on_lane(&mut self, event: LaneEvent, now: Time) -> Option<Input> {
         match event {
