@@ -6,7 +6,7 @@
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 use std::hint::black_box;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use evalmesh::fabric::{HolderIndex, Merge, segment};
@@ -71,7 +71,7 @@ fn announce_all(index: &mut HolderIndex, log: &Log) -> u64 {
     let (mut at, mut chain, mut bytes) = (0, chain_start(log.node(), Log::EPOCH.epoch), 0);
     while let Some(announcement) = log.announce(at, &chain) {
         (at, chain) = (announcement.batch.end(), announcement.chain);
-        bytes += size(&Message::Announce(announcement.clone()));
+        bytes += size(&Message::Announce(Arc::new(announcement.clone())));
         assert_eq!(index.merge(&announcement, announcement.batch.digest()), Merge::Merged);
     }
     bytes
@@ -81,7 +81,8 @@ fn announce_all(index: &mut HolderIndex, log: &Log) -> u64 {
 fn join(index: &mut HolderIndex, log: &Log) -> u64 {
     let manifest = log.manifest();
     index.describe(log.node(), vec![Log::EPOCH]);
-    let mut bytes = size(&Message::Pull { node: log.node(), from: 0 }) + size(&Message::Manifest(manifest.clone()));
+    let mut bytes =
+        size(&Message::Pull { node: log.node(), from: 0 }) + size(&Message::Manifest(Arc::new(manifest.clone())));
     for name in index.lacks(log.node(), &manifest) {
         let ask = AskId(name.number);
         let (number, end, digest) = (name.number, name.end, name.digest);

@@ -90,8 +90,12 @@ pub const RELAYED_SEGMENTS: usize = 512;
 pub const RELAYED_PER_LOG: usize = 16;
 /// How often each neighbour is asked for a log, one after the other with every heartbeat, before it is left to news of it to ask again.
 pub const PULL_ROUNDS: usize = 4;
-/// Round trips that a lazy link waits for the entries to come by another way before it asks for them.
+/// Round trips that a lazy link waits at least for the entries to come by another way before it asks for them.
 pub const GRAFT_ROUND_TRIPS: u32 = 3;
+/// So many it waits at most, however late entries always are: whoever hears of them so much earlier has a shorter way to their author.
+pub const GRAFT_ROUND_TRIPS_AT_MOST: u32 = 8;
+/// Segments of a log whose manifest is pushed over eager links, 2 KB: whoever gets a longer one has word of it only.
+pub const PUSHED_SEGMENTS: usize = 64;
 /// A peer that was not heard of for so many of its heartbeats is asked only if nobody else holds the answer.
 pub const SUSPECT_AFTER: u32 = 3;
 /// A peer that was not heard of for this long, and not for [`DEAD_BEATS`] of its heartbeats, is masked in the index until it is heard of again.

@@ -1,7 +1,7 @@
 //! What nodes say to each other, as plain values. How it becomes bytes is `wire`'s affair, what it leads to is `fabric`'s.
 
 use std::net::SocketAddr;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
@@ -313,9 +313,9 @@ pub enum Message {
     /// "Name me your log": in an overlay its epochs are what neighbours need to believe what is passed on.
     Describe,
     /// Log entries: pushed when new, or pulled.
-    Announce(Announcement),
+    Announce(Arc<Announcement>),
     /// The answer to a pull from far back.
-    Manifest(Manifest),
+    Manifest(Arc<Manifest>),
     /// "Send me this segment of that log."
     GetSegment {
         /// Comes back in the answer.

@@ -4,7 +4,7 @@
 //! recorded since is put in. Invariant: a position found is a *candidate*; only the entry itself says what it is about.
 
 use std::collections::BTreeMap;
-use std::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{OnceLock, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::ledger::{LedgerReader, ReadError, Table};
 
@@ -14,6 +14,8 @@ const POSITION_BITS: u32 = 36;
 const POSITION: u64 = (1 << POSITION_BITS) - 1;
 const TAG_BITS: u32 = 28;
 const EMPTY: u64 = u64::MAX;
+/// Why no shard is ever poisoned.
+const SOUND: &str = "no code panics while it holds a shard";
 /// A shard's smallest table.
 const SMALLEST: usize = 8;
 /// So many entries with one tag are in the table; the others are kept beside it, or they would make every search near them long.
@@ -51,7 +53,8 @@ struct Shard {
 pub(super) struct Finder {
     ledger: LedgerReader,
     table: Table,
-    shards: Vec<RwLock<Shard>>,
+    /// Made at the first use: a node of which nobody asks anything does without the twenty kilobytes.
+    shards: OnceLock<Vec<RwLock<Shard>>>,
 }
 
 fn tag(fingerprint: u64) -> u64 {
@@ -130,9 +133,15 @@ impl Shard {
 
 impl Finder {
     pub(super) fn new(ledger: LedgerReader, table: Table) -> Self {
-        let fresh = ledger.opened() == 0;
-        let shard = || RwLock::new(Shard { loaded: fresh, ..Shard::default() });
-        Self { ledger, table, shards: (0..SHARDS).map(|_| shard()).collect() }
+        Self { ledger, table, shards: OnceLock::new() }
+    }
+
+    fn shard(&self, number: u8) -> &RwLock<Shard> {
+        let all = self.shards.get_or_init(|| {
+            let loaded = self.ledger.opened() == 0;
+            (0..SHARDS).map(|_| RwLock::new(Shard { loaded, ..Shard::default() })).collect()
+        });
+        &all[usize::from(number)]
     }
 
     /// The entries that may have this fingerprint.
@@ -159,7 +168,8 @@ impl Finder {
 
     /// Bytes of all tables.
     pub(super) fn bytes(&self) -> usize {
-        (0..=u8::MAX).map(|number| self.read(number).slots.len() * size_of::<u64>()).sum()
+        let all = self.shards.get().into_iter().flatten();
+        all.map(|shard| shard.read().expect(SOUND).slots.len() * size_of::<u64>()).sum()
     }
 
     fn load(&self, number: u8, shard: &mut Shard) -> Result<(), ReadError> {
@@ -177,11 +187,11 @@ impl Finder {
     }
 
     fn read(&self, number: u8) -> RwLockReadGuard<'_, Shard> {
-        self.shards[usize::from(number)].read().expect("no code panics while it holds a shard")
+        self.shard(number).read().expect(SOUND)
     }
 
     fn write(&self, number: u8) -> RwLockWriteGuard<'_, Shard> {
-        self.shards[usize::from(number)].write().expect("no code panics while it holds a shard")
+        self.shard(number).write().expect(SOUND)
     }
 }
 

@@ -75,9 +75,9 @@ pub enum Output {
     /// Put together an answer whose payloads came in chunks; comes back as `Checked`.
     Assemble(NodeId, AskId, ContentId, Evidence, Vec<ProvenChunk>),
     /// Check an announcement's signatures; comes back as `AnnouncementChecked`.
-    CheckAnnouncement(NodeId, Announcement),
+    CheckAnnouncement(NodeId, Arc<Announcement>),
     /// Check a manifest's signature; comes back as `ManifestChecked`.
-    CheckManifest(NodeId, Manifest),
+    CheckManifest(NodeId, Arc<Manifest>),
     /// Check that these bytes are that segment; comes back as `SegmentChecked`. See [`segment::check`](super::segment::check).
     CheckSegment(NodeId, AskId, SegmentName, Bytes),
     /// Append a computed reply; comes back as `Recorded`.
@@ -117,9 +117,9 @@ pub trait Effects {
     /// See [`Output::Assemble`].
     fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>);
     /// See [`Output::CheckAnnouncement`].
-    fn check_announcement(&mut self, from: NodeId, announcement: Announcement);
+    fn check_announcement(&mut self, from: NodeId, announcement: Arc<Announcement>);
     /// See [`Output::CheckManifest`].
-    fn check_manifest(&mut self, from: NodeId, manifest: Manifest);
+    fn check_manifest(&mut self, from: NodeId, manifest: Arc<Manifest>);
     /// See [`Output::CheckSegment`].
     fn check_segment(&mut self, from: NodeId, ask: AskId, name: SegmentName, bytes: Bytes);
     /// See [`Output::Record`].

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -24,7 +25,7 @@ pub(super) struct Fetch {
     from: NodeId,
     /// Who does not have all of it.
     without: BTreeSet<NodeId>,
-    manifest: Manifest,
+    manifest: Arc<Manifest>,
     wanted: VecDeque<SegmentName>,
     /// Asked for, or being checked. Invariant: `Learning::asks` names exactly these.
     in_flight: BTreeMap<AskId, SegmentName>,
@@ -56,7 +57,7 @@ pub(super) struct Learning {
     /// Announcements being checked, by author and first position: who sent each, and where it ends.
     checking: BTreeMap<(NodeId, u64), (NodeId, u64)>,
     /// Announcements that hold, while what comes before them is being checked; who sent each. They still count as being checked for that peer.
-    ready: BTreeMap<(NodeId, u64), (NodeId, Announcement, BatchDigest)>,
+    ready: BTreeMap<(NodeId, u64), (NodeId, Arc<Announcement>, BatchDigest)>,
 }
 
 impl Learning {
@@ -154,8 +155,8 @@ impl Fabric {
     /// Whether a row tells of something that is not known here.
     pub(super) fn is_news(&self, row: &Row) -> bool {
         row.node != self.config.me
-            && match self.holders.epoch(row.node) {
-                Some(epoch) if epoch.epoch == row.epoch => row.length > self.holders.known(row.node),
+            && match self.holders.newest(row.node) {
+                Some((epoch, known)) if epoch.epoch == row.epoch => row.length > known,
                 // Of two epochs nobody but their author can say which is newer; both are worth asking about.
                 _ => row.length > 0,
             }
@@ -299,11 +300,13 @@ impl Fabric {
         step.out.extend(known.into_iter().map(|message| Output::Send(from, message)));
     }
 
-    pub(super) fn on_announcement(&mut self, step: &mut Step<'_>, from: NodeId, announcement: Announcement) {
+    pub(super) fn on_announcement(&mut self, step: &mut Step<'_>, from: NodeId, announcement: Arc<Announcement>) {
         let (author, first) = (announcement.author(), announcement.batch.first);
         if author == self.config.me {
             return;
         }
+        let row = Row { node: author, epoch: announcement.batch.head.epoch, length: announcement.batch.end() };
+        self.show(from, &row);
         let taken = self.learning.has_taken(author, first);
         match self.holders.foresee(&announcement) {
             Merge::Merged | Merge::Gap if taken => {
@@ -350,7 +353,7 @@ impl Fabric {
         &mut self,
         step: &mut Step<'_>,
         from: NodeId,
-        announcement: Announcement,
+        announcement: Arc<Announcement>,
         verdict: Verdict,
     ) {
         let (author, first) = (announcement.author(), announcement.batch.first);
@@ -396,7 +399,7 @@ impl Fabric {
         &mut self,
         step: &mut Step<'_>,
         from: NodeId,
-        announcement: Announcement,
+        announcement: Arc<Announcement>,
         digest: BatchDigest,
     ) {
         let (author, end) = (announcement.author(), announcement.batch.end());
@@ -418,7 +421,7 @@ impl Fabric {
         }
     }
 
-    pub(super) fn on_manifest(&mut self, step: &mut Step<'_>, from: NodeId, manifest: Manifest) {
+    pub(super) fn on_manifest(&mut self, step: &mut Step<'_>, from: NodeId, manifest: Arc<Manifest>) {
         let author = manifest.node;
         let news = manifest.end > self.holders.known(author)
             || self.holders.epoch(author).is_none()
@@ -440,7 +443,7 @@ impl Fabric {
         &mut self,
         step: &mut Step<'_>,
         from: NodeId,
-        manifest: Manifest,
+        manifest: Arc<Manifest>,
         holds: Option<bool>,
     ) {
         self.checked(from);

@@ -5,6 +5,7 @@
 //! one chain, each signed once; `chain` is that chain at `announced`.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +14,7 @@ use super::{Config, Fabric, Output, Step, Timer};
 use crate::id::{Digest, EpochId, NodeId};
 use crate::identity::Signature;
 use crate::limits::{BATCH_DELAY, BATCH_FACTS, PULL_WINDOW, RECENT_BATCHES, SEGMENT};
-use crate::message::{Announcement, AskId, Manifest, Message, Row, chain_start};
+use crate::message::{Announcement, AskId, LogItem, Manifest, Message, Row, chain_start};
 use crate::proof::Hash;
 
 /// How far this node's own log is announced.
@@ -24,13 +25,15 @@ pub(super) struct OwnLog {
     pub(super) announced: u64,
     /// Entries before this position are dropped.
     pub(super) floor: u64,
+    /// Whether it is known to have facts.
+    pub(super) has_facts: bool,
     chain: Hash,
     /// Whether a flush is set or a read is under way.
     flushing: bool,
     /// The last announcements, without a gap up to `announced`.
-    recent: VecDeque<Announcement>,
+    recent: VecDeque<Arc<Announcement>>,
     /// The last manifest made.
-    manifest: Option<Manifest>,
+    manifest: Option<Arc<Manifest>>,
     /// Names of full segments: they never change.
     sealed: Vec<(u32, Digest)>,
     /// Whether a manifest is being made, and who waits for it.
@@ -48,6 +51,7 @@ impl OwnLog {
             // What lies before this epoch is in segments.
             announced: epoch.map_or(config.length, |epoch| epoch.start),
             floor: 0,
+            has_facts: false,
             chain: chain_start(config.me, name),
             flushing: false,
             recent: VecDeque::new(),
@@ -86,9 +90,11 @@ impl Fabric {
         if log.recent.len() == RECENT_BATCHES {
             log.recent.pop_front();
         }
-        log.recent.push_back(announcement.clone());
+        let announcement = Arc::new(announcement);
+        log.recent.push_back(Arc::clone(&announcement));
         let row = Row { node: self.config.me, epoch: log.epoch, length: log.announced };
-        self.spread(step, None, row, announcement);
+        self.spread(step, None, row, Arc::clone(&announcement));
+        self.own_log.has_facts |= announcement.batch.items.iter().any(|item| matches!(item, LogItem::Fact { .. }));
         self.on_durable(step, self.own_log.durable);
     }
 
@@ -101,7 +107,7 @@ impl Fabric {
         let log = &mut self.own_log;
         if let Some(at) = log.recent.iter().position(|announcement| announcement.batch.first == from) {
             let wanted = log.recent.iter().skip(at).take(PULL_WINDOW);
-            return step.out.extend(wanted.map(|found| Output::Send(to, Message::Announce(found.clone()))));
+            return step.out.extend(wanted.map(|found| Output::Send(to, Message::Announce(Arc::clone(found)))));
         }
         if from >= log.announced {
             return;
@@ -114,7 +120,7 @@ impl Fabric {
         let log = &mut self.own_log;
         let leads_on = |end: u64| end == log.announced || log.recent.iter().any(|recent| recent.batch.first == end);
         if let Some(manifest) = log.manifest.as_ref().filter(|manifest| leads_on(manifest.end)) {
-            return step.out.push(Output::Send(to, Message::Manifest(manifest.clone())));
+            return step.out.push(Output::Send(to, Message::Manifest(Arc::clone(manifest))));
         }
         log.waiting.insert(to);
         if !log.describing {
@@ -135,11 +141,12 @@ impl Fabric {
         let log = &mut self.own_log;
         log.describing = false;
         let waiting = std::mem::take(&mut log.waiting);
-        let Some(manifest) = manifest else { return };
+        let Some(manifest) = manifest.map(Arc::new) else { return };
         let full = usize::try_from(manifest.end / SEGMENT).unwrap_or(usize::MAX);
+        log.has_facts |= manifest.names().any(|name| name.facts > 0);
         log.sealed = manifest.segments.iter().take(full).copied().collect();
         let greeted = waiting.into_iter().filter(|peer| self.peers.contains_key(peer));
-        step.out.extend(greeted.map(|peer| Output::Send(peer, Message::Manifest(manifest.clone()))));
+        step.out.extend(greeted.map(|peer| Output::Send(peer, Message::Manifest(Arc::clone(&manifest)))));
         log.manifest = Some(manifest);
     }
 

@@ -9,7 +9,7 @@
 //! announce. Files: `flight` (one question in flight), `ask` (its asks), `transfer` (large replies), `pieces` (which
 //! chunk of them is whose), `standing` (whom to ask), `serve`
 //! (answering peers), `peers` (lanes and liveness), `logs` (announcing the own log), `learn` (the logs of others), `overlay` (who is told
-//! what), `holders` (the index), `segment` (sealed pieces of it).
+//! what), `relay` (what neighbours know and may ask for), `holders` (the index), `segment` (sealed pieces of it).
 
 mod ask;
 mod effects;
@@ -20,6 +20,7 @@ mod logs;
 mod overlay;
 mod peers;
 mod pieces;
+mod relay;
 pub mod segment;
 mod serve;
 mod standing;
@@ -40,9 +41,9 @@ pub use self::holders::{HolderIndex, IndexStats, LogStats, Merge};
 use self::learn::Learning;
 pub use self::learn::Verdict;
 use self::logs::OwnLog;
-use self::overlay::Relay;
 pub use self::peers::Liveness;
 use self::peers::Peer;
+use self::relay::Relay;
 use self::serve::Tickets;
 use self::standing::Standings;
 pub use self::time::Time;
@@ -130,9 +131,9 @@ pub enum Input {
     /// An answer was checked; the error says why it is not believed.
     Checked(NodeId, AskId, Result<Checked, String>),
     /// An announcement's signature was checked, or could not be now.
-    AnnouncementChecked(NodeId, Announcement, Verdict),
+    AnnouncementChecked(NodeId, Arc<Announcement>, Verdict),
     /// A manifest's signature was checked; `None` if it could not be now.
-    ManifestChecked(NodeId, Manifest, Option<bool>),
+    ManifestChecked(NodeId, Arc<Manifest>, Option<bool>),
     /// A segment's digest was checked: its keys and bytes, or why it is not the one asked for; `None` if it could not be checked now.
     SegmentChecked(NodeId, AskId, Option<Result<(Vec<u64>, Bytes), String>>),
     /// A look-up for a peer ended: evidence and all payloads, or none of the payloads if they are too large.

@@ -3,20 +3,19 @@
 //! Every node chooses a few neighbours, and is chosen by about as many. New entries go at once over eager links; lazy ones only say that
 //! they are there, and whoever does not get them within three round trips asks. A link over which something comes twice turns lazy: what
 //! stays eager is a tree. Heartbeats carry the rows of the version vector that the neighbour has not confirmed, so that whatever gets lost
-//! is found. Invariant: relayed logs, manifests and segments are caches with bounds; what is not in them is fetched from the author.
+//! is found. Whoever has shown that it has something is not told of it, and a log without facts is passed on to nobody: of ten thousand nodes most
+//! may have nothing to say. Invariant: whatever is not pushed is found by rows, and what rows do not tell of has no fact in it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Fabric, Output, Step, Timer};
+use super::{Fabric, Output, Peer, Step, Timer};
 use crate::id::{Digest, EpochId, NodeId};
-use crate::limits::{
-    FIRST_RTT, GRAFT_ROUND_TRIPS, LINKS_CHOSEN, MAX_PULLS, MAX_ROWS, PULL_WINDOW, RELAYED_BATCHES, RELAYED_MANIFESTS,
-    RELAYED_PER_LOG, RELAYED_SEGMENTS,
-};
-use crate::message::{Announcement, Manifest, Message, Row, SegmentName};
+use crate::limits::{FIRST_RTT, LINKS_CHOSEN, MAX_ROWS, PUSHED_SEGMENTS};
+use crate::message::{Announcement, LogItem, Manifest, Message, Row};
 
 /// This side's view of the link to a peer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -29,105 +28,15 @@ pub(super) struct Link {
     lazy: bool,
     /// The version up to which the peer confirmed to have got this node's rows.
     told: u64,
+    /// The peer's bit in what neighbours have shown to have. Invariant: 0 while the link is not on.
+    bit: u64,
+    /// The epoch of its log of which neighbours can learn from here.
+    described: Option<EpochId>,
 }
 
 impl Link {
     pub(super) fn is_on(self) -> bool {
         self.chosen || self.chose_me
-    }
-}
-
-/// What a node of an overlay keeps for its neighbours.
-#[derive(Debug, Default)]
-pub(super) struct Relay {
-    /// The versions of rows: which log changed at which version, and when each changed last.
-    changes: BTreeMap<u64, NodeId>,
-    changed: BTreeMap<NodeId, u64>,
-    version: u64,
-    batches: BTreeMap<(NodeId, u64), Announcement>,
-    order: VecDeque<(NodeId, u64)>,
-    manifests: BTreeMap<NodeId, Manifest>,
-    segments: BTreeMap<Digest, Bytes>,
-    segment_order: VecDeque<Digest>,
-    /// Logs that a lazy link told of, and which.
-    missing: BTreeMap<NodeId, NodeId>,
-}
-
-impl Relay {
-    pub(super) fn segment(&self, digest: &Digest) -> Option<Bytes> {
-        self.segments.get(digest).cloned()
-    }
-
-    /// What is here of a log from a position on: announcements if they lead on from there, else the manifest.
-    pub(super) fn log_from(&self, node: NodeId, from: u64) -> Vec<Message> {
-        let manifest = self.manifests.get(&node).filter(|manifest| manifest.end >= from);
-        let begins =
-            self.manifests.get(&node).and_then(|manifest| manifest.lineage.last()).map_or(0, |epoch| epoch.start);
-        // Announcements of an earlier epoch lead nowhere.
-        let leads_on = from >= begins && self.batches.contains_key(&(node, from));
-        // Whoever stands where an epoch begins may not know of that epoch yet.
-        let named = manifest.filter(|_| !leads_on || from == begins);
-        let mut found: Vec<_> = named.cloned().map(Message::Manifest).into_iter().collect();
-        let mut at = from;
-        while leads_on
-            && let Some(batch) = self.batches.get(&(node, at))
-            && found.len() <= PULL_WINDOW
-        {
-            found.push(Message::Announce(batch.clone()));
-            at = batch.batch.end();
-        }
-        found
-    }
-
-    /// The segments of a manifest that neighbours could not have from here: of a long log only the newest.
-    pub(super) fn unserved(&self, manifest: &Manifest) -> Vec<SegmentName> {
-        let names: Vec<_> = manifest.names().collect();
-        let newest = names.into_iter().rev().take(RELAYED_PER_LOG);
-        newest.filter(|name| name.facts > 0 && !self.segments.contains_key(&name.digest)).collect()
-    }
-
-    /// Whether a manifest names an epoch that neighbours could not learn of from here.
-    pub(super) fn lacks(&self, manifest: &Manifest) -> bool {
-        self.manifests.get(&manifest.node).is_none_or(|known| known.lineage.len() < manifest.lineage.len())
-    }
-
-    /// Whether neighbours could not learn from here what this epoch of a log is.
-    pub(super) fn lacks_epoch(&self, node: NodeId, epoch: EpochId) -> bool {
-        let known = self.manifests.get(&node).and_then(|manifest| manifest.lineage.last());
-        known.is_none_or(|known| known.epoch != epoch)
-    }
-
-    fn keep_manifest(&mut self, manifest: Manifest) {
-        let better = match self.manifests.get(&manifest.node) {
-            None => self.manifests.len() < RELAYED_MANIFESTS,
-            // A newer one of which less can be had from here is of no use to neighbours, unless it tells of another epoch.
-            Some(known) => {
-                known.lineage != manifest.lineage || self.unserved(&manifest).len() <= self.unserved(known).len()
-            }
-        };
-        if better {
-            self.manifests.insert(manifest.node, manifest);
-        }
-    }
-
-    fn note_change(&mut self, node: NodeId) {
-        self.version += 1;
-        if let Some(before) = self.changed.insert(node, self.version) {
-            self.changes.remove(&before);
-        }
-        self.changes.insert(self.version, node);
-    }
-
-    fn keep_batch(&mut self, announcement: Announcement) {
-        let key = (announcement.author(), announcement.batch.first);
-        if self.batches.insert(key, announcement).is_none() {
-            self.order.push_back(key);
-        }
-        if self.order.len() > RELAYED_BATCHES
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.batches.remove(&oldest);
-        }
     }
 }
 
@@ -138,50 +47,81 @@ impl Fabric {
     }
 
     /// Passes new entries on, this node's own or those of another.
-    pub(super) fn spread(&mut self, step: &mut Step<'_>, from: Option<NodeId>, row: Row, announcement: Announcement) {
+    pub(super) fn spread(
+        &mut self,
+        step: &mut Step<'_>,
+        from: Option<NodeId>,
+        row: Row,
+        announcement: Arc<Announcement>,
+    ) {
         if !self.is_overlay() {
             if from.is_none() {
                 let live: Vec<_> = self.live_peers().collect();
                 self.counters.batches += live.len() as u64;
                 for peer in live {
                     self.note_informed(step.now, peer);
-                    step.out.push(Output::Send(peer, Message::Announce(announcement.clone())));
+                    step.out.push(Output::Send(peer, Message::Announce(Arc::clone(&announcement))));
                 }
             }
             return;
         }
-        self.relay.note_change(row.node);
-        for (peer, link) in self.links([from, Some(row.node)]) {
-            let message =
-                if link.lazy { Message::Have { rows: vec![row] } } else { Message::Announce(announcement.clone()) };
-            step.out.push(Output::Send(peer, message));
-            self.counters.batches += u64::from(!link.lazy);
+        if let Some(from) = from {
+            self.show(from, &row);
+            if let Some(due) = self.relay.came(&row, step.now) {
+                self.timers.clear(due);
+            }
+        }
+        if self.is_worth_telling(&announcement) {
+            self.relay.note_change(&row);
+            for (peer, link) in self.links(from, &row) {
+                let message = if link.lazy {
+                    Message::Have { rows: vec![row] }
+                } else {
+                    Message::Announce(Arc::clone(&announcement))
+                };
+                step.out.push(Output::Send(peer, message));
+                self.counters.batches += u64::from(!link.lazy);
+            }
         }
         if from.is_some() {
             self.relay.keep_batch(announcement);
         }
     }
 
-    pub(super) fn relay_manifest(&mut self, step: &mut Step<'_>, from: NodeId, row: Option<Row>, manifest: Manifest) {
+    /// Whether a log has facts up to the end of this announcement. Nobody has to follow one without: whoever gets the first of them asks for
+    /// what comes before it.
+    fn is_worth_telling(&self, announcement: &Announcement) -> bool {
+        let author = announcement.author();
+        let before = if author == self.config.me { self.own_log.has_facts } else { self.holders.has_facts(author) };
+        before || announcement.batch.items.iter().any(|item| matches!(item, LogItem::Fact { .. }))
+    }
+
+    pub(super) fn relay_manifest(
+        &mut self,
+        step: &mut Step<'_>,
+        from: NodeId,
+        row: Option<Row>,
+        manifest: Arc<Manifest>,
+    ) {
         let Some(row) = row.filter(|_| self.is_overlay()) else { return };
-        // Nobody has to follow a log without facts: whoever gets the first of them asks for what comes before it.
+        // It is worth telling of if it has facts.
         if manifest.names().any(|name| name.facts > 0) {
-            self.relay.note_change(row.node);
-            for (peer, _) in self.links([Some(from), Some(row.node)]) {
-                step.out.push(Output::Send(peer, Message::Have { rows: vec![row] }));
+            self.relay.note_change(&row);
+            for (peer, link) in self.links(Some(from), &row) {
+                let message = if link.lazy || manifest.segments.len() > PUSHED_SEGMENTS {
+                    Message::Have { rows: vec![row] }
+                } else {
+                    Message::Manifest(Arc::clone(&manifest))
+                };
+                step.out.push(Output::Send(peer, message));
             }
         }
         self.relay.keep_manifest(manifest);
     }
 
     pub(super) fn relay_segment(&mut self, name: Digest, bytes: Bytes) {
-        if self.is_overlay() && self.relay.segments.insert(name, bytes).is_none() {
-            self.relay.segment_order.push_back(name);
-            if self.relay.segment_order.len() > RELAYED_SEGMENTS
-                && let Some(oldest) = self.relay.segment_order.pop_front()
-            {
-                self.relay.segments.remove(&oldest);
-            }
+        if self.is_overlay() {
+            self.relay.keep_segment(name, bytes);
         }
     }
 
@@ -197,10 +137,34 @@ impl Fabric {
         self.peers.values().filter(|peer| peer.is_greeted() && peer.link.is_on()).count()
     }
 
-    /// The links over which something is passed on that is not sent back to where it came from.
-    fn links(&self, except: [Option<NodeId>; 2]) -> Vec<(NodeId, Link)> {
+    /// The links over which something is passed on: to whoever has not shown that it has it.
+    fn links(&self, from: Option<NodeId>, row: &Row) -> Vec<(NodeId, Link)> {
         let on = self.peers.iter().filter(|(_, peer)| peer.is_greeted() && peer.link.is_on());
-        on.filter(|(node, _)| !except.contains(&Some(**node))).map(|(node, peer)| (*node, peer.link)).collect()
+        let needs = |node: NodeId, bit: u64| node != row.node && Some(node) != from && !self.relay.has(bit, row);
+        on.filter(|(node, peer)| needs(**node, peer.link.bit)).map(|(node, peer)| (*node, peer.link)).collect()
+    }
+
+    /// A peer showed that it has a log up to there; says whether that is known here for sure.
+    pub(super) fn show(&mut self, peer: NodeId, row: &Row) -> bool {
+        let bit = self.peers.get(&peer).map_or(0, |peer| peer.link.bit);
+        self.relay.shown(bit, row)
+    }
+
+    /// A peer whose link is on has a bit, another one has none.
+    fn settle_bit(&mut self, peer: NodeId) {
+        let Some(Peer { link, .. }) = self.peers.get_mut(&peer) else { return };
+        if link.is_on() && link.bit == 0 {
+            link.bit = self.relay.take_bit();
+        } else if !link.is_on() && link.bit != 0 {
+            self.relay.give_back_bit(std::mem::take(&mut link.bit));
+        }
+    }
+
+    /// A peer is gone, and with it what it has shown.
+    pub(super) fn forget_link(&mut self, link: Link) {
+        if link.bit != 0 {
+            self.relay.give_back_bit(link.bit);
+        }
     }
 
     /// Keeps the chosen neighbours at their number: the live peers with the lowest rank, which differs from node to node.
@@ -211,13 +175,31 @@ impl Fabric {
         let mut chosen: Vec<_> = self.live_peers().filter(fit).collect();
         chosen.sort_by_cached_key(|peer| link_rank(me, *peer));
         chosen.truncate(LINKS_CHOSEN);
+        let mut changed = Vec::new();
         for (node, peer) in &mut self.peers {
             let on = chosen.contains(node);
             if peer.is_greeted() && peer.link.chosen != on {
                 peer.link.chosen = on;
                 peer.link.lazy = false;
                 step.out.push(Output::Send(*node, Message::Link { on }));
+                changed.push(*node);
             }
+        }
+        for node in changed {
+            self.settle_bit(node);
+        }
+    }
+
+    /// Asks a peer for its manifest where neighbours could not learn of its epoch from here: the one that came after its hello may have been lost.
+    pub(super) fn describe_if_unknown(&mut self, step: &mut Step<'_>, from: NodeId, epoch: EpochId) {
+        let overlay = self.is_overlay();
+        let Some(peer) = self.peers.get_mut(&from).filter(|peer| overlay && peer.link.described != Some(epoch)) else {
+            return;
+        };
+        if self.relay.lacks_epoch(from, epoch) {
+            step.out.push(Output::Send(from, Message::Describe));
+        } else {
+            peer.link.described = Some(epoch);
         }
     }
 
@@ -225,6 +207,7 @@ impl Fabric {
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.link.chose_me = on;
         peer.link.lazy = false;
+        self.settle_bit(from);
         if on {
             self.describe_to(step, from);
         }
@@ -252,43 +235,45 @@ impl Fabric {
         self.on_pull(step, from, node, position);
     }
 
-    /// A lazy link told of entries: they get three round trips to come by another way.
+    /// A lazy link told of entries: they get some time to come by another way.
     pub(super) fn on_have(&mut self, step: &mut Step<'_>, from: NodeId, rows: &[Row]) {
         for row in rows {
-            let waiting = self.relay.missing.contains_key(&row.node) || self.relay.missing.len() >= MAX_PULLS;
-            if self.is_news(row) && !waiting {
+            if !self.show(from, row) && self.is_news(row) && !self.relay.waits_for(row.node) {
                 self.hear_of(row.node, row.length);
-                self.relay.missing.insert(row.node, from);
-                let wait = self.round_trip(from).unwrap_or(FIRST_RTT) * GRAFT_ROUND_TRIPS;
-                self.timers.set(step.now + wait, Timer::Graft(row.node));
+                let wait = self.relay.patience(self.round_trip(from).unwrap_or(FIRST_RTT));
+                let due = self.timers.set(step.now + wait, Timer::Graft(row.node));
+                self.relay.wait_for(row, from, step.now, due);
             }
         }
     }
 
     pub(super) fn on_graft_due(&mut self, step: &mut Step<'_>, author: NodeId) {
-        let Some(via) = self.relay.missing.remove(&author) else { return };
+        let Some(missing) = self.relay.give_up_waiting(author) else { return };
         let known = self.holders.known(author);
-        if self.learning.heard_of(author) > known && self.is_live(via) {
-            if let Some(peer) = self.peers.get_mut(&via) {
+        if self.learning.heard_of(author) > known && self.is_live(missing.via) {
+            if let Some(peer) = self.peers.get_mut(&missing.via) {
                 peer.link.lazy = false;
             }
+            self.relay.was_impatient(&missing, step.now);
             self.counters.grafts += 1;
-            step.out.push(Output::Send(via, Message::Graft { node: author, from: known }));
+            step.out.push(Output::Send(missing.via, Message::Graft { node: author, from: known }));
         }
     }
 
-    /// The rows that a neighbour has not confirmed, and the version that they bring it to.
-    pub(super) fn rows_for(&self, to: NodeId) -> (Vec<Row>, u64) {
+    /// The rows that a neighbour has neither confirmed nor shown itself, and the version that they bring it to.
+    pub(super) fn rows_for(&mut self, to: NodeId) -> (Vec<Row>, u64) {
         let link = self.peers.get(&to).map(|peer| peer.link).unwrap_or_default();
         if !self.is_overlay() || !link.is_on() {
             return (Vec::new(), link.told);
         }
-        let changes = self.relay.changes.range(link.told + 1..).take(MAX_ROWS);
         let (mut rows, mut version) = (Vec::new(), link.told);
-        for (at, node) in changes {
-            version = *at;
-            let row = self.holders.epoch(*node).map(|epoch| (epoch.epoch, self.holders.known(*node)));
-            rows.extend(row.filter(|_| *node != to).map(|(epoch, length)| Row { node: *node, epoch, length }));
+        for (at, node) in self.relay.changes_after(link.told).take(MAX_ROWS) {
+            version = at;
+            let row = self.holders.newest(node).map(|(epoch, length)| Row { node, epoch: epoch.epoch, length });
+            rows.extend(row.filter(|row| node != to && !self.relay.has(link.bit, row)));
+        }
+        if rows.is_empty() {
+            self.rows_confirmed(to, version);
         }
         (rows, version)
     }
@@ -302,7 +287,7 @@ impl Fabric {
     /// Rows of a neighbour's version vector: what they tell of is pulled at once.
     pub(super) fn on_rows(&mut self, step: &mut Step<'_>, from: NodeId, rows: &[Row]) {
         for row in rows.iter().filter(|row| row.node != from) {
-            if self.is_news(row) {
+            if !self.show(from, row) && self.is_news(row) {
                 self.hear_of(row.node, row.length);
                 self.pull(step, row.node, from);
             }

@@ -91,14 +91,10 @@ impl Peer {
         self.round_trip.map(|known| known.smoothed)
     }
 
-    /// Whether its round trip is known well, over this lane too.
-    fn is_measured(&self) -> bool {
-        self.round_trip.is_some_and(|known| known.times >= FIRST_PONGS) && self.pongs > 0
-    }
-
     /// Whether its round trip is not known well, or was not measured for long.
     fn wants_measuring(&self, now: Time) -> bool {
-        !self.is_measured() || now - self.measured >= MEASURE_EVERY
+        let known = self.round_trip.is_some_and(|known| known.times >= FIRST_PONGS) && self.pongs > 0;
+        !known || now - self.measured >= MEASURE_EVERY
     }
 
     /// After how long without a word it is dead.
@@ -121,7 +117,10 @@ impl Fabric {
         if self.shunned.get(&peer).is_some_and(|until| step.now < *until) {
             return step.out.push(Output::Disconnect(peer, Disconnect::Shunned));
         }
-        self.peers.insert(peer, Peer::new(step.now, self.standings.round_trip(peer)));
+        let before = self.peers.insert(peer, Peer::new(step.now, self.standings.round_trip(peer)));
+        if let Some(before) = before {
+            self.forget_link(before.link);
+        }
         self.send_hello(step, peer);
     }
 
@@ -132,8 +131,11 @@ impl Fabric {
     }
 
     pub(super) fn on_peer_down(&mut self, step: &mut Step<'_>, peer: NodeId) {
-        if let Some(round_trip) = self.peers.remove(&peer).and_then(|gone| gone.round_trip) {
-            self.standings.keep_round_trip(peer, round_trip);
+        if let Some(gone) = self.peers.remove(&peer) {
+            self.forget_link(gone.link);
+            if let Some(round_trip) = gone.round_trip {
+                self.standings.keep_round_trip(peer, round_trip);
+            }
         }
         self.forget_source(step, peer);
         self.lose_asks(step, peer);
@@ -254,7 +256,7 @@ impl Fabric {
     /// show that this node lives, and how long its log is. Of a fleet that is at work, heartbeats would be half of all messages.
     fn owes_heartbeat(&self, now: Time, to: NodeId) -> bool {
         let Some(peer) = self.peers.get(&to) else { return false };
-        if !peer.is_measured() || (self.is_overlay() && peer.link.is_on()) {
+        if peer.pongs == 0 || (self.is_overlay() && peer.link.is_on()) {
             return true;
         }
         // Peers' names are random, so that each beat is a turn of about as many of them.
@@ -304,14 +306,14 @@ impl Fabric {
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.pace = pace.clamp(1, MAX_PACE);
         }
-        self.hear_of(from, own.length);
-        self.holders.raise_floor(from, floor);
-        self.pull_if_behind(step, from, from);
-        self.on_rows(step, from, rows);
-        // The manifest that came after its hello may have been lost.
-        if self.is_overlay() && self.relay.lacks_epoch(from, own.epoch) {
-            step.out.push(Output::Send(from, Message::Describe));
+        // Most heartbeats say nothing new.
+        if self.holders.newest(from).is_none_or(|(_, known)| own.length > known) {
+            self.hear_of(from, own.length);
+            self.pull_if_behind(step, from, from);
         }
+        self.holders.raise_floor(from, floor);
+        self.on_rows(step, from, rows);
+        self.describe_if_unknown(step, from, own.epoch);
     }
 
     pub(super) fn on_pong(&mut self, step: &mut Step<'_>, from: NodeId, nonce: u64) {

@@ -305,10 +305,10 @@ impl Effects for Hands {
         self.believe(from, ask, id, move |verifier| VerifiedReply::assemble(id, evidence, chunks, verifier));
     }
 
-    fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
+    fn check_announcement(&mut self, from: NodeId, announcement: Arc<Announcement>) {
         let verifier = Arc::clone(&self.verifier);
         // What is too much now is dropped here and pulled again with a later heartbeat.
-        let (author, again) = (announcement.author(), announcement.clone());
+        let (author, again) = (announcement.author(), Arc::clone(&announcement));
         self.off_loop(
             move || {
                 let verdict = Verdict::of(&announcement, &*verifier);
@@ -321,8 +321,8 @@ impl Effects for Hands {
         );
     }
 
-    fn check_manifest(&mut self, from: NodeId, manifest: Manifest) {
-        let (verifier, again) = (Arc::clone(&self.verifier), manifest.clone());
+    fn check_manifest(&mut self, from: NodeId, manifest: Arc<Manifest>) {
+        let (verifier, again) = (Arc::clone(&self.verifier), Arc::clone(&manifest));
         self.off_loop(
             move || {
                 let holds = manifest.verify(&*verifier);

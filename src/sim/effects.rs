@@ -58,26 +58,10 @@ impl Acting<'_> {
         self.shared.queue.at(arrival.at, Event::Frame { from, to, lane, bytes });
     }
 
-    /// The frame of a message; the frame of a batch that goes to everybody is made once.
+    /// The frame of a message.
     fn encode(&mut self, message: &Message) -> Option<Bytes> {
-        if let (Message::Announce(told), Some((first, items, signature, bytes))) = (message, &self.hands.batch)
-            && (told.batch.first, told.batch.items.len(), told.signature) == (*first, *items, *signature)
-        {
-            return Some(bytes.clone());
-        }
-        match crate::wire::encode(message) {
-            Ok(bytes) => {
-                if let Message::Announce(told) = message {
-                    let batch = &told.batch;
-                    self.hands.batch = Some((batch.first, batch.items.len(), told.signature, bytes.clone()));
-                }
-                Some(bytes)
-            }
-            Err(error) => {
-                self.shared.history.broken.push(format!("a message has no wire form: {error}"));
-                None
-            }
-        }
+        let frame = self.shared.frames.encode(message);
+        frame.map_err(|error| self.shared.history.broken.push(format!("a message has no wire form: {error}"))).ok()
     }
 
     fn honest(&self) -> bool {
@@ -199,19 +183,21 @@ impl Effects for Acting<'_> {
         self.checked(from, ask, id, checked);
     }
 
-    fn check_announcement(&mut self, from: NodeId, announcement: Announcement) {
-        let verdict = Verdict::of(&announcement, &*self.shared.verifier);
+    fn check_announcement(&mut self, from: NodeId, announcement: Arc<Announcement>) {
+        let check = || Verdict::of(&announcement, &*self.shared.verifier);
+        let verdict = self.shared.frames.verdict(&announcement, check);
         let input = Input::AnnouncementChecked(from, announcement, verdict);
         self.off_loop(Work::AnnouncementChecked, &OFF_LOOP, input);
     }
 
-    fn check_manifest(&mut self, from: NodeId, manifest: Manifest) {
+    fn check_manifest(&mut self, from: NodeId, manifest: Arc<Manifest>) {
         let holds = manifest.verify(&*self.shared.verifier);
         self.off_loop(Work::ManifestChecked, &OFF_LOOP, Input::ManifestChecked(from, manifest, Some(holds)));
     }
 
     fn check_segment(&mut self, from: NodeId, ask: AskId, name: SegmentName, bytes: Bytes) {
-        let checked = segment::check(&name, &bytes).map(|keys| (keys, bytes));
+        let checked = segment::check(&name, &bytes);
+        let checked = checked.map(|keys| (keys, self.shared.frames.segment(name.digest, bytes)));
         self.off_loop(Work::SegmentChecked, &OFF_LOOP, Input::SegmentChecked(from, ask, Some(checked)));
     }
 
@@ -272,7 +258,11 @@ impl Effects for Acting<'_> {
         let batch = self.hands.cassette.ledger().batch(from, BATCH_FACTS);
         let announcement = batch.map(|batch| Announcement::sign(me, &chain, batch));
         if let (Some(told), true) = (&announcement, self.honest()) {
-            match self.shared.mutation.map(|mutation| mutation.twist(Message::Announce(told.clone()), &[0; 32])) {
+            match self
+                .shared
+                .mutation
+                .map(|mutation| mutation.twist(Message::Announce(Arc::new(told.clone())), &[0; 32]))
+            {
                 Some(Some(Message::Announce(twisted))) => self.note_announced(&twisted.batch),
                 _ => self.note_announced(&told.batch),
             }

@@ -117,8 +117,8 @@ impl Episode {
 
 type Steps = Vec<(Duration, Act)>;
 
-/// The whole plan of a scenario, in order of kind.
-pub(super) fn plan(scenario: &Scenario) -> Vec<Episode> {
+/// The whole plan of a scenario, in order of kind; `peers` says who is connected to whom.
+pub(super) fn plan(scenario: &Scenario, peers: &[Vec<Place>]) -> Vec<Episode> {
     let f = &scenario.faults;
     let kinds = [
         (Kind::Crash, f.crashes),
@@ -141,28 +141,35 @@ pub(super) fn plan(scenario: &Scenario) -> Vec<Episode> {
     for (kind, count) in kinds {
         let mut rng = Rng::stream(scenario.seed, Purpose::Faults, kind as u64);
         for _ in 0..count {
-            plan.push(episode(kind, plan.len(), scenario, &mut rng));
+            plan.push(episode(kind, plan.len(), (scenario.faulty, peers), &mut rng));
         }
     }
     plan
 }
 
-fn episode(kind: Kind, number: usize, scenario: &Scenario, rng: &mut Rng) -> Episode {
-    let end = scenario.faulty;
+fn episode(kind: Kind, number: usize, (end, peers): (Duration, &[Vec<Place>]), rng: &mut Rng) -> Episode {
     let from = rng.within(&Span { from: Duration::ZERO, to: end });
     let length = rng.within(&Span { from: Duration::from_millis(50), to: Duration::from_secs(5) });
     let to = (from + length).min(end);
-    let nodes = targets(kind, scenario.nodes, rng);
-    let steps = steps(kind, (from, to), &nodes, scenario.nodes, rng);
+    let nodes = targets(kind, peers, rng);
+    let steps = steps(kind, (from, to), &nodes, peers, rng);
     Episode { number, kind, from, to, nodes, steps }
 }
 
-/// Whom it hits: one node, a pair, or a set.
-fn targets(kind: Kind, nodes: usize, rng: &mut Rng) -> Vec<Place> {
+/// Whom it hits: one node, a pair that is connected, or a set.
+fn targets(kind: Kind, peers: &[Vec<Place>], rng: &mut Rng) -> Vec<Place> {
+    let nodes = peers.len();
     let mut all: Vec<_> = (0..nodes).collect();
     rng.shuffle(&mut all);
+    let pair = matches!(kind, Kind::Reset | Kind::Cut | Kind::OneWay | Kind::Flap);
+    if let [first, second, ..] = &mut all[..]
+        && pair
+        && !peers[*first].contains(second)
+    {
+        *second = *rng.pick(&peers[*first]).unwrap_or(second);
+    }
     all.truncate(match kind {
-        Kind::Reset | Kind::Cut | Kind::OneWay | Kind::Flap => 2,
+        _ if pair => 2,
         Kind::Partition => nodes / 2,
         Kind::Swizzle => 1 + rng.index(nodes.min(8)),
         _ => 1,
@@ -170,11 +177,10 @@ fn targets(kind: Kind, nodes: usize, rng: &mut Rng) -> Vec<Place> {
     all
 }
 
-fn steps(kind: Kind, (from, to): (Duration, Duration), nodes: &[Place], all: usize, rng: &mut Rng) -> Steps {
+fn steps(kind: Kind, (from, to): (Duration, Duration), nodes: &[Place], peers: &[Vec<Place>], rng: &mut Rng) -> Steps {
     let length = to.saturating_sub(from);
     let Some(&node) = nodes.first() else { return Vec::new() };
     let pair = nodes.get(1).map(|other| (node, *other));
-    let outside = || (0..all).filter(|other| !nodes.contains(other));
     match kind {
         Kind::Crash => {
             let stop = if rng.happens(200) { Stop::Clean } else { Stop::Power(torn(rng)) };
@@ -182,13 +188,13 @@ fn steps(kind: Kind, (from, to): (Duration, Duration), nodes: &[Place], all: usi
         }
         Kind::Pause => vec![(from, Act::Pause(node, length.min(Duration::from_secs(2))))],
         Kind::Reset => pair.map_or_else(Vec::new, |(a, b)| vec![(from, Act::Break(a, b))]),
-        Kind::Cut => pair.map_or_else(Vec::new, |(a, b)| cut_between(from, to, [a], &[b])),
+        Kind::Cut => pair.map_or_else(Vec::new, |(a, b)| cut_between(from, to, [(a, b)])),
         Kind::OneWay => pair.map_or_else(Vec::new, |(a, b)| vec![(from, Act::Cut(a, b)), (to, Act::Mend(a, b))]),
-        Kind::Partition => cut_between(from, to, outside(), nodes),
-        Kind::Swizzle => swizzle(from, to, nodes, all, rng),
+        Kind::Partition => cut_between(from, to, across(nodes, peers)),
+        Kind::Swizzle => swizzle(from, to, nodes, peers, rng),
         Kind::Flap => pair.map_or_else(Vec::new, |(a, b)| {
             let beat = length / 8;
-            (0..4).flat_map(|n| cut_between(from + beat * (2 * n), from + beat * (2 * n + 1), [a], &[b])).collect()
+            (0..4).flat_map(|n| cut_between(from + beat * (2 * n), from + beat * (2 * n + 1), [(a, b)])).collect()
         }),
         Kind::Full => vec![(from, Act::Fill(node, rng.below(6), rng.index(600))), (to, Act::HealDisk(node))],
         Kind::Error => {
@@ -217,26 +223,41 @@ fn torn(rng: &mut Rng) -> Torn {
     }
 }
 
-/// Cuts every link between two sets, both ways.
-fn cut_between(from: Duration, to: Duration, left: impl IntoIterator<Item = Place>, right: &[Place]) -> Steps {
+/// Cuts these links, both ways.
+fn cut_between(from: Duration, to: Duration, links: impl IntoIterator<Item = (Place, Place)>) -> Steps {
     let mut steps = Vec::new();
-    for a in left {
-        for &b in right.iter().filter(|b| **b != a) {
-            steps.extend([(from, Act::Cut(a, b)), (from, Act::Cut(b, a)), (from, Act::Break(a, b))]);
-            steps.extend([(to, Act::Mend(a, b)), (to, Act::Mend(b, a))]);
-        }
+    for (a, b) in links {
+        steps.extend([(from, Act::Cut(a, b)), (from, Act::Cut(b, a)), (from, Act::Break(a, b))]);
+        steps.extend([(to, Act::Mend(a, b)), (to, Act::Mend(b, a))]);
     }
     steps
 }
 
+/// The links between a set of nodes and all others.
+fn across(nodes: &[Place], peers: &[Vec<Place>]) -> Vec<(Place, Place)> {
+    let mut inside = vec![false; peers.len()];
+    // In the order of the set, which is a random one.
+    let mut order = vec![0; peers.len()];
+    for (at, node) in nodes.iter().enumerate() {
+        (inside[*node], order[*node]) = (true, at);
+    }
+    let mut links = Vec::new();
+    for other in (0..peers.len()).filter(|other| !inside[*other]) {
+        let mut mine: Vec<_> = peers[other].iter().copied().filter(|node| inside[*node]).collect();
+        mine.sort_unstable_by_key(|node| order[*node]);
+        links.extend(mine.into_iter().map(|node| (other, node)));
+    }
+    links
+}
+
 /// Cuts nodes off one after the other, and brings them back in another order.
-fn swizzle(from: Duration, to: Duration, nodes: &[Place], all: usize, rng: &mut Rng) -> Steps {
+fn swizzle(from: Duration, to: Duration, nodes: &[Place], peers: &[Vec<Place>], rng: &mut Rng) -> Steps {
     let half = from + to.saturating_sub(from) / 2;
     let mut steps = Vec::new();
     for &node in nodes {
         let off = rng.within(&Span { from, to: half });
         let on = rng.within(&Span { from: half, to });
-        steps.extend(cut_between(off, on, 0..all, &[node]));
+        steps.extend(cut_between(off, on, peers[node].iter().map(|other| (*other, node))));
     }
     steps
 }
@@ -250,12 +271,20 @@ mod tests {
         Scenario { nodes: 5, seed: 3, faults, ..Scenario::default() }
     }
 
+    fn mesh() -> Vec<Vec<Place>> {
+        (0..5).map(|place| (0..5).filter(|other| *other != place).collect()).collect()
+    }
+
     #[test]
     fn one_kind_does_not_reshuffle_another() {
         let few = scenario(Faults { crashes: 3, rot: 2, ..Faults::default() });
         let many = scenario(Faults { crashes: 5, rot: 2, flaps: 4, ..Faults::default() });
         let of = |scenario: &Scenario, kind| {
-            plan(scenario).into_iter().filter(|e| e.kind == kind).map(|e| (e.from, e.steps)).collect::<Vec<_>>()
+            plan(scenario, &mesh())
+                .into_iter()
+                .filter(|e| e.kind == kind)
+                .map(|e| (e.from, e.steps))
+                .collect::<Vec<_>>()
         };
         assert_eq!(of(&few, Kind::Rot), of(&many, Kind::Rot));
         assert_eq!(of(&few, Kind::Crash)[..], of(&many, Kind::Crash)[..3]);
@@ -263,9 +292,23 @@ mod tests {
     }
 
     #[test]
+    fn faults_between_nodes_hit_links_that_there_are() {
+        let ring: Vec<Vec<Place>> = (0..6).map(|place| vec![(place + 1) % 6, (place + 5) % 6]).collect();
+        let all = Faults { resets: 9, cuts: 9, one_way: 9, partitions: 9, swizzles: 9, flaps: 9, ..Faults::default() };
+        for episode in plan(&Scenario { nodes: 6, ..scenario(all) }, &ring) {
+            let link = |act: &Act| match act {
+                Act::Break(a, b) | Act::Cut(a, b) | Act::Mend(a, b) => (*a, *b),
+                other => panic!("{other:?}"),
+            };
+            assert!(!episode.steps.is_empty());
+            assert!(episode.steps.iter().all(|(_, act)| ring[link(act).0].contains(&link(act).1)), "{episode:?}");
+        }
+    }
+
+    #[test]
     fn every_cut_is_mended_and_numbers_are_positions() {
         let all = Faults { cuts: 3, one_way: 3, partitions: 2, swizzles: 3, flaps: 2, ..Faults::default() };
-        let plan = plan(&scenario(all));
+        let plan = plan(&scenario(all), &mesh());
         assert!(plan.iter().enumerate().all(|(number, episode)| episode.number == number));
         for episode in plan {
             let cuts = |act: fn(&Act) -> Option<(Place, Place)>| {

@@ -4,6 +4,8 @@
 //! observation is believed today under the `fleet` policy, and is no lie here until trust is more than membership.
 //! Invariant: no lie needs a key that is not the liar's own.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
@@ -142,16 +144,18 @@ impl Liar {
                 }
             }
             (Lie::Denial, Message::Held { ask, .. }) => return Twisted::Message(Message::NotHeld { ask: *ask }),
-            (Lie::FalseHolder, Message::Announce(told)) => told.batch.items.iter_mut().for_each(|item| {
-                if let LogItem::Fact { question, .. } = item {
-                    *question = self.rng.bits().to_le_bytes();
+            (Lie::FalseHolder, Message::Announce(told)) => {
+                for item in &mut Arc::make_mut(told).batch.items {
+                    if let LogItem::Fact { question, .. } = item {
+                        *question = self.rng.bits().to_le_bytes();
+                    }
                 }
-            }),
+            }
             (Lie::LongLog, Message::Heads { length, .. }) => *length = length.saturating_add(self.rng.below(1 << 40)),
-            (Lie::ForgedHead, Message::Announce(told)) => told.batch.head.length += 1,
+            (Lie::ForgedHead, Message::Announce(told)) => Arc::make_mut(told).batch.head.length += 1,
             (Lie::ForgedHead, Message::Held { evidence, .. }) => evidence.head.length += 1,
             (Lie::Misplaced, Message::Announce(told)) => {
-                told.batch.first = told.batch.first.wrapping_sub(1 + self.rng.below(5));
+                Arc::make_mut(told).batch.first = told.batch.first.wrapping_sub(1 + self.rng.below(5));
             }
             _ => {}
         }

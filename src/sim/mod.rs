@@ -23,6 +23,7 @@ mod effects;
 mod faults;
 #[cfg(all(test, target_os = "linux"))]
 mod figures;
+mod frames;
 pub mod history;
 pub mod html;
 mod liar;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::id::NodeId;
 use crate::identity::{Signature, Verifier};
 use crate::ledger::{Storage, StorageFile};
-use crate::message::{LogItem, Message};
+use crate::message::{EpochStart, LogItem, Message};
 
 /// A planted bug.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -79,17 +79,14 @@ impl Mutation {
 
     /// What a node with this bug sends in place of a message.
     pub(super) fn twist(self, mut message: Message, secret: &[u8; 32]) -> Option<Message> {
+        let forget = |lineage: &mut Vec<EpochStart>| drop(lineage.drain(..lineage.len().saturating_sub(1)));
         match (self, &mut message) {
             (Self::NeverPull, Message::Pull { .. }) => return None,
             (Self::LeakKey, Message::Held { payloads, .. }) => payloads.push(secret.to_vec().into()),
-            (
-                Self::ForgetEpochs,
-                Message::Hello { lineage, .. } | Message::Manifest(crate::message::Manifest { lineage, .. }),
-            ) => {
-                lineage.drain(..lineage.len().saturating_sub(1));
-            }
+            (Self::ForgetEpochs, Message::Hello { lineage, .. }) => forget(lineage),
+            (Self::ForgetEpochs, Message::Manifest(manifest)) => forget(&mut Arc::make_mut(manifest).lineage),
             (Self::AnnounceUnheld, Message::Announce(told)) => {
-                if let Some(LogItem::Fact { question, .. }) = told.batch.items.last_mut() {
+                if let Some(LogItem::Fact { question, .. }) = Arc::make_mut(told).batch.items.last_mut() {
                     question[0] ^= 0xFF;
                 }
             }

@@ -13,6 +13,7 @@ use super::Place;
 use super::clock::Clock;
 use super::compute::Evaluator;
 use super::disk::{Disk, Who, Writing};
+use super::frames::Frames;
 use super::history::{End, History};
 use super::liar::Liar;
 use super::mutate::Mutation;
@@ -28,7 +29,7 @@ use crate::cassette::Cassette;
 use crate::error::EvalError;
 use crate::fabric::{Config, Fabric, FlightId, Input, JobId, Output, Time, Verdict, perform};
 use crate::id::{EpochId, NodeId};
-use crate::identity::{Signature, Signer, Verifier};
+use crate::identity::{Signer, Verifier};
 use crate::ledger::{OpenError, Recovery};
 use crate::reply::Reply;
 
@@ -36,6 +37,7 @@ use crate::reply::Reply;
 pub(super) struct Shared {
     pub(super) queue: Queue,
     pub(super) network: Network,
+    pub(super) frames: Frames,
     pub(super) places: HashMap<NodeId, Place, foldhash::fast::FixedState>,
     pub(super) verifier: Box<dyn Verifier>,
     pub(super) history: History,
@@ -93,8 +95,6 @@ pub(super) struct Hands {
     pub(super) write_set: bool,
     pub(super) sync_set: bool,
     pub(super) wake_at: Option<Time>,
-    /// Batches go to everybody: the newest one's frame is made once.
-    pub(super) batch: Option<(u64, usize, Signature, Bytes)>,
     /// Replies computed and not yet handed on; only a mutation keeps one.
     swapped: VecDeque<Result<Reply, EvalError>>,
 }
@@ -147,7 +147,6 @@ impl Node {
             write_set: false,
             sync_set: false,
             wake_at: None,
-            batch: None,
             swapped: VecDeque::new(),
         };
         let mut node = Self { fabric, hands, outputs: Vec::new() };
@@ -182,8 +181,8 @@ impl Node {
         perform(&mut self.outputs, &mut Acting { hands: &mut self.hands, shared });
     }
 
-    pub(super) fn on_frame(&mut self, shared: &mut Shared, from: NodeId, bytes: &[u8]) {
-        let input = match crate::wire::decode(bytes) {
+    pub(super) fn on_frame(&mut self, shared: &mut Shared, from: NodeId, bytes: &Bytes) {
+        let input = match shared.frames.decode(bytes) {
             Ok(message) => Input::Message(from, message),
             Err(error) => Input::Garbage(from, error.to_string()),
         };

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use super::faults;
 use super::report::Report;
 use super::scenario::{Scenario, ScenarioError};
-use super::simulation::Simulation;
+use super::simulation::{Simulation, topology};
 
 /// The smallest failing run that was found.
 #[derive(Debug, Clone)]
@@ -40,7 +40,8 @@ pub fn shrink(
         let failed = check.map_or(!run.report.violations.is_empty(), same);
         Ok::<_, ScenarioError>(failed.then_some(run.report))
     };
-    let all: BTreeSet<usize> = faults::plan(scenario).iter().map(|episode| episode.number).collect();
+    let all: BTreeSet<usize> =
+        faults::plan(scenario, &topology(scenario)).iter().map(|episode| episode.number).collect();
     let mut skip = BTreeSet::new();
     let Some(mut report) = fails(scenario, &skip, None, all.len())? else { return Ok(None) };
     let check = report.violations[0].check;

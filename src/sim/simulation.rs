@@ -10,6 +10,7 @@ use super::clock::Clock;
 use super::compute::{Evaluator, Synthetic};
 use super::disk::Disk;
 use super::faults::{self, Act, Episode, Kind};
+use super::frames::Frames;
 use super::history::{History, Story};
 use super::liar::Liar;
 use super::mutate::{Gullible, Mutation};
@@ -201,6 +202,7 @@ impl<'a> Simulation<'a> {
         let askers = scenario.askers();
         plan.probe(calm, &askers.iter().copied().filter(|place| *place < first_liar).collect::<Vec<_>>());
         let (peers, checked) = (topology(scenario), Checked::default());
+        let mut episodes = faults::plan(scenario, &peers);
         let seat = |(place, peers): (Place, Vec<Place>)| {
             let mut key = [0; 32];
             let mut rng = Rng::stream(seed, Purpose::Identity, place as u64);
@@ -232,6 +234,7 @@ impl<'a> Simulation<'a> {
         let synthetic = Synthetic { questions: scenario.questions, compute: scenario.compute };
         let shared = Shared {
             queue: Queue::default(),
+            frames: Frames::default(),
             network: Network::new(scenario.network, seed, scenario.nodes),
             places: seats.iter().enumerate().map(|(place, seat)| (seat.name, place)).collect(),
             verifier,
@@ -246,7 +249,6 @@ impl<'a> Simulation<'a> {
             deliveries: 0,
             hops: self.draw.then(Hops::default),
         };
-        let mut episodes = faults::plan(scenario);
         episodes.append(&mut self.more);
         episodes.iter_mut().filter(|e| self.skip.contains(&e.number)).for_each(|e| e.steps.clear());
         let faults = Rng::stream(seed, Purpose::Faults, u64::MAX);
@@ -277,7 +279,7 @@ impl<'a> Simulation<'a> {
 }
 
 /// Who is connected to whom: everybody, or a ring with random chords.
-fn topology(scenario: &Scenario) -> Vec<Vec<Place>> {
+pub(super) fn topology(scenario: &Scenario) -> Vec<Vec<Place>> {
     let nodes = scenario.nodes;
     let Some(degree) = scenario.degree.filter(|degree| *degree + 1 < nodes) else {
         return (0..nodes).map(|place| (0..nodes).filter(|other| *other != place).collect()).collect();

@@ -184,6 +184,20 @@ impl HolderIndex {
         self.log(peer)?.lineage.last().copied()
     }
 
+    /// The current epoch of a peer's log, as it was described, and the first position that is not known yet.
+    #[must_use]
+    pub fn newest(&self, peer: NodeId) -> Option<(EpochStart, u64)> {
+        let log = self.log(peer)?;
+        Some((*log.lineage.last()?, log.known))
+    }
+
+    /// Whether anything that is known of a peer's log is a fact.
+    #[must_use]
+    pub fn has_facts(&self, peer: NodeId) -> bool {
+        let LogStats { facts, dropped, beyond_k, corrected } = self.stats_of(peer);
+        facts > 0 || dropped > 0 || beyond_k > 0 || corrected > 0
+    }
+
     /// The epochs of a peer's log, as they were described.
     #[must_use]
     pub fn lineage(&self, peer: NodeId) -> &[EpochStart] {

@@ -1,6 +1,7 @@
 //! The index against announcements, segments, restarts and a budget.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -213,7 +214,7 @@ fn a_late_joiner_ends_with_the_same_index_for_less_than_three_and_a_third_bytes_
         let questions: Vec<_> = (0..1000).map(|n| (n % 10 != 3).then(|| question(round * 1000 + n))).collect();
         facts += questions.iter().flatten().count();
         let announcement = author.announce(&questions);
-        wire += weight(&Message::Announce(announcement.clone()));
+        wire += weight(&Message::Announce(Arc::new(announcement.clone())));
         assert_eq!(merge(&mut live, &announcement), Merge::Merged);
     }
     assert!(wire * 10 <= facts * 180, "{wire} bytes for {facts} live facts");
@@ -221,7 +222,7 @@ fn a_late_joiner_ends_with_the_same_index_for_less_than_three_and_a_third_bytes_
     assert_eq!(manifest.segments.len(), 3);
     let bytes = |name: SegmentName| encode_keys(author.segment(&name)).len();
     let fetched: usize = manifest.names().map(bytes).sum();
-    let named = weight(&Message::Manifest(manifest.clone()));
+    let named = weight(&Message::Manifest(Arc::new(manifest.clone())));
     assert!((fetched + named) * 10 <= facts * 33, "{fetched} + {named} bytes for {facts} facts");
     assert_eq!(join(&mut late, &author, &manifest), 3);
     assert_eq!(late.facts_of(author.node()), live.facts_of(author.node()));

@@ -18,7 +18,7 @@ fn a_flood_of_announcements_is_checked_a_few_at_a_time() {
         let mut history = Remote::new(1);
         let announcement = history.announce(&[request(n).0]);
         let mut again = announcement.clone();
-        again.batch.first = 0;
+        Arc::make_mut(&mut again).batch.first = 0;
         script.say(&flooder, Message::Announce(again));
     }
     assert_eq!(checks(&mut script), 1, "one position is checked once");
@@ -65,7 +65,7 @@ fn a_forged_announcement_convicts_whoever_brought_it() {
     script.join(&messenger, ms(1));
     script.join(&victim, ms(1));
     let mut forged = victim.announce(&[request(1).0]);
-    forged.batch.items[0] = LogItem::Fact { question: [6; 8], answer: [6; 8] };
+    Arc::make_mut(&mut forged).batch.items[0] = LogItem::Fact { question: [6; 8], answer: [6; 8] };
     script.say(&messenger, Message::Announce(forged));
     script.check_all();
     assert!(matches!(&script.disconnects()[..], [(who, Disconnect::Unbelievable(_))] if *who == messenger.node()));
@@ -134,7 +134,7 @@ fn a_manifest_that_lies_is_refused_before_anything_is_fetched() {
         script.join(&honest, ms(1));
         script.sent(&honest);
         let mut manifest = honest.manifest();
-        lie(&mut manifest);
+        lie(Arc::make_mut(&mut manifest));
         script.say(&honest, Message::Manifest(manifest));
         script.check_all();
         assert!(matches!(script.disconnects()[..], [(_, Disconnect::Unbelievable(_))]));

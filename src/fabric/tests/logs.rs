@@ -255,7 +255,7 @@ fn dropped_segments_are_told_of_and_masked() {
 }
 
 /// The checks that were asked for, not carried out yet.
-fn checks(script: &mut Script) -> Vec<(NodeId, Announcement)> {
+fn checks(script: &mut Script) -> Vec<(NodeId, Arc<Announcement>)> {
     script.take(|output| match output {
         Output::CheckAnnouncement(from, announcement) => Some((*from, announcement.clone())),
         _ => None,
@@ -263,7 +263,7 @@ fn checks(script: &mut Script) -> Vec<(NodeId, Announcement)> {
 }
 
 /// The outcome of a check that an announcement passes.
-fn signed(from: NodeId, announcement: Announcement) -> Input {
+fn signed(from: NodeId, announcement: Arc<Announcement>) -> Input {
     let verdict = Verdict::of(&announcement, &Ed25519);
     assert_ne!(verdict, Verdict::Forged);
     Input::AnnouncementChecked(from, announcement, verdict)

@@ -60,12 +60,16 @@ impl Remote {
     }
 
     /// Appends facts to its log and announces them.
-    fn announce(&mut self, questions: &[ContentId]) -> Announcement {
+    fn announce(&mut self, questions: &[ContentId]) -> Arc<Announcement> {
         let fact = |id: &ContentId| LogItem::Fact { question: id.fingerprint().to_le_bytes(), answer: [1; 8] };
-        let items: Vec<_> = questions.iter().map(fact).collect();
+        self.append(questions.iter().map(fact).collect())
+    }
+
+    /// Appends items of one position each to its log and announces them.
+    fn append(&mut self, items: Vec<LogItem>) -> Arc<Announcement> {
         let batch = self.batch(self.items.len() as u64, items.clone());
         self.items.extend(items);
-        let announcement = Announcement::sign(&self.me, &self.chain, batch);
+        let announcement = Arc::new(Announcement::sign(&self.me, &self.chain, batch));
         self.chain = announcement.chain;
         announcement
     }
@@ -75,7 +79,7 @@ impl Remote {
         (!items.is_empty()).then(|| self.batch(at, items))
     }
 
-    fn manifest(&self) -> Manifest {
+    fn manifest(&self) -> Arc<Manifest> {
         let unsigned = Manifest {
             node: self.node(),
             lineage: vec![self.epoch],
@@ -84,7 +88,7 @@ impl Remote {
             chain: self.chain,
             signature: Signature::from_bytes([0; 64]),
         };
-        segment::complete(unsigned, &self.me, |at, max| self.read(at, max)).expect("its whole log is there")
+        Arc::new(segment::complete(unsigned, &self.me, |at, max| self.read(at, max)).expect("its whole log is there"))
     }
 
     fn segment(&self, number: u64, end: u64) -> Bytes {

@@ -54,14 +54,36 @@ fn news_goes_on_over_links_and_turns_lazy_where_it_comes_twice() {
     assert_eq!(script.sent(&peers[b]), [Message::Prune], "it was being checked already");
     script.check_all();
     let went: Vec<_> = (0..12).filter(|at| !script.sent(&peers[*at]).is_empty()).collect();
-    let mut others: Vec<_> = links.iter().copied().filter(|at| ![links[0], a].contains(at)).collect();
-    others.sort_unstable();
-    assert_eq!(went, others, "to every link but its author and where it came from");
+    assert_eq!(went, [links[3]], "to every link but its author and those that have shown that they have it");
     let next = peers[links[0]].announce(&[request(2).0]);
     script.say(&peers[a], Message::Announce(next));
     script.check_all();
     assert!(matches!(script.sent(&peers[b])[..], [Message::Have { .. }]), "only word of it");
     assert!(matches!(script.sent(&peers[links[3]])[..], [Message::Announce(_)]));
+}
+
+#[test]
+fn a_log_is_passed_on_from_its_first_fact_on() {
+    let (mut script, mut peers) = overlay(12);
+    let links = chosen(&mut script, &peers);
+    let (author, from) = (links[0], links[1]);
+    script.outputs.clear();
+    let skip = peers[author].append(vec![LogItem::Skip(1)]);
+    script.say(&peers[from], Message::Announce(skip));
+    script.check_all();
+    assert_eq!(script.fabric.holders().known(peers[author].node()), 1, "it is known here");
+    assert!((0..12).all(|at| script.sent(&peers[at]).is_empty()), "and worth nothing to others");
+    let fact = peers[author].announce(&[request(1).0]);
+    script.say(&peers[from], Message::Announce(fact));
+    script.check_all();
+    assert!(matches!(script.sent(&peers[links[2]])[..], [Message::Announce(_)]));
+    // Whoever gets it asks for what comes before it.
+    script.say(&peers[links[2]], Message::Pull { node: peers[author].node(), from: 0 });
+    assert!(matches!(script.sent(&peers[links[2]])[..], [Message::Announce(_), Message::Announce(_)]));
+    let skip = peers[author].append(vec![LogItem::Skip(1)]);
+    script.say(&peers[from], Message::Announce(skip));
+    script.check_all();
+    assert!(matches!(script.sent(&peers[links[3]])[..], [Message::Announce(_), Message::Announce(_)]), "it has facts");
 }
 
 #[test]
@@ -130,12 +152,14 @@ fn a_row_of_an_unknown_log_is_pulled_and_its_segments_come_by_way_of_the_neighbo
     script.say(&peers[0], Message::Segment { ask, bytes: stranger.segment(number, end) });
     script.check_all();
     assert_eq!(script.fabric.holders().known(stranger.node()), 2);
-    // What came is passed on by name.
+    // What came is passed on, and can be asked for by name.
+    let pushed: Vec<_> = peers[1..].iter().flat_map(|peer| script.sent(peer)).collect();
+    assert_eq!(pushed, vec![Message::Manifest(Arc::clone(&manifest)); pushed.len()]);
+    assert!(pushed.len() >= LINKS_CHOSEN - 1, "over {} eager links", pushed.len());
     script.say(&peers[1], Message::Pull { node: stranger.node(), from: 0 });
     let ask = AskId(3);
     script.say(&peers[1], Message::GetSegment { ask, node: stranger.node(), number, end, digest });
-    let mut told = script.sent(&peers[1]);
-    told.retain(|message| !matches!(message, Message::Have { .. }));
+    let told = script.sent(&peers[1]);
     assert_eq!(told, [Message::Manifest(manifest), Message::Segment { ask, bytes: stranger.segment(number, end) }]);
 }
 
