@@ -403,9 +403,9 @@ pub enum Message {
         /// The bytes.
         bytes: Bytes,
     },
-    /// "I no longer need that."
+    /// "I no longer need that." Asks of the fabric are answered at once, so it is for work that was placed; see the node's `placement`.
     Cancel {
-        /// From the ask.
+        /// From the ask, or the work.
         ask: AskId,
     },
     /// Where nodes listen; see the node's `addresses`. The fabric has no part in it.

@@ -60,6 +60,9 @@ fn main() {
         let rounds = if quick { 1 } else { rounds };
         overhead(&node, &runtime, &alone, &device.adapter.name, &class, bytes, rounds);
     }
+    if only.is_none_or(|only| only == 4096) {
+        row(&node, &runtime, &device.adapter.name, &class, if quick { 1 } else { 20 });
+    }
     drop(alone);
     if only.is_some() {
         return node.shutdown();
@@ -141,6 +144,40 @@ fn overhead(
     let ratio = eval.as_secs_f64() / bare.as_secs_f64();
     let over = eval.saturating_sub(bare);
     println!("{bytes:>12} {bare:>12.1?} {eval:>12.1?} {over:>12.1?} {ratio:>8.2} {single:>12.1?} {inside:>12.1?}");
+}
+
+/// One small evaluation after the other, then as many bare runs, in turns: both find in the processor's caches what they left there.
+fn row(node: &Node, runtime: &tokio::runtime::Runtime, adapter: &str, class: &Class, turns: u32) {
+    const IN_A_ROW: u32 = 50;
+
+    let bare = Bare::new(adapter, SHADER, 4096, 1);
+    let program = program(SHADER, 4096, 1, 1);
+    let (mut bares, mut evals) = (Vec::new(), Vec::new());
+    for turn in 0..=turns {
+        for n in 0..IN_A_ROW {
+            let input = (1 << 29 | turn << 10 | n).to_le_bytes().repeat(1024);
+            let start = Instant::now();
+            bare.run(&input);
+            bares.push(start.elapsed());
+        }
+        for n in 0..IN_A_ROW {
+            let input = (1 << 29 | turn << 10 | n).to_le_bytes().repeat(1024);
+            let start = Instant::now();
+            let request = program.request().expect("a program").file("in", input).expect("a name").class(class.clone());
+            runtime.block_on(node.eval(request)).expect("an answer");
+            evals.push(start.elapsed());
+        }
+    }
+    // The first of each turn have their caches to fill.
+    let settled = |times: Vec<Duration>| {
+        let turns = times.chunks(IN_A_ROW as usize).skip(1);
+        median(turns.flat_map(|turn| turn[turn.len() / 5..].to_vec()).collect())
+    };
+    let (bare, eval) = (settled(bares), settled(evals));
+    println!(
+        "\n4096 bytes, {IN_A_ROW} in a row: bare {bare:.1?}, eval {eval:.1?}, {:.1?} more",
+        eval.saturating_sub(bare)
+    );
 }
 
 /// From the end of a worker that had to be ended to the next result.

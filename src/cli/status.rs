@@ -54,6 +54,8 @@ fn text(status: &Status) -> String {
     {
         line("gpu", status.gpu.clone());
         status.device_classes.iter().for_each(|class| line("", class.clone()));
+        let code = status.pipelines.as_ref().map(ToString::to_string).unwrap_or_default();
+        code.lines().for_each(|text| line("gpu code", text.to_owned()));
     }
     let ledger = &status.ledger;
     line(

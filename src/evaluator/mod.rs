@@ -4,6 +4,8 @@
 //! threads of its own, on somebody's async runtime, or in a child process that can be killed, and nothing above it changes.
 //! An evaluator knows values only: nothing of ledgers, peers or the fabric.
 
+#[cfg(any(feature = "gpu", feature = "wasm"))]
+pub mod artifacts;
 pub mod gpu;
 pub mod host;
 pub mod pool;

@@ -35,6 +35,10 @@ use crate::identity::{Identity, MemoVerifier, Signer};
 use crate::ledger::{FileStorage, MemoryStorage, OpenError, Opening, Recovery, Storage};
 use crate::request::Name;
 
+/// Compiled programs in the data directory: native code and pipelines.
+#[cfg(any(feature = "gpu", feature = "wasm"))]
+const AOT: &str = "aot";
+
 /// Threads for disk, hashing and signatures: two, so that one slow disk read does not hold up every check.
 const IO_THREADS: usize = 2;
 
@@ -239,7 +243,7 @@ impl NodeBuilder {
         #[cfg(feature = "wasm")]
         evaluators.add(Arc::new(wasm.clone()));
         #[cfg(feature = "gpu")]
-        let gpu = self.add_gpu(&events, &mut evaluators);
+        let gpu = self.add_gpu(&identity, &events, &mut evaluators);
         for evaluator in &self.evaluators {
             evaluators.add(Arc::clone(evaluator));
         }
@@ -339,16 +343,24 @@ impl NodeBuilder {
     #[cfg(feature = "gpu")]
     fn add_gpu(
         &self,
+        identity: &Identity,
         events: &mpsc::Sender<Event>,
         evaluators: &mut Evaluators,
     ) -> Option<crate::evaluator::gpu::GpuEvaluator> {
+        use crate::evaluator::artifacts::AotConfig;
+        use crate::evaluator::gpu::{GpuConfig, GpuEvaluator, PipelineData};
+
         let mut config = match &self.gpu {
-            GpuUse::Usual => crate::evaluator::gpu::GpuConfig::default(),
+            GpuUse::Usual => GpuConfig::default(),
             GpuUse::As(config) => config.clone(),
             GpuUse::Off => return None,
         };
-        config.folder = config.folder.or_else(|| Some(self.data_dir.as_ref()?.join("gpu")));
-        let gpu = crate::evaluator::gpu::GpuEvaluator::new(config);
+        if let Some(directory) = &self.data_dir {
+            config.folder.get_or_insert_with(|| directory.join("gpu"));
+            let store = || AotConfig::new(directory.join(AOT), &identity.seed());
+            config.pipelines.get_or_insert_with(|| PipelineData::new(store()));
+        }
+        let gpu = GpuEvaluator::new(config);
         let events = events.clone();
         gpu.when_ready(move |devices| {
             let classes = devices.sound().filter_map(|device| device.class.clone()).take(crate::limits::MAX_OFFERED);
@@ -372,7 +384,7 @@ impl NodeBuilder {
             ..WasmSetup::default()
         };
         if let Some(directory) = &self.data_dir {
-            setup.aot = Some(AotConfig::new(directory.join("aot"), &identity.seed()));
+            setup.aot = Some(AotConfig::new(directory.join(AOT), &identity.seed()));
             if let Compilation::Worker(worker) = &mut setup.compilation {
                 worker.folder.get_or_insert_with(|| directory.join("workers"));
             }

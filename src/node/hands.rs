@@ -28,6 +28,7 @@ use crate::node::driver::Event;
 use crate::node::evaluators::Evaluators;
 use crate::node::lanes::{LaneEvent, Lanes};
 use crate::node::nested::{NodeAsker, Waits};
+use crate::node::placement;
 use crate::node::placing::Placing;
 use crate::node::resolve::load;
 use crate::node::shared::Shared;
@@ -162,6 +163,10 @@ impl Hands {
                     return None;
                 }
                 Ok(Message::Placement(said)) => return self.on_placement(peer, said),
+                Ok(Message::Cancel { ask }) if placement::is_placed(ask) => {
+                    self.placing.cancelled(peer, ask);
+                    return None;
+                }
                 Ok(message) => Input::Message(peer, message),
                 Err(error) => Input::Garbage(peer, error.to_string()),
             }),
@@ -280,7 +285,7 @@ impl Effects for Hands {
         if let Some(cancel) = self.running.remove(&flight) {
             cancel.cancel();
         }
-        self.placing.forget(flight);
+        self.no_longer_placed(flight);
         self.askers.remove(&flight);
     }
 

@@ -22,6 +22,9 @@ mod nested;
 mod nested_tests;
 mod placement;
 mod placing;
+#[cfg(test)]
+#[cfg(all(feature = "gpu", feature = "net"))]
+mod placing_tests;
 mod resolve;
 mod shared;
 #[cfg(feature = "wasm")]
@@ -212,6 +215,8 @@ impl Node {
             gpu: self.gpu_summary(),
             #[cfg(feature = "gpu")]
             device_classes: self.device_classes(),
+            #[cfg(feature = "gpu")]
+            pipelines: self.inner.gpu.as_ref().map(crate::evaluator::gpu::GpuEvaluator::pipelines),
         }
     }
 

@@ -2,12 +2,12 @@
 //!
 //! Every node tells its peers which classes it has. What is refused here for want of a device goes to the offering peer with the least to do for this
 //! node; what that one refuses for the same reason, or has no time for, goes on to the next. The peer records and signs the answer as its own, and
-//! is then asked for it as any holder is, so nothing is believed that would not be believed otherwise. Invariant: an evaluation is at one peer at a
-//! time, each peer is tried once, and what was placed here is never placed again.
+//! is then asked for it as any holder is, so nothing is believed that would not be believed otherwise. Once nobody waits for it here the peer is told so, by
+//! the message with which asks are cancelled: peers that know of no placed work to be cancelled take no notice of it. Invariants: an evaluation is at one
+//! peer at a time, each peer is tried once, and what was placed here is never placed again; the numbers of placed work are no asks' numbers.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use bytes::Bytes;
 
 use crate::cassette::Cassette;
 use crate::error::{EvalError, Refusal};
+use crate::evaluator::Cancel;
 use crate::fabric::FlightId;
 use crate::id::{ContentId, NodeId};
 use crate::identity::Signer;
@@ -24,6 +25,9 @@ use crate::node::resolve::load;
 use crate::record::Resolved;
 use crate::reply::Payload;
 use crate::request::{Class, Engine, Name, Program, Request};
+
+/// Placed work is numbered from here on. The fabric counts its asks from the bottom, so one `Cancel` does for both.
+const FIRST: u64 = 1 << 63;
 
 /// What a node knows of others' offers, and what it has placed.
 #[derive(Default)]
@@ -84,11 +88,17 @@ pub(super) fn request(work: Work) -> Request {
 }
 
 /// Waits until an answer that was just recorded can be given to others: a few milliseconds, until it is durable.
-pub(super) fn until_servable(cassette: &Cassette, signer: &dyn Signer, id: ContentId) -> Result<(), EvalError> {
+pub(super) fn until_servable(
+    cassette: &Cassette,
+    signer: &dyn Signer,
+    id: ContentId,
+    seat: &Seat,
+) -> Result<(), EvalError> {
     const LOOK: Duration = Duration::from_millis(1);
     const LOOKS: u32 = 5000;
 
     for _ in 0..LOOKS {
+        seat.go_on()?;
         match cassette.evidence(id, signer) {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => thread::sleep(LOOK),
@@ -143,9 +153,12 @@ impl Placements {
         gone.into_iter().map(|(_, placed)| self.place(placed)).collect()
     }
 
-    /// Nobody waits for this any more.
-    pub(super) fn forget(&mut self, flight: FlightId) {
-        self.placed.retain(|_, placed| placed.flight != flight);
+    /// Nobody waits for this any more: who is to be told so.
+    pub(super) fn forget(&mut self, flight: FlightId) -> Vec<(NodeId, AskId)> {
+        self.placed
+            .extract_if(.., |_, placed| placed.flight == flight)
+            .map(|(ask, placed)| (placed.peer, ask))
+            .collect()
     }
 
     fn place(&mut self, mut placed: Placed) -> Next {
@@ -159,7 +172,7 @@ impl Placements {
             return Next::End(placed.flight, placed.error);
         };
         self.next += 1;
-        let ask = AskId(self.next);
+        let ask = AskId(FIRST + self.next);
         placed.peer = peer;
         placed.tried.insert(peer);
         let work = Box::new(placed.work.clone());
@@ -168,27 +181,72 @@ impl Placements {
     }
 }
 
-/// Counts what is done for others.
+/// Whether an ask is placed work, as nodes that can cancel it number that.
+pub(super) fn is_placed(ask: AskId) -> bool {
+    ask.0 >= FIRST
+}
+
+/// What is done for others, and how each of it is ended.
 #[derive(Clone, Default)]
-pub(super) struct ForOthers(Arc<AtomicUsize>);
+pub(super) struct ForOthers(Arc<Mutex<Seats>>);
+
+#[derive(Default)]
+struct Seats {
+    taken: BTreeMap<u64, (NodeId, AskId, Cancel)>,
+    next: u64,
+}
 
 /// One evaluation for another node.
-pub(super) struct Seat(Arc<AtomicUsize>);
+pub(super) struct Seat {
+    seats: ForOthers,
+    number: u64,
+    cancel: Cancel,
+}
 
 impl ForOthers {
     /// A seat for one more, unless all are taken.
-    pub(super) fn take(&self) -> Result<Seat, EvalError> {
-        let taken = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| (taken < MAX_PLACED).then_some(taken + 1));
-        let busy = |_| EvalError::Busy { what: "evaluations for other nodes".to_owned(), bound: MAX_PLACED as u64 };
-        taken.map(|_| Seat(Arc::clone(&self.0))).map_err(busy)
+    pub(super) fn take(&self, peer: NodeId, ask: AskId) -> Result<Seat, EvalError> {
+        let mut seats = self.seats();
+        if seats.taken.len() >= MAX_PLACED {
+            return Err(EvalError::Busy { what: "evaluations for other nodes".to_owned(), bound: MAX_PLACED as u64 });
+        }
+        seats.next += 1;
+        let (number, cancel) = (seats.next, Cancel::default());
+        seats.taken.insert(number, (peer, ask, cancel.clone()));
+        Ok(Seat { seats: self.clone(), number, cancel })
+    }
+
+    /// A peer no longer needs this; nothing, if it was done meanwhile.
+    pub(super) fn cancel(&self, from: NodeId, ask: AskId) {
+        self.cancel_where(|peer, other| peer == from && other == ask);
+    }
+
+    /// A peer is gone, and with it whoever waited there.
+    pub(super) fn down(&self, gone: NodeId) {
+        self.cancel_where(|peer, _| peer == gone);
+    }
+
+    fn cancel_where(&self, fits: impl Fn(NodeId, AskId) -> bool) {
+        let seats = self.seats();
+        seats.taken.values().filter(|(peer, ask, _)| fits(*peer, *ask)).for_each(|(_, _, cancel)| cancel.cancel());
+    }
+
+    fn seats(&self) -> MutexGuard<'_, Seats> {
+        // Nothing here panics half-way through a change.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seat {
+    /// Whether somebody still waits for it.
+    pub(super) fn go_on(&self) -> Result<(), EvalError> {
+        if self.cancel.is_cancelled() { Err(EvalError::Cancelled) } else { Ok(()) }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.seats.seats().taken.remove(&self.number);
     }
 }
 
@@ -244,11 +302,51 @@ mod tests {
     }
 
     #[test]
+    fn whoever_does_it_is_told_that_nobody_waits_any_more() {
+        let mut placements = Placements::default();
+        placements.offered(node(1), vec!["gpu:a".parse().unwrap()]);
+        let asks: Vec<_> = (1..=3)
+            .map(|flight| match placements.begin(FlightId(flight), work(Class::Portable), none()) {
+                Next::Send(_, ask, _) => ask,
+                _ => panic!("it is placed"),
+            })
+            .collect();
+        assert!(asks.iter().all(|ask| is_placed(*ask)) && !is_placed(AskId(7)), "none is an ask of the fabric");
+        assert_eq!(placements.forget(FlightId(2)), [(node(1), asks[1])]);
+        assert_eq!(placements.forget(FlightId(2)), []);
+        assert!(placements.done(node(1), asks[1], Err(EvalError::Cancelled)).is_none(), "it is not placed once more");
+        placements.done(node(1), asks[0], Ok(())).unwrap();
+        assert_eq!(placements.forget(FlightId(1)), [], "it is done, and nothing is to be ended");
+        assert_eq!(placements.forget(FlightId(3)), [(node(1), asks[2])]);
+    }
+
+    fn seat(seats: &ForOthers, peer: NodeId, ask: u64) -> Seat {
+        seats.take(peer, AskId(ask)).map_err(|error| panic!("{error}")).unwrap()
+    }
+
+    #[test]
     fn only_so_many_are_done_for_others() {
         let seats = ForOthers::default();
-        let taken: Vec<_> = (0..MAX_PLACED).map(|_| seats.take().map_err(|error| panic!("{error}"))).collect();
-        assert!(matches!(seats.take(), Err(EvalError::Busy { .. })));
+        let taken: Vec<_> = (0..MAX_PLACED).map(|n| seat(&seats, node(1), n as u64)).collect();
+        assert!(matches!(seats.take(node(2), AskId(1)), Err(EvalError::Busy { .. })));
         drop(taken);
-        assert!(seats.take().is_ok());
+        assert!(seats.take(node(2), AskId(1)).is_ok());
+    }
+
+    #[test]
+    fn each_ends_only_what_it_asked_for_itself() {
+        let seats = ForOthers::default();
+        let (own, same, other, third) =
+            (seat(&seats, node(1), 1), seat(&seats, node(2), 1), seat(&seats, node(1), 2), seat(&seats, node(2), 3));
+        seats.cancel(node(1), AskId(1));
+        seats.cancel(node(1), AskId(3));
+        let on = || [&own, &same, &other, &third].map(|seat| seat.go_on().is_ok());
+        assert_eq!(on(), [false, true, true, true]);
+        seats.down(node(2));
+        assert_eq!((on(), own.go_on()), ([false, false, true, false], Err(EvalError::Cancelled)));
+        drop(other);
+        seats.cancel(node(1), AskId(2));
+        let fresh = seat(&seats, node(1), 2);
+        assert!(fresh.go_on().is_ok(), "what was cancelled before says nothing of it");
     }
 }

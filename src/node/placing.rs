@@ -40,9 +40,9 @@ impl Placing {
         self.placements.classes()
     }
 
-    /// Nobody waits for this any more.
-    pub(super) fn forget(&mut self, flight: FlightId) {
-        self.placements.forget(flight);
+    /// A peer no longer needs what it placed here. Others who wait for the same question go on waiting for it.
+    pub(super) fn cancelled(&self, from: NodeId, ask: AskId) {
+        self.for_others.cancel(from, ask);
     }
 }
 
@@ -67,8 +67,16 @@ impl Hands {
         }
     }
 
-    /// A peer is gone: what it did for this node another one may.
+    /// Nobody here waits for this any more: whoever computes it is told so.
+    pub(super) fn no_longer_placed(&mut self, flight: FlightId) {
+        for (peer, ask) in self.placing.placements.forget(flight) {
+            self.send(peer, Message::Cancel { ask });
+        }
+    }
+
+    /// A peer is gone: what it did for this node another one may, and what this one does for it nobody waits for.
     pub(super) fn placing_down(&mut self, peer: NodeId) -> Vec<Input> {
+        self.placing.for_others.down(peer);
         let moved = self.placing.placements.down(peer);
         moved.into_iter().filter_map(|next| self.place(next)).collect()
     }
@@ -109,7 +117,7 @@ impl Hands {
     /// Evaluates for another node, on a thread that waits for it.
     fn work_for(&mut self, peer: NodeId, ask: AskId, work: Work) {
         let done = move |result| Message::Placement(Placement::Done(ask, result));
-        let seat = match self.placing.for_others.take() {
+        let seat = match self.placing.for_others.take(peer, ask) {
             Ok(seat) => seat,
             Err(busy) => return self.send(peer, done(Err(busy))),
         };
@@ -117,10 +125,14 @@ impl Hands {
         let (cassette, signer) = (self.cassette.clone(), Arc::clone(&self.signer));
         let evaluate = move || {
             let request = placement::request(work);
-            let answer = Eval::admit(&node, &request).and_then(|()| block_on(node.eval(request), &|| Ok(())));
-            let answer = answer.and_then(|answer| placement::until_servable(&cassette, &*signer, answer.id));
+            // Once it is cancelled the question is asked no more, which ends the evaluation unless somebody else asks the same.
+            let answer = Eval::admit(&node, &request).and_then(|()| block_on(node.eval(request), &|| seat.go_on()));
+            let answer = answer.and_then(|answer| placement::until_servable(&cassette, &*signer, answer.id, &seat));
+            let wanted = seat.go_on().is_ok();
             drop(seat);
-            drop(events.blocking_send(Event::Send(peer, done(answer))));
+            if wanted {
+                drop(events.blocking_send(Event::Send(peer, done(answer))));
+            }
         };
         if let Err(error) = std::thread::Builder::new().name("evalmesh-placed".to_owned()).spawn(evaluate) {
             self.send(peer, done(Err(EvalError::Failed(error.to_string()))));

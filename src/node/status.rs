@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "gpu")]
+use crate::evaluator::gpu::PipelineReport;
 #[cfg(feature = "wasm")]
 use crate::evaluator::slots::{SlotKind, SlotLimits, Version};
 #[cfg(feature = "wasm")]
@@ -60,6 +62,9 @@ pub struct Status {
     /// The device classes that it answers.
     #[cfg(feature = "gpu")]
     pub device_classes: Vec<String>,
+    /// What became of what drivers compiled; nothing where there is no GPU evaluator.
+    #[cfg(feature = "gpu")]
+    pub pipelines: Option<PipelineReport>,
 }
 
 /// The wasm evaluator in numbers.

@@ -95,7 +95,7 @@ mod tests {
             let mut rng = Rng::new(*which);
             (rng.below(3), rng.below(4)) == (file, text)
         };
-        (0..100_000).find(hits).expect("some number does")
+        (0..1_000_000).find(hits).expect("some number does")
     }
 
     #[test]

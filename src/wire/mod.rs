@@ -248,6 +248,9 @@ mod tests {
             assert_eq!(encode(&message).expect("in bounds")[..], *bytes);
             assert_eq!(decode(bytes), Ok(message));
         }
+        let cancel = Message::Cancel { ask: AskId(1 << 63 | 1) };
+        let golden = [1, 19, 0x81, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 1];
+        assert_eq!((&encode(&cancel).expect("in bounds")[..], decode(&golden)), (&golden[..], Ok(cancel)));
         let many = Message::Placement(Placement::Offer(vec![name("gpu:a"); MAX_OFFERED + 1]));
         assert!(matches!(decode(&encode(&many).expect("fits")), Err(WireError::Bound { what: "device classes", .. })));
     }

@@ -6,6 +6,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests measure how long killing takes")]
 
+mod compiled;
 mod drivers;
 mod exact;
 mod examples;
@@ -21,10 +22,14 @@ const OF_SOFTWARE: &[&str] = &[
     "two devices are sound and the third is refused by the test it fails",
     "float kernels are of one class, and asking for them as portable is an error",
     "no driver is an answer, not an error",
+    "compiled pipelines are found again after a restart",
+    "compiled pipelines of others are refused",
+    "an empty cache is not worth keeping",
     "a driver that crashes or hangs while devices are listed costs only its own",
     "a node remembers answers and no errors",
     "another class's answer is given only to those who ask for it",
     "a node without a device asks one that has it",
+    "what was placed and is not wanted any more ends",
     "the command line asks a shader, a manifest, and for devices",
 ];
 
@@ -34,7 +39,7 @@ fn main() {
         return;
     }
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
-    for (name, check) in [exact::CHECKS, examples::CHECKS, hostile::CHECKS, nodes::CHECKS].concat() {
+    for (name, check) in [exact::CHECKS, examples::CHECKS, hostile::CHECKS, nodes::CHECKS, compiled::CHECKS].concat() {
         if drivers::is_real() && OF_SOFTWARE.contains(&name) {
             println!("left out: {name}");
         } else if wanted.as_ref().is_none_or(|wanted| name.contains(wanted.as_str())) {

@@ -17,6 +17,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("the output of a program is the input of the next one", a_graph),
     ("another class's answer is given only to those who ask for it", approximate),
     ("a node without a device asks one that has it", placed),
+    ("what was placed and is not wanted any more ends", placed_for_nobody),
     ("the command line asks a shader, a manifest, and for devices", the_command_line),
 ];
 
@@ -94,10 +95,10 @@ fn comes_to_hold(node: &Node, request: &Request) -> bool {
     false
 }
 
-fn placed() {
-    let secret = || FleetSecret::from_bytes([7; 32]);
+/// A node with a device, and one without that knows of it.
+fn able_and_unable() -> (Node, Node) {
     let network = |peers| Network {
-        secret: secret(),
+        secret: FleetSecret::from_bytes([7; 32]),
         listen: vec!["127.0.0.1:0".parse().expect("an address")],
         peers,
         mdns: false,
@@ -112,19 +113,28 @@ fn placed() {
         .start()
         .expect("a node");
     able.prepare_devices();
-    let wanted = request(&program(&shader("b[id.x] = a[id.x] + 7u;"), 64, 1), &[1; 64]);
+    (able, unable)
+}
+
+/// Asks until the offer of a device came, which is when it was tested.
+fn ask_a_peer(unable: &Node, wanted: &Request) -> Answer {
     let start = std::time::Instant::now();
-    // The offer comes when the devices are tested.
-    let answer = loop {
-        match ask(&unable, wanted.clone()) {
-            Ok(answer) => break answer,
+    loop {
+        match ask(unable, wanted.clone()) {
+            Ok(answer) => return answer,
             Err(EvalError::Refused(Refusal::NoEvaluator(_))) => {
                 std::thread::sleep(std::time::Duration::from_millis(50));
             }
             Err(error) => panic!("{error}"),
         }
         assert!(start.elapsed() < std::time::Duration::from_secs(20), "no offer came");
-    };
+    }
+}
+
+fn placed() {
+    let (able, unable) = able_and_unable();
+    let wanted = request(&program(&shader("b[id.x] = a[id.x] + 7u;"), 64, 1), &[1; 64]);
+    let answer = ask_a_peer(&unable, &wanted);
     assert_eq!((answer.origin, out(&answer.reply)), (Origin::Peer(able.id()), vec![8; 64]));
     assert!(comes_to_hold(&unable, &wanted));
     assert!(comes_to_hold(&able, &wanted), "whoever computed it holds it");
@@ -146,6 +156,30 @@ fn placed() {
     let mut here = request(&program(&shader("b[id.x] = a[id.x] + 9u;"), 64, 1), &[1; 64]);
     here.options.here = true;
     assert!(matches!(ask(&unable, here), Err(EvalError::Refused(Refusal::NoEvaluator(_)))));
+    unable.shutdown();
+    able.shutdown();
+}
+
+fn placed_for_nobody() {
+    let (able, unable) = able_and_unable();
+    ask_a_peer(&unable, &request(&program(&shader("b[id.x] = a[id.x] + 7u;"), 64, 1), &[1; 64]));
+    let long = "var x = a[0]; for (var i = 0u; i < 250000000u; i++) { x = x * 1664525u + i; } b[id.x & 63u] = x;";
+    let long = program(&shader(long), 64, 60_000);
+    let start = std::time::Instant::now();
+    // One runs there, the others wait for it.
+    std::thread::scope(|scope| {
+        for n in 0..4 {
+            let (unable, wanted) = (&unable, request(&long, &[n]).timeout(std::time::Duration::from_secs(1)));
+            scope.spawn(move || {
+                let late = ask(unable, wanted);
+                assert!(matches!(late, Err(EvalError::Limit(LimitHit::Deadline { .. }))), "{late:?}");
+            });
+        }
+    });
+    let next = request(&program(&shader("b[id.x] = a[id.x] + 8u;"), 64, 1), &[1; 64]);
+    assert_eq!(out(&ask(&unable, next).expect("an answer").reply), [9; 64]);
+    // It would have had a minute.
+    assert!(start.elapsed() < std::time::Duration::from_secs(20), "{:?}", start.elapsed());
     unable.shutdown();
     able.shutdown();
 }

@@ -32,6 +32,8 @@ mod allocator;
 
 const NODES: usize = 100;
 const FACTS: usize = 300;
+/// After this all round trips are known well, and each node is measured in turn.
+const REST: Duration = Duration::from_secs(40);
 /// Between two facts, so that each is alone.
 const PAUSE: Duration = Duration::from_millis(100);
 const PARTITION: Duration = Duration::from_secs(3);
@@ -58,6 +60,7 @@ fn rank(times: &mut [Duration], percent: usize) -> f64 {
 }
 
 fn facts(halves: &mut Halves) {
+    sleep(REST);
     let idle = {
         let before = cpu();
         sleep(Duration::from_secs(10));

@@ -15,14 +15,14 @@ use super::report::DeviceReport;
 use super::scan::scan;
 use super::worker::memory::Arena;
 use super::worker::shared::{Data, Place};
-use super::worker::{Ran, Wanted};
+use super::worker::{Code, Ran, Wanted};
 use super::{GpuLimits, VERSION};
 use crate::error::{EvalError, LimitHit, Refusal};
 use crate::evaluator::{Cancel, Done, Job};
 use crate::id::Digest;
 use crate::limits::MAX_PAYLOAD;
 use crate::reply::{Facts, OutputFile, Payload, Reply, Status};
-use crate::request::{Class, Code, Slot};
+use crate::request::{self, Class, Slot};
 
 /// Where evaluations run.
 static HOST: LazyLock<String> = LazyLock::new(|| format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
@@ -141,6 +141,11 @@ impl Evaluation {
         self.pending.finish(result);
     }
 
+    /// What [`Self::begin`] would have given with this error.
+    pub(super) fn refused(self, error: EvalError) -> Box<(Pending, EvalError)> {
+        Box::new((self.pending, error))
+    }
+
     /// Whether it may run together with others.
     pub(super) fn may_share(&self) -> bool {
         !self.twice && self.sizes.iter().sum::<u64>() <= INLINE
@@ -186,7 +191,7 @@ impl Evaluation {
     }
 
     /// What the worker is asked, with large inputs put into the arena.
-    pub(super) fn wanted(&self, code: Option<Bytes>, layout: &mut Layout<'_>) -> io::Result<Wanted> {
+    pub(super) fn wanted(&self, code: Option<Code>, layout: &mut Layout<'_>) -> io::Result<Wanted> {
         let job = &self.pending.job;
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
         for (binding, size) in self.program.bindings.iter().zip(&self.sizes) {
@@ -267,7 +272,7 @@ impl Evaluation {
 /// The digest of a job's program.
 pub(super) fn program(job: &Job) -> Digest {
     match &job.request.program.code {
-        Code::Bytes(Payload::Stored(blob)) => blob.digest,
+        request::Code::Bytes(Payload::Stored(blob)) => blob.digest,
         _ => Digest::of(&job.code),
     }
 }

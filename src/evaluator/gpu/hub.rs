@@ -11,6 +11,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use super::compiled::{PipelineData, PipelineReport, Pipelines};
 use super::device::Stopwatch;
 use super::device::adapters::unopened;
 use super::evaluation::{Pending, Programs, program};
@@ -56,13 +57,16 @@ pub struct GpuConfig {
     pub env: Vec<(OsString, OsString)>,
     /// Whether each device has a second worker that waits, so that a shader that had to be ended costs nobody else time.
     pub spare: bool,
+    /// Where what drivers compiled is kept over restarts, if at all.
+    pub pipelines: Option<PipelineData>,
     /// A folder for what is to be known after a restart: demoted programs, and workers that a killed process left behind.
     pub folder: Option<PathBuf>,
 }
 
 impl Default for GpuConfig {
     fn default() -> Self {
-        Self { limits: GpuLimits::default(), worker_exe: None, env: Vec::new(), spare: true, folder: None }
+        let (limits, env) = (GpuLimits::default(), Vec::new());
+        Self { limits, worker_exe: None, env, spare: true, pipelines: None, folder: None }
     }
 }
 
@@ -79,6 +83,7 @@ struct Shared {
     setup: Setup,
     programs: Arc<Programs>,
     proofs: Arc<Proofs>,
+    pipelines: Arc<Pipelines>,
     state: Mutex<State>,
     changed: Condvar,
     /// Called when the devices were tested.
@@ -110,12 +115,14 @@ impl GpuEvaluator {
         };
         let proofs = Arc::new(Proofs::open(config.folder.as_ref().map(|folder| folder.join("demoted"))));
         let limits = Arc::new(config.limits.clone());
+        let pipelines = Arc::new(Pipelines::open(config.pipelines.clone()));
         let shared = Shared {
             config,
             limits,
             setup,
             programs: Arc::default(),
             proofs,
+            pipelines,
             state: Mutex::default(),
             changed: Condvar::new(),
             then: Mutex::default(),
@@ -143,6 +150,12 @@ impl GpuEvaluator {
     /// Has this called, once, when the devices were tested.
     pub fn when_ready(&self, then: impl FnOnce(&Devices) + Send + 'static) {
         *self.0.0.then.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(then));
+    }
+
+    /// What became of compiled pipelines since this evaluator started.
+    #[must_use]
+    pub fn pipelines(&self) -> PipelineReport {
+        self.0.0.pipelines.report()
     }
 
     /// The devices, if that is known already.
@@ -339,6 +352,7 @@ impl Shared {
                     memory: self.limits.memory,
                     spare: self.config.spare,
                     proofs: Arc::clone(&self.proofs),
+                    pipelines: Arc::clone(&self.pipelines),
                 };
                 match Lane::start(report.clone(), place, worker, how) {
                     Ok(lane) => lanes.push(lane),

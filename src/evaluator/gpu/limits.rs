@@ -1,5 +1,7 @@
 //! Every bound of the GPU evaluator, with its reason.
 
+use std::time::Duration;
+
 /// WGSL text of one program. The largest kernels in use are a tenth of it; what is parsed is quadratic in nothing at this size.
 pub(super) const SHADER_BYTES: usize = 256 * 1024;
 /// Canonical bytes of one program: its text and room for names.
@@ -44,10 +46,16 @@ pub(super) const UNIFORM_BYTES: u64 = 64 * 1024;
 pub(super) const INLINE: u64 = 16 * 1024;
 /// Evaluations of one batch: enough to share the cost of a submission, few enough to answer the first one soon.
 pub(super) const BATCH: usize = 16;
+/// How long the thread that hears an answer stays awake for it: a small evaluation on a quick device takes less.
+pub(super) const AWAKE: Duration = Duration::from_micros(400);
+/// Answers that are waited for asleep after one that did not come so soon.
+pub(super) const ASLEEP: u32 = 64;
 /// Evaluations that may wait for one device; the next one is refused as `Busy`.
 pub(super) const QUEUE: usize = 1024;
 /// Programs whose pipelines a worker keeps; beyond it the least recently used is dropped. A pipeline is tens of kilobytes.
 pub(super) const PIPELINES: usize = 256;
+/// What a driver compiled of one program, as it is kept: several times what any gives; those of a batch fit one message.
+pub(super) const PIPELINE_DATA: u64 = 2 * 1024 * 1024;
 /// A message of a worker: a batch of inline payloads and their programs.
 pub(super) const MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
 /// The smallest arena: what is not touched takes no memory.

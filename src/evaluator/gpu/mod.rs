@@ -3,9 +3,11 @@
 //! A program (`program`) is a shader with its buffers and dispatches. Whatever touches a driver does so in a child process (`worker`) that can be
 //! ended: it finds adapters, tests them, admits and rewrites shaders (`shader`), and runs them (`device`). In the node's own process each device
 //! that passed its tests has a queue and a thread (`lane`), and the portable programs have a memory of whether they agreed with
-//! themselves (`proofs`). Invariants: a device that failed a test answers nothing; a reply for one device class comes from a device of that
+//! themselves (`proofs`), and of what drivers compiled (`compiled`). Invariants: a device that failed a test answers nothing; a reply for one device class comes from a device of that
 //! class; what ran over a limit is an error and never a reply. `docs/gpu.md` is the contract in full. Knows nothing of ledgers or peers.
 
+#[cfg(feature = "gpu")]
+mod compiled;
 #[cfg(feature = "gpu")]
 mod device;
 #[cfg(feature = "gpu")]
@@ -30,6 +32,8 @@ mod shader;
 #[cfg(feature = "gpu")]
 pub(in crate::evaluator) mod worker;
 
+#[cfg(feature = "gpu")]
+pub use self::compiled::{PipelineData, PipelineReport};
 #[cfg(feature = "gpu")]
 pub use self::hub::{GpuConfig, GpuEvaluator, GpuLimits};
 pub use self::program::{Binding, Dispatch, GpuProgram, Groups, Kind, Size, Stage};

@@ -10,12 +10,12 @@ use std::sync::OnceLock;
 
 use bytes::Bytes;
 
-use super::artifacts::{Counters, Layer, Miss};
 use super::engine::Flavour;
 use super::limits::{CACHED_MODULES, KNOWN_BYTES, KNOWN_PROGRAMS, TICK};
 use super::program::Program;
 use super::sync::{Arc, Condvar, Mutex, PoisonError};
 use crate::error::{EvalError, LimitHit, Refusal};
+use crate::evaluator::artifacts::{Counters, Layer, Miss};
 use crate::id::Digest;
 
 /// What came of making a program.

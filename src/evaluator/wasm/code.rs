@@ -10,7 +10,7 @@ use wasmtime::{Engine, Module};
 
 #[cfg(feature = "component")]
 use super::admit::is_component;
-use super::artifacts::Miss;
+use crate::evaluator::artifacts::Miss;
 
 /// A compiled program that is not linked yet.
 pub(super) enum Compiled {

@@ -12,8 +12,7 @@ use bytes::Bytes;
 use wasmtime::{Engine, Linker};
 
 use super::admit::{self, Shape};
-use super::aot::{AotConfig, AotStore};
-use super::artifacts::{Artifact, Counters, Fingerprint, Layer, Miss};
+use super::aot::{AotStore, Artifact};
 use super::cache::{Key, Making};
 use super::code::{self, Compiled};
 #[cfg(feature = "component")]
@@ -26,6 +25,7 @@ use super::store::State;
 use super::wasi;
 use super::worker::{self, WorkerConfig, Workers};
 use crate::error::{EvalError, Refusal};
+use crate::evaluator::artifacts::{AotConfig, Counters, Fingerprint, Layer, Miss};
 use crate::evaluator::pool::Pool;
 use crate::id::Digest;
 use crate::identity::Signer;

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use super::artifacts::Miss;
 use super::remote::{Fetch, file_name, read_bounded};
+use crate::evaluator::artifacts::Miss;
 use crate::id::Digest;
 
 /// One fetch as a whole: 40 MB within a data centre, with room.

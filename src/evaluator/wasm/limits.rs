@@ -117,8 +117,6 @@ pub(super) const POLICY: u32 = 2;
 pub(super) const ARTIFACT_BYTES: u64 = 1 << 30;
 /// Bytes of what a published copy says about itself: seven short lines.
 pub(super) const METADATA_BYTES: usize = 16 << 10;
-/// Bytes that are read and hashed at a time, so that they are still in the processor's cache when they are hashed.
-pub(super) const READ_CHUNK: usize = 256 << 10;
 /// How much longer than its processor time a compilation may take on the wall, for machines that are busy with other things.
 pub(super) const COMPILE_PATIENCE: u32 = 4;
 /// How long a worker may take to get ready.

@@ -7,7 +7,6 @@
 
 mod admit;
 mod aot;
-mod artifacts;
 mod asking;
 mod cache;
 mod code;
@@ -36,8 +35,6 @@ use std::sync::{self, Arc, OnceLock};
 
 use bytes::Bytes;
 
-pub use self::aot::AotConfig;
-pub use self::artifacts::{ArtifactReport, Layer, Miss};
 use self::cache::{Key, Programs};
 pub use self::compile::{Compilation, WasmSetup};
 use self::compile::{Compiler, Kit};
@@ -52,6 +49,7 @@ use self::program::Program;
 pub use self::remote::{Fetch, Folder, Publication, RemoteConfig};
 use self::store::{Bounds, Watch};
 use crate::error::{EvalError, Refusal};
+pub use crate::evaluator::artifacts::{AotConfig, ArtifactReport, Layer, Miss};
 use crate::evaluator::pool::{Pool, QUEUE};
 use crate::evaluator::{Done, Evaluator, Job, NESTING};
 use crate::id::Digest;

@@ -14,9 +14,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::admit::Shape;
-use super::artifacts::{Artifact, Fingerprint, Miss};
+use super::aot::Artifact;
 use super::engine::VERSION;
 use super::limits::{ARTIFACT_BYTES, METADATA_BYTES};
+use crate::evaluator::artifacts::{Fingerprint, Miss};
 use crate::id::{Digest, NodeId};
 use crate::identity::{Ed25519, Signature, Signer, Verifier};
 

@@ -7,7 +7,8 @@ use wgpu::{Adapter, Features, Instance, InstanceDescriptor, InstanceFlags, Limit
 
 use super::super::report::{AdapterFacts, DeviceLimits, DeviceReport, Verdict};
 use super::run::Runner;
-use super::{Gpu, probe, ready, selftest};
+use super::{Gpu, cache, probe, ready, selftest};
+use crate::evaluator::gpu::worker::CacheFacts;
 use crate::id::Digest;
 use crate::request::Name;
 
@@ -60,10 +61,12 @@ pub(in crate::evaluator::gpu) fn open(facts: &AdapterFacts, place: usize, memory
     let wanted = limits(&offered)?;
     let shares_memory = matches!(facts.kind.as_str(), "software" | "integrated");
     let own = if shares_memory { Features::SUBGROUP | Features::MAPPABLE_PRIMARY_BUFFERS } else { Features::SUBGROUP };
+    // Caches change no bit of an answer, so they are no part of the class.
     let features = adapter.features() & own;
+    let caches = adapter.features() & Features::PIPELINE_CACHE;
     let description = wgpu::DeviceDescriptor {
         label: None,
-        required_features: features,
+        required_features: features | caches,
         required_limits: wanted.clone(),
         memory_hints: wgpu::MemoryHints::Performance,
         ..wgpu::DeviceDescriptor::default()
@@ -78,8 +81,9 @@ pub(in crate::evaluator::gpu) fn open(facts: &AdapterFacts, place: usize, memory
         subgroups: features.contains(Features::SUBGROUP),
     };
     let identity = format!("{COMPILER}\n{facts:?}\n{:?}\n{features:?}\n{offered:?}", adapter.features());
-    let gpu = Gpu::new(device, queue, limits, features.contains(Features::MAPPABLE_PRIMARY_BUFFERS));
-    Ok(Opened { facts: facts.clone(), identity, runner: Runner::new(gpu) })
+    let gpu = Gpu::new(device, queue, limits, features | caches);
+    let cache = cache::facts(&gpu, &adapter.get_info());
+    Ok(Opened { facts: facts.clone(), identity, cache, runner: Runner::new(gpu) })
 }
 
 /// The limits that are asked for: what every device has, and buffers as large as this one allows.
@@ -110,6 +114,8 @@ pub(in crate::evaluator::gpu) struct Opened {
     pub(in crate::evaluator::gpu) facts: AdapterFacts,
     /// What its class is made of, without the probes.
     identity: String,
+    /// Its driver's caches, if it has such.
+    pub(in crate::evaluator::gpu) cache: Option<CacheFacts>,
     pub(in crate::evaluator::gpu) runner: Runner,
 }
 

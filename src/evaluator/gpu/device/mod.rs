@@ -5,9 +5,11 @@
 
 pub(super) mod adapters;
 mod buffers;
+mod cache;
 mod pipelines;
 mod probe;
 mod run;
+mod seat;
 mod selftest;
 
 use std::future::Future;
@@ -15,6 +17,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
+
+use wgpu::Features;
 
 pub(super) use self::run::Task;
 use super::report::DeviceLimits;
@@ -43,18 +47,22 @@ pub(super) struct Gpu {
     pub(super) limits: DeviceLimits,
     /// Buffers that shaders use can be seen by this process too, as where both use one memory.
     pub(super) mappable: bool,
+    /// The driver can be given what it compiled before.
+    pub(super) caches: bool,
     /// What the driver said when it gave up the device.
     lost: Arc<Mutex<Option<String>>>,
 }
 
 impl Gpu {
-    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue, limits: DeviceLimits, mappable: bool) -> Self {
+    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue, limits: DeviceLimits, features: Features) -> Self {
         let lost = Arc::new(Mutex::new(None));
         let (by_driver, by_error) = (Arc::clone(&lost), Arc::clone(&lost));
         device.set_device_lost_callback(move |reason, text| note(&by_driver, format!("{reason:?}: {text}")));
         // Nothing should get here. What does is a state that nobody understands, so the device is given up and not the process.
         device.on_uncaptured_error(Arc::new(move |error| note(&by_error, error.to_string())));
-        Self { device, queue, limits, mappable, lost }
+        let mappable = features.contains(Features::MAPPABLE_PRIMARY_BUFFERS);
+        let caches = features.contains(Features::PIPELINE_CACHE);
+        Self { device, queue, limits, mappable, caches, lost }
     }
 
     /// Does something with the device and hears every error of it.

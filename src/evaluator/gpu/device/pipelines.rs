@@ -10,7 +10,8 @@ use wgpu::{
 use super::super::limits;
 use super::super::program::{Binding, Dispatch, GpuProgram, Groups, Kind};
 use super::super::shader::{self, Access, Admitted, CONTROL_GROUP, Resource};
-use super::run::Seat;
+use super::cache::Cache;
+use super::seat::Seat;
 use super::{Fault, Gpu};
 use crate::error::{EvalError, LimitHit, Refusal};
 
@@ -23,6 +24,8 @@ pub(super) struct Prepared {
     pub(super) layouts: Vec<(u32, BindGroupLayout)>,
     pub(super) pipelines: BTreeMap<String, (ComputePipeline, [u32; 3])>,
     pub(super) not_portable: Option<String>,
+    /// What the pipelines were made with, until somebody asks for it.
+    pub(super) cache: Option<Cache>,
     /// Buffers with their bind groups that wait for the next evaluation.
     pub(super) idle: Vec<Seat>,
     /// When it was last used, in evaluations of this worker.
@@ -30,7 +33,8 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(gpu: &Gpu, program: GpuProgram) -> Result<Self, Fault> {
+    /// With a cache the driver may find there what it made before, and what it makes is put there.
+    pub(super) fn new(gpu: &Gpu, program: GpuProgram, cache: Option<Cache>) -> Result<Self, Fault> {
         let Admitted { module, resources, entries, not_portable } =
             shader::admit(&program.shader, gpu.limits.subgroups)?;
         let resources = fit(&program, &resources)?;
@@ -55,14 +59,14 @@ impl Prepared {
                     module: &module,
                     entry_point: Some(&name),
                     compilation_options: wgpu::PipelineCompilationOptions::default(),
-                    cache: None,
+                    cache: cache.as_ref().and_then(Cache::get),
                 };
                 let pipeline = gpu.device.create_compute_pipeline(&description);
                 (name, (pipeline, size))
             };
             Ok(wanted.into_iter().map(pipeline).collect())
         })?;
-        Ok(Self { program, resources, layouts, pipelines, not_portable, idle: Vec::new(), used: 0 })
+        Ok(Self { program, resources, layouts, pipelines, not_portable, cache, idle: Vec::new(), used: 0 })
     }
 
     /// The bytes of every buffer; each is large enough for the shader.

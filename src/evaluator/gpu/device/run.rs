@@ -7,25 +7,22 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use wgpu::{
-    BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding, CommandEncoder, MapMode,
-};
+use wgpu::{Buffer, CommandEncoder, MapMode};
 
 use super::super::limits;
 use super::super::program::GpuProgram;
-use super::super::shader::{Access, CONTROL_GROUP};
-use super::buffers::{Buffers, Purpose, Taken};
+use super::buffers::Buffers;
+use super::cache::Cache;
 use super::pipelines::{Prepared, overrun};
+use super::seat::{CONTROL_BYTES, Seat, room};
 use super::{Fault, Gpu, Stopwatch};
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::gpu::worker::shared::{Data, Place, Shared};
+use crate::evaluator::gpu::worker::{Code, Made};
 use crate::id::Digest;
 
 /// Buffers of this size together stay with their bind groups for the next evaluation of the same sizes.
 const SEAT_BYTES: u64 = 1024 * 1024;
-/// Bytes of the evaluator's own buffer: steps allowed, mark of an overrun.
-const CONTROL_BYTES: u64 = 8;
-
 /// One evaluation.
 pub(in crate::evaluator::gpu) struct Task<'a> {
     pub(in crate::evaluator::gpu) program: Digest,
@@ -45,16 +42,6 @@ pub(in crate::evaluator::gpu) struct Outcome {
     pub(in crate::evaluator::gpu) outputs: Vec<Data>,
     /// From the submission to the outputs; of a batch as a whole.
     pub(in crate::evaluator::gpu) took: Duration,
-}
-
-/// Buffers of one evaluation, bound.
-pub(super) struct Seat {
-    sizes: Vec<u64>,
-    buffers: Vec<Taken>,
-    control: Taken,
-    groups: Vec<(u32, BindGroup)>,
-    /// On devices with memory of their own: what goes there and comes back.
-    staging: Option<(Taken, Taken)>,
 }
 
 /// Runs programs on one device.
@@ -82,11 +69,13 @@ impl Runner {
     }
 
     /// Makes a program ready.
-    pub(in crate::evaluator::gpu) fn load(&mut self, digest: Digest, code: &[u8]) -> Result<(), Fault> {
+    pub(in crate::evaluator::gpu) fn load(&mut self, digest: Digest, code: &Code) -> Result<(), Fault> {
         if self.knows(&digest) {
             return Ok(());
         }
-        let prepared = Prepared::new(&self.gpu, GpuProgram::decode(code)?)?;
+        let program = GpuProgram::decode(&code.bytes)?;
+        let cache = (self.gpu.caches && code.keep).then(|| Cache::new(&self.gpu, code.compiled.as_deref()));
+        let prepared = Prepared::new(&self.gpu, program, cache)?;
         if self.programs.len() >= limits::PIPELINES {
             let oldest = self.programs.iter().min_by_key(|(_, prepared)| prepared.used).map(|(digest, _)| *digest);
             if let Some(dropped) = oldest.and_then(|oldest| self.programs.remove(&oldest)) {
@@ -95,6 +84,11 @@ impl Runner {
         }
         self.programs.insert(digest, prepared);
         Ok(())
+    }
+
+    /// What came of making a program's pipelines, once.
+    pub(in crate::evaluator::gpu) fn compiled(&mut self, program: &Digest) -> Option<Made> {
+        self.programs.get_mut(program)?.cache.take().map(Cache::made)
     }
 
     /// Runs evaluations of loaded programs, together where there are several; one that fails takes no other with it.
@@ -199,18 +193,28 @@ impl Runner {
         let controls: Vec<[u8; 8]> = under.iter().map(|one| u64::from(one.task.steps).to_le_bytes()).collect();
         for (one, control) in under.iter().zip(&controls) {
             let prepared = self.prepared(one)?;
+            let mut inputs = one.task.inputs.iter();
+            let Some((upload, _)) = &one.seat.staging else {
+                writes.push((&one.seat.control, 0, Source::Bytes(control)));
+                let (mut with_control, mut alone) = (Vec::new(), Vec::new());
+                for ((binding, spot), size) in
+                    prepared.program.bindings.iter().zip(&one.seat.spots).zip(&one.seat.sizes)
+                {
+                    let data = if binding.is_input() { inputs.next() } else { None };
+                    match (data, spot.is_with_control()) {
+                        (Some(data), true) => with_control.push((&spot.buffer, spot.at, Source::Data(data))),
+                        (None, true) => with_control.push((&spot.buffer, spot.at, Source::Zeros(*size))),
+                        (Some(data), false) => alone.push((&spot.buffer, 0, Source::Data(data))),
+                        (None, false) => {}
+                    }
+                }
+                writes.extend(with_control.into_iter().chain(alone));
+                continue;
+            };
             let mut at = CONTROL_BYTES;
-            writes.push(match &one.seat.staging {
-                Some((upload, _)) => (&upload.buffer, 0, Source::Bytes(control)),
-                None => (&one.seat.control.buffer, 0, Source::Bytes(control)),
-            });
-            let inputs =
-                prepared.program.bindings.iter().zip(&one.seat.buffers).filter(|(binding, _)| binding.is_input());
-            for ((_, taken), data) in inputs.zip(one.task.inputs) {
-                writes.push(match &one.seat.staging {
-                    Some((upload, _)) => (&upload.buffer, at, Source::Data(data)),
-                    None => (&taken.buffer, 0, Source::Data(data)),
-                });
+            writes.push((&upload.buffer, 0, Source::Bytes(control)));
+            for data in inputs {
+                writes.push((&upload.buffer, at, Source::Data(data)));
                 at += room(padded(data.len()));
             }
         }
@@ -220,7 +224,7 @@ impl Runner {
     fn write(&self, writes: &[(&Buffer, u64, Source<'_>)], shared: &mut Shared) -> Result<(), Fault> {
         let (done, mapped) = sync_channel(writes.len().max(1));
         for (index, (buffer, at, source)) in writes.iter().enumerate() {
-            // The parts of one staging buffer follow each other, and it is mapped once, from its beginning to its end.
+            // The parts of one buffer follow each other, and it is mapped once, from its beginning to its end.
             if *at == 0 {
                 let end = writes[index..].iter().take_while(|(other, ..)| other == buffer).last();
                 let end = end.map_or_else(|| padded(source.len()), |(_, at, source)| at + padded(source.len()));
@@ -237,6 +241,7 @@ impl Runner {
             let whole = usize::try_from(len).map_err(|_| gone())?;
             match source {
                 Source::Bytes(bytes) => view.slice(..whole).copy_from_slice(bytes),
+                Source::Zeros(_) => view.slice(..whole).fill(0),
                 Source::Data(data) => {
                     let bytes = shared.input(data).map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
                     view.slice(..whole).copy_from_slice(bytes);
@@ -252,15 +257,16 @@ impl Runner {
 
     fn encode(&self, one: &Under<'_>, encoder: &mut CommandEncoder) -> Result<(), Fault> {
         let (prepared, seat) = (self.prepared(one)?, &one.seat);
-        let bound = || prepared.program.bindings.iter().zip(&seat.buffers).zip(&seat.sizes);
-        for ((_, taken), size) in bound().filter(|((binding, _), _)| !binding.is_input()) {
-            encoder.clear_buffer(&taken.buffer, 0, Some(*size));
+        let bound = || prepared.program.bindings.iter().zip(&seat.spots).zip(&seat.sizes);
+        // What lies with the control bytes was cleared with them.
+        for ((_, spot), size) in bound().filter(|((binding, spot), _)| !binding.is_input() && !spot.is_with_control()) {
+            encoder.clear_buffer(&spot.buffer, 0, Some(*size));
         }
         if let Some((upload, _)) = &seat.staging {
-            encoder.copy_buffer_to_buffer(&upload.buffer, 0, &seat.control.buffer, 0, CONTROL_BYTES);
+            encoder.copy_buffer_to_buffer(&upload.buffer, 0, &seat.control, 0, CONTROL_BYTES);
             let mut at = CONTROL_BYTES;
-            for ((_, taken), size) in bound().filter(|((binding, _), _)| binding.is_input()) {
-                encoder.copy_buffer_to_buffer(&upload.buffer, at, &taken.buffer, 0, *size);
+            for ((_, spot), size) in bound().filter(|((binding, _), _)| binding.is_input()) {
+                encoder.copy_buffer_to_buffer(&upload.buffer, at, &spot.buffer, 0, *size);
                 at += room(*size);
             }
         }
@@ -274,10 +280,10 @@ impl Runner {
         }
         drop(pass);
         if let Some((_, download)) = &seat.staging {
-            encoder.copy_buffer_to_buffer(&seat.control.buffer, 0, &download.buffer, 0, CONTROL_BYTES);
+            encoder.copy_buffer_to_buffer(&seat.control, 0, &download.buffer, 0, CONTROL_BYTES);
             let mut at = CONTROL_BYTES;
-            for ((_, taken), size) in bound().filter(|((binding, _), _)| binding.is_output()) {
-                encoder.copy_buffer_to_buffer(&taken.buffer, 0, &download.buffer, at, *size);
+            for ((_, spot), size) in bound().filter(|((binding, _), _)| binding.is_output()) {
+                encoder.copy_buffer_to_buffer(&spot.buffer, 0, &download.buffer, at, *size);
                 at += room(*size);
             }
         }
@@ -329,6 +335,7 @@ impl Runner {
 /// What is written into a buffer.
 enum Source<'a> {
     Bytes(&'a [u8]),
+    Zeros(u64),
     Data(&'a Data),
 }
 
@@ -336,6 +343,7 @@ impl Source<'_> {
     fn len(&self) -> u64 {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Zeros(len) => *len,
             Self::Data(data) => data.len(),
         }
     }
@@ -357,120 +365,8 @@ fn collect(one: &Under<'_>, reads: &[(&Buffer, u64, u64)], shared: &Shared, took
     Ok(Outcome { outputs, took })
 }
 
-impl Seat {
-    fn take(gpu: &Gpu, buffers: &mut Buffers, prepared: &Prepared, sizes: Vec<u64>) -> Result<Self, Fault> {
-        let mut taken = Vec::new();
-        let result = Self::fill_seat(gpu, buffers, prepared, &sizes, &mut taken);
-        match result {
-            Ok((control, staging, groups)) => Ok(Self { sizes, buffers: taken, control, groups, staging }),
-            Err(fault) => {
-                for one in taken {
-                    buffers.give_back(one);
-                }
-                Err(fault)
-            }
-        }
-    }
-
-    #[expect(clippy::type_complexity, reason = "the parts of a seat that is not whole yet")]
-    fn fill_seat(
-        gpu: &Gpu,
-        buffers: &mut Buffers,
-        prepared: &Prepared,
-        sizes: &[u64],
-        taken: &mut Vec<Taken>,
-    ) -> Result<(Taken, Option<(Taken, Taken)>, Vec<(u32, BindGroup)>), Fault> {
-        for (resource, size) in prepared.resources.iter().zip(sizes) {
-            let purpose = if resource.access == Access::Uniform { Purpose::Uniform } else { Purpose::Storage };
-            taken.push(buffers.take(gpu, purpose, *size)?);
-        }
-        let control = buffers.take(gpu, Purpose::Storage, CONTROL_BYTES)?;
-        let staging = if gpu.mappable {
-            None
-        } else {
-            let sum = |wanted: fn(&super::super::program::Binding) -> bool| -> u64 {
-                let wanted = prepared.program.bindings.iter().zip(sizes).filter(|(binding, _)| wanted(binding));
-                wanted.map(|(_, size)| room(*size)).sum::<u64>() + CONTROL_BYTES
-            };
-            let upload = buffers.take(gpu, Purpose::Upload, sum(super::super::program::Binding::is_input))?;
-            match buffers.take(gpu, Purpose::Download, sum(super::super::program::Binding::is_output)) {
-                Ok(download) => Some((upload, download)),
-                Err(fault) => {
-                    buffers.give_back(upload);
-                    buffers.give_back(control);
-                    return Err(fault);
-                }
-            }
-        };
-        let groups = gpu.guarded(|| {
-            let group = |(number, layout): &(u32, wgpu::BindGroupLayout)| {
-                let own = BindGroupEntry { binding: 0, resource: bound(&control.buffer, CONTROL_BYTES) };
-                let entries: Vec<_> = if *number == CONTROL_GROUP {
-                    vec![own]
-                } else {
-                    let all = prepared.resources.iter().zip(taken.iter()).zip(sizes);
-                    let of_group = all.filter(|((resource, _), _)| resource.group == *number);
-                    of_group
-                        .map(|((resource, taken), size)| BindGroupEntry {
-                            binding: resource.binding,
-                            resource: bound(&taken.buffer, *size),
-                        })
-                        .collect()
-                };
-                (*number, gpu.device.create_bind_group(&BindGroupDescriptor { label: None, layout, entries: &entries }))
-            };
-            Ok(prepared.layouts.iter().map(group).collect())
-        })?;
-        Ok((control, staging, groups))
-    }
-
-    /// Where the control buffer and the outputs are read.
-    fn reads(&self, prepared: &Prepared) -> Vec<(&Buffer, u64, u64)> {
-        let outputs = prepared.program.bindings.iter().zip(&self.buffers).zip(&self.sizes);
-        let outputs =
-            outputs.filter(|((binding, _), _)| binding.is_output()).map(|((_, taken), size)| (&taken.buffer, *size));
-        match &self.staging {
-            None => [(&self.control.buffer, CONTROL_BYTES)]
-                .into_iter()
-                .chain(outputs)
-                .map(|(buffer, len)| (buffer, 0, len))
-                .collect(),
-            Some((_, download)) => {
-                let mut at = 0;
-                let mut next = |len| {
-                    at += room(len);
-                    (&download.buffer, at - room(len), len)
-                };
-                [CONTROL_BYTES].into_iter().chain(outputs.map(|(_, len)| len)).map(&mut next).collect()
-            }
-        }
-    }
-
-    fn leave(self, buffers: &mut Buffers) {
-        self.parts().for_each(|one| buffers.give_back(one));
-    }
-
-    fn discard(self, buffers: &mut Buffers) {
-        self.parts().for_each(|one| buffers.discard(one));
-    }
-
-    fn parts(self) -> impl Iterator<Item = Taken> {
-        let staging = self.staging.into_iter().flat_map(|(upload, download)| [upload, download]);
-        self.buffers.into_iter().chain([self.control]).chain(staging)
-    }
-}
-
-fn bound(buffer: &Buffer, size: u64) -> BindingResource<'_> {
-    BindingResource::Buffer(BufferBinding { buffer, offset: 0, size: std::num::NonZeroU64::new(size) })
-}
-
 fn padded(len: u64) -> u64 {
     len.next_multiple_of(4)
-}
-
-/// What a part of a staging buffer takes there: mapped ranges begin at multiples of eight.
-fn room(len: u64) -> u64 {
-    len.next_multiple_of(8)
 }
 
 fn gone() -> Fault {

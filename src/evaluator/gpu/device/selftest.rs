@@ -4,6 +4,7 @@
 
 use super::super::limits::STEPS;
 use super::super::program::{Binding, Dispatch, GpuProgram, Groups, Kind, Size, Stage};
+use super::super::worker::Code;
 use super::super::worker::shared::{Data, Place, Shared};
 use super::Fault;
 use super::run::{Runner, Task};
@@ -56,7 +57,7 @@ pub(super) fn words(
         Fault::Error(error) => error.to_string(),
         Fault::Lost(why) => format!("the device was lost: {why}"),
     };
-    runner.load(digest, &code).map_err(said)?;
+    runner.load(digest, &Code { bytes: code.into(), compiled: None, keep: false }).map_err(said)?;
     let inputs = [Data::Inline(bytes.into())];
     let task = Task { program: digest, portable: false, steps: STEPS, inputs: &inputs, outputs: &[Place::Inline] };
     let outcome = runner.run(&[task], &mut Shared::default()).pop().ok_or("no outcome")?.map_err(said)?;

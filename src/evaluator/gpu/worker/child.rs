@@ -53,7 +53,8 @@ fn work(memory: u64) -> io::Result<()> {
                 match adapters::open(&facts, place as usize, memory) {
                     Ok(device) => {
                         let device = opened.insert(device);
-                        Reply::Opened(examine.then(|| Box::new(device.examine())))
+                        let report = examine.then(|| Box::new(device.examine()));
+                        Reply::Opened(report, device.cache.clone())
                     }
                     Err(why) => Reply::NotOpened(why),
                 }
@@ -62,7 +63,8 @@ fn work(memory: u64) -> io::Result<()> {
                 shared.reach(reach)?;
                 Reply::Ran(run_all(opened, &wanted, &mut shared))
             }
-            (Order::Run(..), None) => return Err(io::Error::other("no device is open")),
+            (Order::Compiled(program), Some(opened)) => Reply::Compiled(opened.runner.compiled(&program)),
+            (Order::Run(..) | Order::Compiled(_), None) => return Err(io::Error::other("no device is open")),
         };
         let lost = matches!(&reply, Reply::Ran(ran) if ran.iter().any(|one| matches!(one, Err(Trouble::Lost(_)))));
         protocol::write(&mut to, &reply)?;

@@ -25,7 +25,7 @@ use std::time::Duration;
 use self::memory::Arena;
 pub(super) use self::pipes::{Bell, To};
 use self::protocol::{BUILD, Order, Reply};
-pub(super) use self::protocol::{Ran, Trouble, Wanted};
+pub(super) use self::protocol::{CacheFacts, Code, Given, Made, Ran, Trouble, Wanted};
 use self::watchdog::Watchdog;
 pub(super) use self::watchdog::{Guard, Why};
 use super::limits;
@@ -108,6 +108,8 @@ pub(super) struct Worker {
     arena: Option<Arc<Arena>>,
     /// Programs that it was given. It may have dropped some.
     pub(super) known: BTreeSet<Digest>,
+    /// Of the open device, if it has caches.
+    pub(super) cache: Option<CacheFacts>,
     watchdog: Watchdog,
     _registered: Option<crate::evaluator::worker::Registered>,
 }
@@ -136,6 +138,7 @@ impl Worker {
             shared,
             arena: None,
             known: BTreeSet::new(),
+            cache: None,
             watchdog: Watchdog::start().map_err(|error| unavailable(&format!("no watchdog: {error}")))?,
             _registered: registered,
         };
@@ -164,7 +167,10 @@ impl Worker {
     ) -> Result<Result<Option<Box<DeviceReport>>, String>, Ended> {
         let order = Order::Open { facts: facts.clone(), place, memory, examine };
         match self.ask(&order, Guard::within(setup.start))? {
-            Reply::Opened(report) => Ok(Ok(report)),
+            Reply::Opened(report, cache) => {
+                self.cache = cache;
+                Ok(Ok(report))
+            }
             Reply::NotOpened(why) => Ok(Err(why)),
             other => Err(odd(&other)),
         }
@@ -177,6 +183,14 @@ impl Worker {
         all(self.ask(&Order::Run(wanted, reach), guard)?, count)
     }
 
+    /// What came of making a program's pipelines, which it was sent along with an evaluation.
+    pub(super) fn compiled(&mut self, setup: &Setup, program: Digest) -> Result<Option<Made>, Ended> {
+        match self.ask(&Order::Compiled(program), Guard::within(setup.start))? {
+            Reply::Compiled(made) => Ok(made),
+            other => Err(odd(&other)),
+        }
+    }
+
     /// Has the worker watched from now on, while this order is on its way: whoever has the result writes the order there, at once, and
     /// [`Self::hear_of`] hears what comes of it. Nothing, if the order does not fit the pipe, which then has to be waited for.
     pub(super) fn post(&self, order: &Posted, guard: Guard) -> Option<To> {
@@ -185,6 +199,11 @@ impl Worker {
         }
         self.watchdog.arm(Arc::clone(&self.child), guard);
         Some(self.stdin.clone())
+    }
+
+    /// Whether the answer to what was posted comes so soon that it is not worth sleeping until then.
+    pub(super) fn answers_within(&self, patience: Duration) -> bool {
+        pipes::comes_within(&self.stdout, patience)
     }
 
     /// Waits for what comes of so many evaluations that were posted.
@@ -287,8 +306,9 @@ fn odd(reply: &Reply) -> Ended {
     let kind = match reply {
         Reply::Hello(_) => "a greeting",
         Reply::Adapters(_) => "adapters",
-        Reply::Opened(_) | Reply::NotOpened(_) => "news of a device",
+        Reply::Opened(..) | Reply::NotOpened(_) => "news of a device",
         Reply::Ran(_) => "other results",
+        Reply::Compiled(_) => "compiled pipelines",
     };
     Ended::Died(format!("it answered with {kind}"))
 }

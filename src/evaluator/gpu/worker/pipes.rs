@@ -8,6 +8,9 @@ use std::fs::File;
 use std::io::{self, BufReader, Write};
 use std::process::{ChildStdin, ChildStdout};
 use std::sync::Arc;
+use std::time::Duration;
+
+use crate::evaluator::gpu::device::Stopwatch;
 
 /// Where answers come from; what is behind it says when there is one.
 pub(super) type From = BufReader<Arc<File>>;
@@ -44,6 +47,25 @@ pub(super) fn take(stdin: ChildStdin, stdout: ChildStdout) -> io::Result<(To, Fr
 
     let (stdin, stdout) = (OwnedHandle::from(stdin), OwnedHandle::from(stdout));
     Ok((To { pipe: Arc::new(stdin.into()), room: 0 }, BufReader::new(Arc::new(stdout.into()))))
+}
+
+/// Looks for so long whether something comes, awake, and says whether it did; other threads that want this processor have it meanwhile.
+#[cfg(target_os = "linux")]
+pub(super) fn comes_within(from: &From, patience: Duration) -> bool {
+    let watch = Stopwatch::start();
+    while from.buffer().is_empty() && !rustix::io::ioctl_fionread(from.get_ref()).is_ok_and(|bytes| bytes > 0) {
+        if watch.elapsed() >= patience {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// Nothing is known of what comes: whoever reads waits.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn comes_within(_: &From, _: Duration) -> bool {
+    false
 }
 
 impl To {
@@ -161,7 +183,6 @@ mod tests {
     use std::io::Read;
     use std::os::fd::OwnedFd;
     use std::thread;
-    use std::time::Duration;
 
     use super::*;
 
@@ -187,6 +208,21 @@ mod tests {
         to.write_all(&[3; 10]).unwrap();
         drop(to);
         assert!(reads.join().unwrap() == [vec![1; room], vec![3; 10]].concat());
+    }
+
+    #[test]
+    fn what_is_there_is_seen_at_once_and_what_is_not_is_not_waited_for() {
+        let (to, reader) = pipe();
+        let mut from = BufReader::new(Arc::new(File::from(OwnedFd::from(reader))));
+        let moment = Duration::from_millis(1);
+        assert!(!comes_within(&from, moment));
+        to.at_once(&[1, 2]).unwrap();
+        assert!(comes_within(&from, Duration::ZERO));
+        from.read_exact(&mut [0]).unwrap();
+        assert!(comes_within(&from, Duration::ZERO), "the rest was read ahead");
+        from.read_exact(&mut [0]).unwrap();
+        drop(to);
+        assert!(!comes_within(&from, moment), "the end is left to whoever reads");
     }
 
     #[test]

@@ -18,8 +18,11 @@ use crate::id::Digest;
 /// Room for a message at first.
 const USUAL: usize = 64 * 1024;
 
+/// Room for a message that carries a small payload.
+const SMALL: usize = 8 * 1024;
+
 /// What this executable is: a worker of another one is of no use.
-pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 2");
+pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 3");
 
 /// What a node asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,6 +33,8 @@ pub(super) enum Order {
     Open { facts: AdapterFacts, place: u32, memory: u64, examine: bool },
     /// Run these, whose large payloads lie within so many bytes of the shared memory.
     Run(Vec<Wanted>, u64),
+    /// What came of making this program's pipelines? Asked once, after it was sent along.
+    Compiled(Digest),
 }
 
 /// One evaluation.
@@ -37,11 +42,49 @@ pub(super) enum Order {
 pub(in crate::evaluator::gpu) struct Wanted {
     pub(in crate::evaluator::gpu) program: Digest,
     /// The program, where the worker may not know it.
-    pub(in crate::evaluator::gpu) code: Option<Bytes>,
+    pub(in crate::evaluator::gpu) code: Option<Code>,
     pub(in crate::evaluator::gpu) portable: bool,
     pub(in crate::evaluator::gpu) steps: u32,
     pub(in crate::evaluator::gpu) inputs: Vec<Data>,
     pub(in crate::evaluator::gpu) outputs: Vec<Place>,
+}
+
+/// A program on its way to a worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(in crate::evaluator::gpu) struct Code {
+    pub(in crate::evaluator::gpu) bytes: Bytes,
+    /// What the driver made of it some other time.
+    pub(in crate::evaluator::gpu) compiled: Option<Bytes>,
+    /// Whether somebody will ask what it makes of it now.
+    pub(in crate::evaluator::gpu) keep: bool,
+}
+
+/// What there is to know of a device's pipeline caches.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::evaluator::gpu) struct CacheFacts {
+    /// What data must have been made under.
+    pub(in crate::evaluator::gpu) key: String,
+    /// Bytes of an empty one.
+    pub(in crate::evaluator::gpu) empty: u64,
+}
+
+/// What became of data that were made before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::evaluator::gpu) enum Given {
+    /// There were none.
+    Nothing,
+    /// The device took them.
+    Taken,
+    /// The device did not want them.
+    Refused,
+}
+
+/// What came of making a program's pipelines.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::evaluator::gpu) struct Made {
+    pub(in crate::evaluator::gpu) given: Given,
+    /// What the driver made, where it gives that.
+    pub(in crate::evaluator::gpu) data: Option<Bytes>,
 }
 
 /// What a worker answers.
@@ -51,12 +94,14 @@ pub(super) enum Reply {
     Hello(String),
     /// The adapters, in a fixed order.
     Adapters(Vec<AdapterFacts>),
-    /// The device is open; with what was found out, if that was asked for.
-    Opened(Option<Box<DeviceReport>>),
+    /// The device is open; with what was found out, if that was asked for, and its caches, if it has such.
+    Opened(Option<Box<DeviceReport>>, Option<CacheFacts>),
     /// The device cannot be opened.
     NotOpened(String),
     /// What came of each evaluation.
     Ran(Vec<Result<Ran, Trouble>>),
+    /// What came of making pipelines; nothing, if it does not know.
+    Compiled(Option<Made>),
 }
 
 /// What came of an evaluation.
@@ -84,7 +129,10 @@ pub(super) fn write(to: &mut impl Write, message: &impl Serialize) -> io::Result
 
 /// A message as it crosses a pipe.
 pub(super) fn frame(message: &impl Serialize) -> io::Result<Vec<u8>> {
-    let mut frame = postcard::to_extend(message, vec![0; 8]).map_err(io::Error::other)?;
+    // Room for a small payload: to grow a buffer step by step costs more than to fill it.
+    let mut frame = Vec::with_capacity(SMALL);
+    frame.extend([0; 8]);
+    let mut frame = postcard::to_extend(message, frame).map_err(io::Error::other)?;
     let len = frame.len() as u64 - 8;
     if len > MESSAGE_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("a message of {len} bytes")));

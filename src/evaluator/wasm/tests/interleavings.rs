@@ -7,9 +7,9 @@ use shuttle::sync::Mutex;
 use shuttle::thread;
 
 use crate::error::{EvalError, Refusal};
-use crate::evaluator::wasm::artifacts::Counters;
+use crate::evaluator::artifacts::Counters;
 use crate::evaluator::wasm::engine::Flavour;
-use crate::evaluator::wasm::{artifacts, engine, limits, program};
+use crate::evaluator::wasm::{engine, limits, program};
 use crate::id::Digest;
 use crate::interleavings::explore;
 

@@ -1,25 +1,32 @@
 //! One device of a node: a queue, a thread that feeds the device's worker, and a spare worker for when that one ends.
 //!
 //! Small evaluations that wait together go to the worker together. A small one that comes while nothing is under way is sent by whoever brings it,
-//! and the lane's thread only hears the answer: to wake that thread first would cost more than the device does. Invariants: (1) every
-//! evaluation ends exactly once, with a reply or a typed error; (2) one that makes its worker end is retried at most once, and takes no other one
-//! with it; (3) nothing is answered that a worker did not answer whole; (4) one order is under way at a time.
+//! and the lane's thread only hears the answer: to wake that thread first would cost more than the device does. Where it does not take the processor
+//! from anybody it is woken meanwhile, and is awake when the answer comes (`limits::AWAKE`). Invariants: (1) every evaluation ends exactly once,
+//! with a reply or a typed error; (2) one that makes its worker end is retried at most once, and takes no other one with it; (3) nothing is
+//! answered that a worker did not answer whole; (4) one order is under way at a time.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod work;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
 
+use super::compiled::{OfDevice, Pipelines};
 use super::evaluation::{Evaluation, Layout, Pending};
-use super::limits::{BATCH, QUEUE};
+use super::limits::{ASLEEP, BATCH, QUEUE};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
-use super::worker::memory::Arena;
 use super::worker::shared::Place;
-use super::worker::{Bell, Ended, Guard, Posted, Ran, Setup, Trouble, Wanted, Why, Worker};
-use crate::error::{EvalError, LimitHit};
+use super::worker::{Bell, Code, Ended, Guard, Posted, Setup, Worker};
+use crate::error::EvalError;
 use crate::evaluator::Cancel;
+use crate::id::Digest;
 use crate::reply::Reply;
+
+/// Whether a thread may stay awake without keeping another one from working.
+static SEVERAL_PROCESSORS: LazyLock<bool> =
+    LazyLock::new(|| thread::available_parallelism().is_ok_and(|count| count.get() > 1));
 
 /// A device that answers.
 #[derive(Clone)]
@@ -33,6 +40,9 @@ struct Shared {
     memory: u64,
     with_spare: bool,
     proofs: Arc<Proofs>,
+    pipelines: Arc<Pipelines>,
+    /// What names the device where pipelines are kept, if its driver gives them.
+    kept_as: Option<OfDevice>,
     queue: Mutex<Queue>,
     /// Wakes the lane's thread.
     bell: Bell,
@@ -53,6 +63,8 @@ struct Queue {
     posted: Option<Under>,
     /// Whether the lane's thread sleeps until it is rung, or the worker says something.
     sleeping: bool,
+    /// How many answers are waited for asleep before one is waited for awake again.
+    asleep: u32,
 }
 
 /// An evaluation that waits.
@@ -66,6 +78,8 @@ struct Under {
     worker: Worker,
     evaluation: Evaluation,
     places: Vec<Place>,
+    /// Whether its answer is waited for awake.
+    awake: bool,
 }
 
 /// What the lane's thread does next.
@@ -90,12 +104,14 @@ pub(super) struct LaneSetup {
     pub(super) memory: u64,
     pub(super) spare: bool,
     pub(super) proofs: Arc<Proofs>,
+    pub(super) pipelines: Arc<Pipelines>,
 }
 
 impl Lane {
     /// A lane for a sound device, with the worker that examined it.
     pub(super) fn start(report: DeviceReport, place: u32, worker: Worker, how: LaneSetup) -> std::io::Result<Self> {
-        let LaneSetup { setup, memory, spare: with_spare, proofs } = how;
+        let LaneSetup { setup, memory, spare: with_spare, proofs, pipelines } = how;
+        let kept_as = OfDevice::new(&report, worker.cache.as_ref()).filter(|_| pipelines.is_on());
         let (queue, bell, spare) = (Mutex::default(), Bell::new()?, Mutex::default());
         let shared = Arc::new(Shared {
             report,
@@ -104,6 +120,8 @@ impl Lane {
             memory,
             with_spare,
             proofs,
+            pipelines,
+            kept_as,
             queue,
             bell,
             stop: Cancel::default(),
@@ -111,7 +129,7 @@ impl Lane {
         });
         let lane = Self(Arc::clone(&shared));
         shared.queue().worker = Some(worker);
-        thread::Builder::new().name("evalmesh-gpu".to_owned()).spawn(move || work(&shared))?;
+        thread::Builder::new().name("evalmesh-gpu".to_owned()).spawn(move || work::work(&shared))?;
         lane.0.prepare_spare();
         Ok(lane)
     }
@@ -159,6 +177,13 @@ impl Lane {
 }
 
 impl Waiting {
+    fn is_cancelled(&self) -> bool {
+        match self {
+            Self::Fresh(pending) => pending.job.cancel.is_cancelled(),
+            Self::Begun(evaluation) => evaluation.is_cancelled(),
+        }
+    }
+
     fn finish(self, result: Result<Reply, EvalError>) {
         match self {
             Self::Fresh(pending) => pending.finish(result),
@@ -172,6 +197,14 @@ impl Queue {
     fn is_free(&self) -> bool {
         self.worker.is_some() && self.running == 0 && self.waiting.is_empty() && !self.closed
     }
+
+    /// Takes out what nobody waits for any more.
+    fn cancelled(&mut self) -> VecDeque<Waiting> {
+        let waiting = std::mem::take(&mut self.waiting);
+        let (cancelled, left) = waiting.into_iter().partition(Waiting::is_cancelled);
+        self.waiting = left;
+        cancelled
+    }
 }
 
 impl Shared {
@@ -182,6 +215,15 @@ impl Shared {
     /// Has an evaluation wait for the lane's thread, unless too many do.
     fn put(&self, waiting: Waiting) {
         let mut queue = self.queue();
+        if queue.waiting.len() >= QUEUE {
+            // What was cancelled is answered when its turn comes, or when it is in the way of others.
+            let cancelled = queue.cancelled();
+            drop(queue);
+            for waiting in cancelled {
+                waiting.finish(Err(EvalError::Cancelled));
+            }
+            queue = self.queue();
+        }
         let refused = if queue.closed {
             EvalError::Closed
         } else if queue.waiting.len() >= QUEUE {
@@ -216,8 +258,16 @@ impl Shared {
         };
         let child = worker.child();
         queue.running = 1;
-        queue.posted = Some(Under { worker, evaluation, places });
+        // To wake the thread that hears the answer takes about as long as the device does, so both are done at once. Where there is one processor for
+        // all of it, that would be in the way.
+        queue.asleep = if *SEVERAL_PROCESSORS { queue.asleep.saturating_sub(1) } else { ASLEEP };
+        let awake = queue.asleep == 0;
+        queue.posted = Some(Under { worker, evaluation, places, awake });
+        let wake = awake && std::mem::take(&mut queue.sleeping);
         drop(queue);
+        if wake {
+            self.bell.ring();
+        }
         // Last of all: the worker may take this processor over.
         order.write(&to, &child);
         None
@@ -263,6 +313,9 @@ impl Shared {
         while let Some(waiting) = queue.waiting.pop_front() {
             // What is not a program, or is not asked well, or has nobody waiting, is answered without the worker.
             let begun = match waiting {
+                Waiting::Begun(evaluation) if evaluation.is_cancelled() => {
+                    Err(evaluation.refused(EvalError::Cancelled))
+                }
                 Waiting::Begun(evaluation) => Ok(evaluation),
                 Waiting::Fresh(pending) => Evaluation::begin(pending, &self.proofs),
             };
@@ -285,6 +338,29 @@ impl Shared {
             }
         }
         (queue, batch)
+    }
+
+    /// A program for a worker that does not know it.
+    fn code(&self, evaluation: &Evaluation) -> Code {
+        let compiled = self.kept_as.as_ref().and_then(|device| self.pipelines.load(device, evaluation.program()));
+        Code { bytes: evaluation.code(), compiled, keep: self.kept_as.is_some() }
+    }
+
+    /// The programs of a batch of which the worker is to say later what came of compiling them.
+    fn unknown(&self, worker: &Worker, batch: &[Evaluation]) -> BTreeSet<Digest> {
+        let programs = batch.iter().filter(|_| self.kept_as.is_some()).map(Evaluation::program);
+        programs.filter(|program| !worker.known.contains(program)).collect()
+    }
+
+    /// Hears what came of compiling programs and keeps it: after their evaluations, so that nobody waits for it.
+    fn compiled(&self, worker: &mut Worker, programs: BTreeSet<Digest>) -> Result<(), Ended> {
+        let Some(device) = &self.kept_as else { return Ok(()) };
+        for program in programs {
+            if let Some(made) = worker.compiled(&self.setup, program)? {
+                self.pipelines.made(device, program, made);
+            }
+        }
+        Ok(())
     }
 
     /// Has the worker wait for whoever comes next.
@@ -340,193 +416,4 @@ impl Shared {
             *self.spare.lock().unwrap_or_else(PoisonError::into_inner) = Spare::None;
         }
     }
-}
-
-/// The lane's thread.
-fn work(shared: &Arc<Shared>) {
-    while let Some(next) = shared.next() {
-        match next {
-            Next::Hear(under) => {
-                let (mut worker, left) = hear(shared, *under);
-                for evaluation in left {
-                    again(shared, &mut worker, evaluation);
-                }
-                if let Some(worker) = worker {
-                    shared.rest(worker);
-                }
-            }
-            Next::Run(worker, batch) => {
-                let (mut worker, mut left) = (worker.map(|worker| *worker), batch);
-                // Together first; what that did not settle is run one by one, so that nobody pays for another's shader.
-                if left.len() > 1 {
-                    left = run(shared, &mut worker, left);
-                }
-                for evaluation in left {
-                    for evaluation in run(shared, &mut worker, vec![evaluation]) {
-                        again(shared, &mut worker, evaluation);
-                    }
-                }
-                if let Some(worker) = worker {
-                    shared.rest(worker);
-                }
-            }
-        }
-    }
-    let worker = shared.queue().worker.take();
-    drop(worker);
-    *shared.spare.lock().unwrap_or_else(PoisonError::into_inner) = Spare::None;
-}
-
-/// The second and last try of an evaluation whose worker ended, or did not know its program.
-fn again(shared: &Arc<Shared>, worker: &mut Option<Worker>, evaluation: Evaluation) {
-    for evaluation in run(shared, worker, vec![evaluation]) {
-        evaluation.finish(Err(EvalError::Failed("the device was lost twice".to_owned())));
-    }
-}
-
-/// Hears what came of an evaluation that was posted; a worker that is as well as before may have the next one before this one ends.
-fn hear(shared: &Arc<Shared>, under: Under) -> (Option<Worker>, Vec<Evaluation>) {
-    let Under { mut worker, evaluation, places } = under;
-    let (batch, places) = (vec![evaluation], [places]);
-    let answers = worker.hear_of(1).and_then(|ran| take(&mut worker, &batch, &places, None, ran));
-    match answers {
-        Err(ended) => {
-            drop(worker);
-            (None, after_end(batch, &ended))
-        }
-        Ok(answers) if answers.iter().all(Result::is_ok) => {
-            shared.rest(worker);
-            (None, settle(shared, batch, answers, None).0)
-        }
-        Ok(answers) => {
-            let (left, lost) = settle(shared, batch, answers, None);
-            ((!lost).then_some(worker), left)
-        }
-    }
-}
-
-/// Runs evaluations together and ends those that are settled; returns those that want another try.
-fn run(shared: &Arc<Shared>, slot: &mut Option<Worker>, batch: Vec<Evaluation>) -> Vec<Evaluation> {
-    let taken = if let Some(worker) = slot.take() {
-        Ok(worker)
-    } else {
-        let worker = shared.worker();
-        shared.prepare_spare();
-        worker
-    };
-    let mut worker = match taken {
-        Ok(worker) => worker,
-        Err(error) => {
-            for evaluation in batch {
-                evaluation.finish(Err(error.clone()));
-            }
-            return Vec::new();
-        }
-    };
-    let twice = batch.iter().any(Evaluation::is_twice);
-    let first = ask(&mut worker, &batch, &shared.stop);
-    let second = if twice && first.as_ref().is_ok_and(|answers| answers.iter().all(Result::is_ok)) {
-        Some(ask(&mut worker, &batch, &shared.stop))
-    } else {
-        None
-    };
-    let (answers, second) = match (first, second) {
-        (Err(ended), _) | (_, Some(Err(ended))) => {
-            drop(worker);
-            return after_end(batch, &ended);
-        }
-        (Ok(first), None) => (first, None),
-        (Ok(first), Some(Ok(second))) => (first, Some(second)),
-    };
-    let (left, lost) = settle(shared, batch, answers, second);
-    if !lost {
-        *slot = Some(worker);
-    }
-    left
-}
-
-/// What a worker gave for each evaluation.
-type Answers = Vec<Result<Reply, Trouble>>;
-
-/// Ends the evaluations that are settled; returns those that want another try, and whether the device was lost.
-fn settle(
-    shared: &Shared,
-    batch: Vec<Evaluation>,
-    answers: Answers,
-    again: Option<Answers>,
-) -> (Vec<Evaluation>, bool) {
-    let (mut left, mut lost) = (Vec::new(), false);
-    let mut again = again.into_iter().flatten();
-    for (evaluation, answer) in batch.into_iter().zip(answers) {
-        match (answer, again.next().transpose()) {
-            (Err(Trouble::Lost(why)), _) | (Ok(_), Err(Trouble::Lost(why))) => {
-                tracing::warn!(why, "a GPU was lost");
-                lost = true;
-                left.push(evaluation);
-            }
-            (Err(Trouble::Unknown), _) | (Ok(_), Err(Trouble::Unknown)) => left.push(evaluation),
-            (Err(Trouble::Error(error)), _) | (Ok(_), Err(Trouble::Error(error))) => evaluation.finish(Err(error)),
-            (Ok(reply), Ok(again)) => evaluation.settle(reply, again.as_ref(), &shared.proofs, &shared.report),
-        }
-    }
-    (left, lost)
-}
-
-/// What becomes of evaluations whose worker ended.
-fn after_end(batch: Vec<Evaluation>, ended: &Ended) -> Vec<Evaluation> {
-    let alone = batch.len() == 1;
-    let mut left = Vec::new();
-    for evaluation in batch {
-        match ended {
-            _ if evaluation.is_cancelled() => evaluation.finish(Err(EvalError::Cancelled)),
-            // Whose time was over is known; of the others in its batch each gets what is left of its own.
-            Ended::Killed(Why::Deadline) if alone || evaluation.left().is_zero() => {
-                let ms = u64::try_from(evaluation.time().as_millis()).unwrap_or(u64::MAX);
-                evaluation.finish(Err(LimitHit::Deadline { ms }.into()));
-            }
-            Ended::Killed(_) | Ended::Died(_) => left.push(evaluation),
-        }
-    }
-    left
-}
-
-/// Asks the worker for a batch and takes the outputs over.
-fn ask(worker: &mut Worker, batch: &[Evaluation], stop: &Cancel) -> Result<Answers, Ended> {
-    let room: u64 = batch.iter().map(Evaluation::arena_bytes).sum();
-    let died = |error: std::io::Error| Ended::Died(format!("shared memory: {error}"));
-    let arena = if room == 0 { None } else { worker.arena(room) };
-    let mut layout = Layout::new(arena.as_deref());
-    let mut wanted: Vec<Wanted> = Vec::new();
-    for evaluation in batch {
-        let code = (!worker.known.contains(&evaluation.program())).then(|| evaluation.code());
-        wanted.push(evaluation.wanted(code, &mut layout).map_err(died)?);
-    }
-    let places: Vec<_> = wanted.iter().map(|wanted| wanted.outputs.clone()).collect();
-    let left = batch.iter().map(Evaluation::left).min().unwrap_or(Duration::ZERO);
-    let guard = Guard::within(left).unless(batch.iter().map(Evaluation::cancel).collect(), stop);
-    let ran = worker.run(wanted, guard)?;
-    take(worker, batch, &places, arena.as_deref(), ran)
-}
-
-/// Takes over what a worker gave.
-fn take(
-    worker: &mut Worker,
-    batch: &[Evaluation],
-    places: &[Vec<Place>],
-    arena: Option<&Arena>,
-    ran: Vec<Result<Ran, Trouble>>,
-) -> Result<Answers, Ended> {
-    let died = |error: std::io::Error| Ended::Died(format!("shared memory: {error}"));
-    let take = |((evaluation, places), answer): ((&Evaluation, &Vec<Place>), Result<Ran, Trouble>)| match answer {
-        Ok(ran) => {
-            worker.known.insert(evaluation.program());
-            evaluation.reply(ran, places, arena).map(Ok).map_err(died)
-        }
-        Err(Trouble::Unknown) => {
-            worker.known.remove(&evaluation.program());
-            Ok(Err(Trouble::Unknown))
-        }
-        Err(trouble) => Ok(Err(trouble)),
-    };
-    batch.iter().zip(places).zip(ran).map(take).collect()
 }

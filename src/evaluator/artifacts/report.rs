@@ -9,36 +9,6 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::admit::Shape;
-use crate::id::Digest;
-
-/// What compiled code is made for; all of it must match before a byte of it is run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Fingerprint {
-    /// The program's bytes.
-    pub(super) program: Digest,
-    /// The engine: compiler version, settings, processor features.
-    pub(super) engine: Digest,
-    /// The rules that the program was admitted under.
-    pub(super) policy: u32,
-}
-
-impl Fingerprint {
-    /// What the artifact is called wherever it is kept.
-    pub(super) fn name(&self) -> Digest {
-        let mut hasher = blake3::Hasher::new_derive_key("evalmesh 2026-11-21 artifact name v1");
-        hasher.update(self.program.as_bytes()).update(self.engine.as_bytes()).update(&self.policy.to_le_bytes());
-        Digest::from_bytes(*hasher.finalize().as_bytes())
-    }
-}
-
-/// Native code that was made for a fingerprint, with what the scan found out about its program.
-#[derive(Debug)]
-pub(super) struct Artifact {
-    pub(super) shape: Shape,
-    pub(super) code: Vec<u8>,
-}
-
 /// Where code may be kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Layer {
@@ -107,26 +77,27 @@ pub enum Miss {
 
 /// Counts what the layers did.
 #[derive(Debug, Default)]
-pub(super) struct Counters {
+pub(in crate::evaluator) struct Counters {
     ram: AtomicU64,
     others: Mutex<ArtifactReport>,
 }
 
 impl Counters {
     /// Code was found in RAM: the one count on the path of every call.
-    pub(super) fn ram_hit(&self) {
+    #[cfg(feature = "wasm")]
+    pub(in crate::evaluator) fn ram_hit(&self) {
         self.ram.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn count(&self, change: impl FnOnce(&mut ArtifactReport)) {
+    pub(in crate::evaluator) fn count(&self, change: impl FnOnce(&mut ArtifactReport)) {
         change(&mut self.others.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    pub(super) fn missed(&self, layer: Layer, why: Miss) {
+    pub(in crate::evaluator) fn missed(&self, layer: Layer, why: Miss) {
         self.count(|report| *report.misses.entry((layer, why)).or_default() += 1);
     }
 
-    pub(super) fn report(&self) -> ArtifactReport {
+    pub(in crate::evaluator) fn report(&self) -> ArtifactReport {
         let others = self.others.lock().unwrap_or_else(PoisonError::into_inner).clone();
         ArtifactReport { ram_hits: self.ram.load(Ordering::Relaxed), ..others }
     }
