@@ -8,6 +8,8 @@ use crate::sim::timeline::millis;
 const WIDTH: f64 = 1100.0;
 const HEIGHT: f64 = 180.0;
 const LEFT: f64 = 46.0;
+/// Room for the last label of the axis, which begins at its second.
+const RIGHT: f64 = 36.0;
 const BOTTOM: f64 = 20.0;
 
 /// One curve: its colour, its name, and a value for each sample that has one.
@@ -55,7 +57,7 @@ pub(super) fn hit_ratio(run: &Run) -> String {
 fn draw(run: &Run, curves: &[Curve], unit: &str) -> String {
     let end = float(millis(run.history.end).max(1));
     let top = curves.iter().flat_map(|curve| &curve.points).map(|(_, value)| *value).fold(1.0_f64, f64::max);
-    let x = |at: u64| LEFT + float(at) / end * (WIDTH - LEFT - 10.0);
+    let x = |at: u64| LEFT + float(at) / end * (WIDTH - LEFT - RIGHT);
     let y = |value: f64| 10.0 + (1.0 - value / top) * (HEIGHT - BOTTOM - 10.0);
     let mut svg = String::new();
     // Writing to a string cannot fail.

@@ -15,6 +15,8 @@ const SECOND: f64 = 110.0;
 /// Pixels between two lanes.
 const LANE: f64 = 34.0;
 const LEFT: f64 = 46.0;
+/// Room for the last label of the axis, which begins at its second.
+const RIGHT: f64 = 36.0;
 const TOP: f64 = 20.0;
 /// More lanes than this cannot be told apart.
 const MAX_LANES: usize = 60;
@@ -38,7 +40,7 @@ fn y(place: usize) -> f64 {
 pub(super) fn figure(run: &Run) -> String {
     let lanes = run.history.nodes.len().min(MAX_LANES);
     let end = run.history.end.0;
-    let (width, bottom) = (x(end) + 20.0, y(lanes));
+    let (width, bottom) = (x(end) + RIGHT, y(lanes));
     let mut svg = String::new();
     let _ =
         write!(svg, "<svg width='{width:.0}' height='{:.0}' role=img aria-label='space-time diagram'>", bottom + 10.0);
