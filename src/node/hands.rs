@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::bao::ProvenChunk;
+use crate::bao::ProvenStart;
 use crate::cassette::{Adoption, Cassette, Proven, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
@@ -309,8 +309,8 @@ impl Effects for Hands {
         self.believe(from, ask, id, move |verifier| VerifiedReply::check(id, evidence, payloads, verifier));
     }
 
-    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
-        self.believe(from, ask, id, move |verifier| VerifiedReply::assemble(id, evidence, chunks, verifier));
+    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, proven: Vec<ProvenStart>) {
+        self.believe(from, ask, id, move |verifier| VerifiedReply::assemble(id, evidence, proven, verifier));
     }
 
     fn check_announcement(&mut self, from: NodeId, announcement: Arc<Announcement>) {

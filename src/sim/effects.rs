@@ -14,7 +14,7 @@ use super::mutate::Mutation;
 use super::node::{Acting, Wanted};
 use super::queue::{Event, Work};
 use super::span::Span;
-use crate::bao::ProvenChunk;
+use crate::bao::ProvenStart;
 use crate::cassette::Proven;
 use crate::error::EvalError;
 use crate::eval::Origin;
@@ -175,8 +175,8 @@ impl Effects for Acting<'_> {
         self.checked(from, ask, id, checked);
     }
 
-    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
-        let checked = VerifiedReply::assemble(id, evidence, chunks, &*self.shared.verifier);
+    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, proven: Vec<ProvenStart>) {
+        let checked = VerifiedReply::assemble(id, evidence, proven, &*self.shared.verifier);
         if let Err(why) = &checked {
             self.shared.history.broken.push(format!("proven chunks do not make the reply: {why}"));
         }
