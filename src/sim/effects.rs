@@ -15,7 +15,6 @@ use super::node::{Acting, Wanted};
 use super::queue::{Event, Work};
 use super::span::Span;
 use crate::bao::ProvenStart;
-use crate::cassette::Proven;
 use crate::error::EvalError;
 use crate::eval::Origin;
 use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time, Verdict, segment};
@@ -25,7 +24,7 @@ use crate::limits::{BATCH_FACTS, INLINE_REPLY};
 use crate::message::{Announcement, AskId, Batch, LogItem, Manifest, Message, SegmentName};
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record};
-use crate::reply::{Payload, Reply};
+use crate::reply::Reply;
 use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// How long work off the loop takes: signatures, look-ups, reads.
@@ -227,14 +226,14 @@ impl Effects for Acting<'_> {
     }
 
     fn look_up(&mut self, peer: NodeId, ask: AskId, id: ContentId) {
-        let found = self.hands.cassette.evidence(id, &self.hands.identity).unwrap_or_else(|error| {
-            self.disk_error("a held answer could not be read", &error);
-            None
-        });
-        let found = found.map(|Proven { held, evidence }| {
-            let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
-            let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
-            (evidence, if fits { payloads } else { Vec::new() })
+        let found =
+            self.hands.cassette.evidence(id, INLINE_REPLY as u64, &self.hands.identity).unwrap_or_else(|error| {
+                self.disk_error("a held answer could not be read", &error);
+                None
+            });
+        let found = found.map(|proven| {
+            let payloads = proven.payloads(INLINE_REPLY as u64);
+            (proven.evidence, payloads)
         });
         self.off_loop(Work::Found, &OFF_LOOP, Input::Found(peer, ask, found));
     }
