@@ -138,6 +138,8 @@ pub const PLACED_BYTES: usize = 1024 * 1024;
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// Peers that are told with each beat. More take turns, so that being alive costs a node the same in a fleet of any size.
 pub const PEERS_PER_BEAT: usize = 32;
+/// Of more than twice as many heartbeats so many are sent at once, and the others over the rest of the second.
+pub const HEARTBEATS_AT_ONCE: usize = 8;
 /// The most beats between two heartbeats to the same peer, so that a fleet of any size notices who is gone.
 pub const MAX_PACE: u8 = 8;
 /// How often a heartbeat wants a pong once a peer's round trip is known: more often would be half of all messages of a quiet fleet.

@@ -29,7 +29,7 @@ mod tests;
 mod time;
 mod transfer;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -237,6 +237,7 @@ pub struct Counters {
 #[derive(Debug, Clone, Copy)]
 enum Timer {
     Heartbeat,
+    Heartbeats,
     Announce,
     Deadline(JobId),
     ComputeBeside(FlightId),
@@ -253,6 +254,9 @@ pub struct Fabric {
     peers: BTreeMap<NodeId, Peer>,
     /// Heartbeats so far.
     beats: u64,
+    /// Who is still to be told of the last one, and how many of them at a time.
+    owed: VecDeque<NodeId>,
+    portion: usize,
     shunned: BTreeMap<NodeId, Time>,
     holders: HolderIndex,
     own_log: OwnLog,
@@ -293,6 +297,8 @@ impl Fabric {
             tickets: Tickets::default(),
             peers: BTreeMap::new(),
             beats: 0,
+            owed: VecDeque::new(),
+            portion: 0,
             shunned: BTreeMap::new(),
             holders: HolderIndex::new(config.index_bytes),
             config,
@@ -350,6 +356,7 @@ impl Fabric {
         while let Some(timer) = self.timers.pop_due(step.now) {
             match timer {
                 Timer::Heartbeat => self.on_heartbeat(step),
+                Timer::Heartbeats => self.on_heartbeats(step),
                 Timer::Announce => self.on_announce(step),
                 Timer::Deadline(job) => self.on_deadline(step, job),
                 Timer::ComputeBeside(flight) => self.on_compute_beside(step, flight),

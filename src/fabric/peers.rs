@@ -5,7 +5,7 @@
 //! that is not heard of is suspect, then dead, and back with its first word. Liveness is not in any log:
 //! the dead are masked here, and what they announced stays in the index. Invariant: nothing but a hello is taken from whoever did not say it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use super::overlay::Link;
@@ -13,8 +13,8 @@ use super::standing::RoundTrip;
 use super::{Disconnect, Fabric, Output, Step, Time, Timer};
 use crate::id::NodeId;
 use crate::limits::{
-    ASK_GRACE, DEAD_AFTER, DEAD_BEATS, FIRST_PONGS, FIRST_RTT, HEARTBEAT, HELLO_PATIENCE, MAX_PACE, MEASURE_EVERY,
-    PEERS_PER_BEAT, SUSPECT_AFTER, SWEEP_PAGES,
+    ASK_GRACE, DEAD_AFTER, DEAD_BEATS, FIRST_PONGS, FIRST_RTT, HEARTBEAT, HEARTBEATS_AT_ONCE, HELLO_PATIENCE, MAX_PACE,
+    MEASURE_EVERY, PEERS_PER_BEAT, SUSPECT_AFTER, SWEEP_PAGES,
 };
 use crate::message::{AskId, EpochStart, Message, NO_PONG, OLDEST_PROTOCOL, PROTOCOL, Row};
 
@@ -214,13 +214,14 @@ impl Fabric {
         self.on_durable(step, self.own_log.durable);
         self.beats = self.beats.wrapping_add(1);
         let peers: Vec<_> = self.peers.iter().map(|(node, peer)| (*node, peer.greeted, peer.confirmed)).collect();
+        let mut owed = VecDeque::new();
         for (node, greeted, confirmed) in peers {
             if !confirmed {
                 self.send_hello(step, node);
             }
             if greeted {
                 if self.owes_heartbeat(step.now, node) {
-                    self.send_heartbeat(step, node);
+                    owed.push_back(node);
                 }
                 self.pull_if_behind(step, node, node);
                 let distance = self.round_trip(node).unwrap_or(Duration::MAX);
@@ -231,6 +232,28 @@ impl Fabric {
         }
         self.give_up_on_the_dead(step);
         self.choose_links(step);
+        self.spread_heartbeats(step, owed);
+    }
+
+    /// Sends the heartbeats of one beat; many of them a few at a time, so that nobody who shares their way or their processors waits for all of them.
+    fn spread_heartbeats(&mut self, step: &mut Step<'_>, owed: VecDeque<NodeId>) {
+        let portions = if owed.len() > 2 * HEARTBEATS_AT_ONCE { owed.len().div_ceil(HEARTBEATS_AT_ONCE) } else { 1 };
+        let count = u32::try_from(portions).unwrap_or(u32::MAX);
+        for portion in 1..count {
+            self.timers.set(step.now + HEARTBEAT * portion / count, Timer::Heartbeats);
+        }
+        self.portion = owed.len().div_ceil(portions);
+        self.owed = owed;
+        self.on_heartbeats(step);
+    }
+
+    pub(super) fn on_heartbeats(&mut self, step: &mut Step<'_>) {
+        for _ in 0..self.portion {
+            let Some(node) = self.owed.pop_front() else { return };
+            if self.is_live(node) {
+                self.send_heartbeat(step, node);
+            }
+        }
     }
 
     /// Asks to peers that died meanwhile end at once instead of one by one.

@@ -1,7 +1,7 @@
 //! Hello, heartbeats, and who is alive.
 
 use super::*;
-use crate::limits::{DEAD_AFTER, HELLO_PATIENCE, PEERS_PER_BEAT, SUSPECT_AFTER};
+use crate::limits::{DEAD_AFTER, HEARTBEATS_AT_ONCE, HELLO_PATIENCE, PEERS_PER_BEAT, SUSPECT_AFTER};
 
 fn hellos(script: &mut Script, to: &Remote) -> usize {
     let hello = |output: &Output| match output {
@@ -112,20 +112,21 @@ fn many_peers_take_turns_and_are_told_when_theirs_comes() {
         script.join(peer, ms(1));
     }
     let mut told = std::collections::BTreeMap::<NodeId, usize>::new();
-    for _ in 0..12 {
-        script.pass(HEARTBEAT);
+    for _ in 0..12 * 8 {
+        script.pass(HEARTBEAT / 8);
         let heads = script.take(|output| match output {
             Output::Send(to, Message::Heads { pace, .. }) => Some((*to, *pace)),
             _ => None,
         });
-        assert!(heads.len() < 2 * PEERS_PER_BEAT, "{} at once", heads.len());
+        assert!(heads.len() <= 2 * HEARTBEATS_AT_ONCE, "{} at once", heads.len());
         for (to, pace) in heads {
             assert_eq!(pace, 3);
             *told.entry(to).or_default() += 1;
         }
     }
     assert_eq!(told.len(), peers.len());
-    assert!(told.values().all(|times| *times == 4), "{told:?}");
+    // Some of them have their fourth turn in the rest of the last second.
+    assert!(told.values().all(|times| matches!(times, 3..=4)), "{told:?}");
 }
 
 #[test]
