@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::device::Stopwatch;
-use super::limits::{INLINE, PIPELINES, STEPS};
+use super::limits::{INLINE, PIPELINES, SMALL, STEPS};
 use super::program::{Binding, GpuProgram};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
@@ -27,8 +27,8 @@ use crate::request::{self, Class, Slot};
 /// Where evaluations run.
 static HOST: LazyLock<String> = LazyLock::new(|| format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
 
-/// Payloads in the arena begin at multiples of this.
-const ALIGNED: u64 = 4096;
+/// Payloads in the arena begin at multiples of this, a cache line of most processors.
+const ALIGNED: u64 = 64;
 /// Answers of this size are remembered, so that a later run of the same question can be held against them.
 const REMEMBERED_BYTES: u64 = 1024 * 1024;
 
@@ -148,7 +148,7 @@ impl Evaluation {
 
     /// Whether it may run together with others.
     pub(super) fn may_share(&self) -> bool {
-        !self.twice && self.sizes.iter().sum::<u64>() <= INLINE
+        !self.twice && self.sizes.iter().sum::<u64>() <= SMALL
     }
 
     /// Whether it must be run twice, to see whether both runs agree.
@@ -181,7 +181,7 @@ impl Evaluation {
         self.pending.left()
     }
 
-    /// Room in the arena that its large payloads take.
+    /// Room in the arena that its payloads take.
     pub(super) fn arena_bytes(&self) -> u64 {
         let room = |(binding, size): (&Binding, &u64)| {
             let times = u64::from(binding.is_input()) + u64::from(binding.is_output());
@@ -190,7 +190,7 @@ impl Evaluation {
         self.program.bindings.iter().zip(&self.sizes).map(room).fold(0, u64::saturating_add)
     }
 
-    /// What the worker is asked, with large inputs put into the arena.
+    /// What the worker is asked, with inputs put into the arena.
     pub(super) fn wanted(&self, code: Option<Code>, layout: &mut Layout<'_>) -> io::Result<Wanted> {
         let job = &self.pending.job;
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
@@ -299,7 +299,7 @@ impl<'a> Layout<'a> {
         Self { arena, at: 0 }
     }
 
-    /// A place for a large payload.
+    /// A place for a payload that is not to travel inside the message.
     fn take(&mut self, size: u64) -> Option<(&'a Arena, u64)> {
         let arena = self.arena.filter(|_| size > INLINE)?;
         let at = self.at;
