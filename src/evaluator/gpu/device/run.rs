@@ -142,10 +142,10 @@ impl Runner {
         let named = prepared.program.bindings.iter().filter(|binding| binding.is_input());
         let inputs = named.zip(task.inputs).map(|(binding, data)| (binding.name.as_str(), data.len())).collect();
         let sizes = prepared.sizes(&inputs)?;
-        prepared.dispatches(&sizes)?;
         if let Some(at) = prepared.idle.iter().position(|seat| seat.sizes == sizes) {
             return Ok(prepared.idle.swap_remove(at));
         }
+        prepared.dispatches(&sizes)?;
         match Seat::take(&self.gpu, &mut self.buffers, prepared, sizes.clone()) {
             Err(Fault::Error(EvalError::Limit(_))) => {
                 for prepared in self.programs.values_mut() {

@@ -12,6 +12,9 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use smol_str::SmolStr;
+
+use super::VERSION;
 use super::compiled::{OfDevice, Pipelines};
 use super::evaluation::{Evaluation, Layout, Pending};
 use super::limits::{ASLEEP, BATCH, QUEUE};
@@ -35,6 +38,8 @@ pub(super) struct Lane(Arc<Shared>);
 
 struct Shared {
     report: DeviceReport,
+    /// What its replies say of where they come from.
+    evaluator: SmolStr,
     /// Which of those that say the same of themselves it is.
     place: u32,
     setup: Setup,
@@ -115,8 +120,11 @@ impl Lane {
         let LaneSetup { setup, memory, spare: with_spare, proofs, pipelines } = how;
         let kept_as = OfDevice::new(&report, worker.cache.as_ref()).filter(|_| pipelines.is_on());
         let (queue, bell, spare) = (Mutex::default(), Bell::new()?, Mutex::default());
+        let class = report.class.as_ref();
+        let evaluator = class.map_or_else(|| VERSION.into(), |class| smol_str::format_smolstr!("{VERSION} {class}"));
         let shared = Arc::new(Shared {
             report,
+            evaluator,
             place,
             setup,
             memory,
@@ -269,11 +277,11 @@ impl Shared {
         queue.posted = Some(Under { worker, evaluation, places, arena, awake });
         let wake = awake && std::mem::take(&mut queue.sleeping);
         drop(queue);
+        order.write();
+        // The worker may have this processor meanwhile, and if it answers before the bell is rung, that wakes the thread too.
         if wake {
             self.bell.ring();
         }
-        // Last of all: the worker may take this processor over.
-        order.write();
         None
     }
 

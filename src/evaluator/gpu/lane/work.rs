@@ -142,7 +142,7 @@ fn settle(
             }
             (Err(Trouble::Unknown), _) | (Ok(_), Err(Trouble::Unknown)) => left.push(evaluation),
             (Err(Trouble::Error(error)), _) | (Ok(_), Err(Trouble::Error(error))) => evaluation.finish(Err(error)),
-            (Ok(reply), Ok(again)) => evaluation.settle(reply, again.as_ref(), &shared.proofs, &shared.report),
+            (Ok(reply), Ok(again)) => evaluation.settle(reply, again.as_ref(), &shared.proofs, &shared.evaluator),
         }
     }
     (left, lost)
