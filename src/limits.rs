@@ -46,7 +46,7 @@ pub const MAX_ASKED: usize = 2;
 pub const MAX_ASKED_CACHED_ONLY: usize = 8;
 /// Facts in one announcement batch.
 pub const BATCH_FACTS: usize = 1000;
-/// How long a fresh fact may wait for company before it is announced.
+/// Between two announcements of one node that are not full: a fact that comes after a pause goes at once, those that follow wait for company.
 pub const BATCH_DELAY: Duration = Duration::from_millis(10);
 /// Holders remembered per fact, and beyond which an adoption is no longer announced: a hot id must not cost N^2 facts.
 pub const MAX_HOLDERS: usize = 8;

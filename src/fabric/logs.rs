@@ -6,11 +6,10 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Config, Fabric, Output, Step, Timer};
+use super::{Config, Fabric, Output, Step, Time, Timer};
 use crate::id::{Digest, EpochId, NodeId};
 use crate::identity::Signature;
 use crate::limits::{BATCH_DELAY, BATCH_FACTS, PULL_WINDOW, RECENT_BATCHES, SEGMENT};
@@ -28,8 +27,9 @@ pub(super) struct OwnLog {
     /// Whether it is known to have facts.
     pub(super) has_facts: bool,
     chain: Hash,
-    /// Whether a flush is set or a read is under way.
+    /// Whether a flush is set or a read is under way, and when the last one was due to begin.
     flushing: bool,
+    flushed: Option<Time>,
     /// The last announcements, without a gap up to `announced`.
     recent: VecDeque<Arc<Announcement>>,
     /// The last manifest made.
@@ -54,6 +54,7 @@ impl OwnLog {
             has_facts: false,
             chain: chain_start(config.me, name),
             flushing: false,
+            flushed: None,
             recent: VecDeque::new(),
             manifest: None,
             sealed: Vec::new(),
@@ -69,8 +70,11 @@ impl Fabric {
         let fresh = self.own_log.durable - self.own_log.announced;
         if fresh > 0 && !self.own_log.flushing {
             self.own_log.flushing = true;
-            let wait = if fresh >= BATCH_FACTS as u64 { Duration::ZERO } else { BATCH_DELAY };
-            self.timers.set(step.now + wait, Timer::Announce);
+            // What comes after a pause has no company to expect. What follows has, so a burst costs one batch more and nothing is late.
+            let company = self.own_log.flushed.map_or(step.now, |flushed| step.now.max(flushed + BATCH_DELAY));
+            let at = if fresh >= BATCH_FACTS as u64 { step.now } else { company };
+            self.own_log.flushed = Some(at);
+            self.timers.set(at, Timer::Announce);
         }
     }
 

@@ -316,6 +316,7 @@ impl NodeBuilder {
             askers: std::collections::BTreeMap::new(),
             wake_at: None,
             placing: super::placing::Placing::default(),
+            checked_here: None,
         };
         let driver = Driver::new(clock, Fabric::new(config), hands);
         let thread = spawn_loop(driver, turns, inbox, control, recorder)?;

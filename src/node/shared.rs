@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -12,9 +13,10 @@ use crate::node::status::{IndexStatus, PeerState, PeerStatus, RefusedPeer};
 
 /// Refusals remembered for `status`, the latest of each address.
 const MAX_REFUSED: usize = 64;
-/// How often all peers and the whole index are looked at again. In between a burst costs the peers that it is about: with hundreds of
-/// peers, looking at all of them would cost more than most inputs do.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often all peers and the whole index are looked at again, for each peer, and at least and at most. In between a burst costs the peers that
+/// it is about: with hundreds of peers, looking at all of them would cost more than most inputs do.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
+const LOOK_AFTER: RangeInclusive<Duration> = Duration::from_millis(100)..=Duration::from_secs(1);
 
 #[derive(Debug, Default, Clone)]
 pub(super) struct View {
@@ -101,7 +103,9 @@ impl Shared {
             view.counters = fabric.counters();
             view.in_flight = fabric.in_flight() as u64;
             view.index_facts = fabric.holders().len() as u64;
-            if view.looked.is_some_and(|looked| now - looked < LOOK_EVERY) {
+            let peers = u32::try_from(view.peers.len()).unwrap_or(u32::MAX);
+            let rest = LOOK_EVERY.saturating_mul(peers).clamp(*LOOK_AFTER.start(), *LOOK_AFTER.end());
+            if view.looked.is_some_and(|looked| now - looked < rest) {
                 for node in about {
                     if let Some(peer) = view.peers.get_mut(node) {
                         look(fabric, now, *node, peer);

@@ -7,7 +7,7 @@
 //! All nodes are in this process and connected to each other, half of them in one network namespace and half in another; what they hold is in memory.
 //!
 //! - `fact`: a node, another one each time, computes something; the time from its caller's question until the last of the others has it in its
-//!   index. It includes the 10 ms that a fact waits for company.
+//!   index.
 //! - `partition`: the link between the halves is down for three seconds, in which every node computes something; the time from when it is up again
 //!   until everybody knows everything. The indexes are compared then, entry by entry.
 //!

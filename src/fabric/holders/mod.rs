@@ -133,8 +133,8 @@ impl HolderIndex {
         }
     }
 
-    /// Takes a peer's description of its log. Facts beyond the point where it departs from the earlier description are masked: the peer was
-    /// restored from an older copy, or lost its ledger, and never appended them in this history. `false` if there is no room for one more log.
+    /// Takes a peer's description of its log. If it departs from the earlier description, what was known is masked and learnt anew: the peer was
+    /// restored from an older copy, or lost its ledger. `false` if there is no room for one more log.
     pub fn describe(&mut self, peer: NodeId, lineage: Vec<EpochStart>) -> bool {
         let spare = self.logs.capacity() * size_of::<Log>() + epochs_bytes(&lineage);
         let is_full = self.find(peer).is_none() && self.bytes() + spare > self.budget;
@@ -143,11 +143,8 @@ impl HolderIndex {
         if log.lineage == lineage {
             return true;
         }
-        let common = log.lineage.iter().zip(&lineage).take_while(|(old, new)| old == new).count();
-        // What is shared ends where either history began the epoch in which they differ.
-        let shared =
-            [log.lineage.get(common), lineage.get(common)].into_iter().flatten().map(|epoch| epoch.start).min();
-        let keep = if common == 0 { 0 } else { shared.unwrap_or(u64::MAX) };
+        // What a copy shares with the log it replaces may differ all the same: the log may have lost entries that the copy still has.
+        let keep = if lineage.starts_with(&log.lineage) { lineage[log.lineage.len()].start } else { 0 };
         self.lineages = self.lineages - epochs_bytes(&log.lineage) + epochs_bytes(&lineage);
         log.lineage = lineage;
         (log.chain, log.last) = (None, None);

@@ -184,7 +184,7 @@ fn a_restored_copy_masks_what_it_never_appended() {
     assert_eq!(
         (index.known(peer), index.facts_of(peer)),
         (0, vec![]),
-        "what is shared of a segment comes again with it"
+        "what is shared may be more than was known, and comes again"
     );
     let mut restored = Author::new(1, c);
     restored.items = vec![LogItem::Skip(1), author.items[1]];
