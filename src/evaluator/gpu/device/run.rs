@@ -221,9 +221,13 @@ impl Runner {
         }
         self.map(&parts)?;
         write(&writes, shared)?;
-        parts.iter().for_each(|(buffer, ..)| buffer.unmap());
+        for (buffer, ..) in parts {
+            buffer.unmap();
+        }
         for one in mapped {
-            one.seat.seen(self.prepared(one)?).iter().for_each(|(buffer, _)| buffer.unmap());
+            for (buffer, _) in one.seat.seen(self.prepared(one)?) {
+                buffer.unmap();
+            }
         }
         Ok(())
     }
@@ -304,8 +308,8 @@ impl Runner {
             let reads = one.seat.reads(self.programs.get(&one.task.program).ok_or_else(gone)?);
             outcomes.push(collect(one.task, &reads, shared, took));
             let stays = self.stays_mapped(&one.seat);
-            if !stays {
-                beginnings(&reads).iter().for_each(|(buffer, _)| buffer.unmap());
+            for (buffer, _) in if stays { Vec::new() } else { beginnings(&reads) } {
+                buffer.unmap();
             }
             one.seat.mapped = stays;
         }

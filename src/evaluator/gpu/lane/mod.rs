@@ -277,11 +277,11 @@ impl Shared {
         queue.posted = Some(Under { worker, evaluation, places, arena, awake });
         let wake = awake && std::mem::take(&mut queue.sleeping);
         drop(queue);
-        order.write();
-        // The worker may have this processor meanwhile, and if it answers before the bell is rung, that wakes the thread too.
         if wake {
             self.bell.ring();
         }
+        // Last of all: the worker may take this processor over.
+        order.write();
         None
     }
 
