@@ -11,6 +11,7 @@
 mod chunk;
 mod hasher;
 mod leaves;
+mod start;
 #[cfg(test)]
 pub(crate) mod tests;
 pub(crate) mod wide;
@@ -22,6 +23,7 @@ use blake3::hazmat::HasherExt;
 pub use self::chunk::{ChunkClaim, ChunkProof, ProvenChunk, Unproven, proof_of};
 pub use self::hasher::{TreeHasher, of};
 pub use self::leaves::{LeavesClaim, ProvenLeaves};
+pub use self::start::ProvenStart;
 use crate::proof::Hash;
 
 /// Bytes of one leaf: 16 chunks, so that one leaf is hashed with all lanes of the processor.

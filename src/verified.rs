@@ -1,8 +1,8 @@
 //! A reply from elsewhere that was checked: bytes, proof and signature. There is no other way to make one than to check.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
-use crate::bao::ProvenChunk;
+use crate::bao::ProvenStart;
 use crate::id::{ContentId, Digest};
 use crate::identity::Verifier;
 use crate::proof::{Evidence, EvidenceError, ProvenNodes};
@@ -95,38 +95,27 @@ impl VerifiedReply {
         Ok(Self::complete(record, payloads, evidence))
     }
 
-    /// Puts together an answer to `id` whose payloads came in chunks, in the order of `Record::blobs` and of their offsets. What was proven
-    /// already is not hashed again.
+    /// Puts together an answer to `id` whose payloads came in chunks, in the order of `Record::blobs`. What was proven already is not hashed again.
     pub fn assemble(
         id: ContentId,
         evidence: Evidence,
-        chunks: Vec<ProvenChunk>,
+        proven: Vec<ProvenStart>,
         verifier: &dyn Verifier,
     ) -> Result<Checked, Disbelief> {
         let record = evidence.verify(verifier)?;
         if record.request != id {
             return Err(Disbelief::OtherQuestion(record.request));
         }
-        let mut chunks = chunks.into_iter().peekable();
-        let mut payloads = Vec::new();
-        for blob in record.blobs() {
-            let (mut pieces, mut at) = (Vec::new(), 0);
-            while at < blob.len
-                && let Some(chunk) = chunks.next_if(|chunk| chunk.blob() == blob && chunk.offset() == at)
-            {
-                let bytes = chunk.into_bytes();
-                at += bytes.len() as u64;
-                pieces.push(bytes);
-            }
+        let (found, wanted) = (proven.len(), record.blobs().count());
+        if found != wanted {
+            return Err(Disbelief::Count { found, wanted });
+        }
+        let whole = |(blob, proven): (BlobRef, ProvenStart)| {
             // Nothing has no chunk that could have been proven.
-            if at != blob.len || (at == 0 && Digest::of(b"") != blob.digest) {
-                return Err(Disbelief::Payload(blob.digest));
-            }
-            payloads.push(join(pieces));
-        }
-        if chunks.next().is_some() {
-            return Err(Disbelief::Count { found: payloads.len() + 1, wanted: payloads.len() });
-        }
+            let fits = proven.blob() == blob && (blob.len > 0 || Digest::of(b"") == blob.digest);
+            proven.whole().filter(|_| fits).ok_or(Disbelief::Payload(blob.digest))
+        };
+        let payloads = record.blobs().zip(proven).map(whole).collect::<Result<_, _>>()?;
         Ok(Self::complete(record, payloads, evidence))
     }
 
@@ -171,18 +160,6 @@ impl VerifiedReply {
     pub fn into_parts(self) -> (Record, Vec<Bytes>, Evidence) {
         (self.record, self.payloads, self.evidence)
     }
-}
-
-/// All pieces as one; a single one is not copied.
-fn join(mut pieces: Vec<Bytes>) -> Bytes {
-    if pieces.len() == 1 {
-        return pieces.remove(0);
-    }
-    let mut all = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
-    for piece in pieces {
-        all.extend_from_slice(&piece);
-    }
-    all.freeze()
 }
 
 /// The reply that a record names, with these payloads in the order of `Record::blobs`.

@@ -132,6 +132,16 @@ pub struct Proven {
     pub evidence: Evidence,
 }
 
+impl Proven {
+    /// All its payloads if they are at most so many bytes, which were read then; none otherwise.
+    #[must_use]
+    pub fn payloads(&self, most: u64) -> Vec<Bytes> {
+        let reply = self.held.reply();
+        let few = reply.len() <= most;
+        reply.payloads().filter(|_| few).filter_map(Payload::bytes).cloned().collect()
+    }
+}
+
 /// Why a lookup has no answer, not even "not held": the disk failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("the cassette cannot be read: {0}")]
@@ -198,6 +208,11 @@ impl Cassette {
 
     /// The held reply to a question. The first record that is whole wins.
     pub fn lookup(&self, id: ContentId) -> Result<Lookup, CassetteError> {
+        self.look_up(id, u64::MAX)
+    }
+
+    /// The same, without the payloads of a reply that has more bytes than that and is not in memory; whether they are there is looked at.
+    fn look_up(&self, id: ContentId, most: u64) -> Result<Lookup, CassetteError> {
         let Inner { index, counts, .. } = &*self.inner;
         let miss = |why| {
             count(&counts.misses, 1);
@@ -213,10 +228,12 @@ impl Cassette {
                 }
                 Known::Cold(seq) => seq,
             };
-            match self.load(id, seq) {
+            match self.load(id, seq, most) {
                 Ok(Ok(hot)) => {
                     count(&counts.disk_hits, 1);
-                    index.warm(id, &hot, version);
+                    if hot.reply.len() <= most {
+                        index.warm(id, &hot, version);
+                    }
                     return Ok(Lookup::Hit(Held { hot, tier: Tier::Disk }));
                 }
                 Ok(Err(why)) => return miss(why),
@@ -227,9 +244,10 @@ impl Cassette {
         }
     }
 
-    /// The held reply to a question with its evidence. `None` if it is not held, not durable yet, or cannot be proven any more.
-    pub fn evidence(&self, id: ContentId, signer: &dyn Signer) -> Result<Option<Proven>, CassetteError> {
-        let Lookup::Hit(held) = self.lookup(id)? else { return Ok(None) };
+    /// The held reply to a question with its evidence. `None` if it is not held, not durable yet, or cannot be proven any more. The payloads of a
+    /// reply that has more than `most` bytes are not read: whoever gets the evidence fetches them chunk by chunk.
+    pub fn evidence(&self, id: ContentId, most: u64, signer: &dyn Signer) -> Result<Option<Proven>, CassetteError> {
+        let Lookup::Hit(held) = self.look_up(id, most)? else { return Ok(None) };
         match self.inner.ledger.evidence(held.seq(), signer) {
             Ok(evidence) => Ok(evidence.map(|evidence| Proven { held, evidence })),
             Err(ReadError::Unprovable { .. }) => Ok(None),
@@ -391,8 +409,8 @@ impl Cassette {
         }
     }
 
-    /// Reads the whole reply of an entry, or says why it is none to this question.
-    fn load(&self, id: ContentId, seq: u64) -> Result<Result<Arc<Hot>, NotHeld>, ReadError> {
+    /// Reads the reply of an entry, or says why it is none to this question. If it has more than `most` bytes, these stay where they are.
+    fn load(&self, id: ContentId, seq: u64, most: u64) -> Result<Result<Arc<Hot>, NotHeld>, ReadError> {
         let ledger = &self.inner.ledger;
         let stored = ledger.read(seq)?.ok_or(ReadError::Quarantined { seq })?;
         if matches!(stored.entry, Entry::Retracted { request, .. } if request == id) {
@@ -402,9 +420,14 @@ impl Cassette {
             let record = stored.entry.record().filter(|record| record.request == id);
             // Another question may have the same fingerprint.
             let Some(record) = record else { return Ok(Err(NotHeld::NeverSeen)) };
+            let apart = record.blobs().map(|blob| blob.len).fold(0, u64::saturating_add) > most;
             let load = |blob: BlobRef| {
                 if blob.len > INLINE_PAYLOAD as u64 {
                     self.inner.served.note(blob.digest);
+                }
+                if apart && blob.len >= OUTBOARD_FROM {
+                    // Its first bytes tell whether it is there at all.
+                    return ledger.payload_range(seq, blob, 0, 1).map(|_| Payload::Stored(blob));
                 }
                 if blob.len > MAX_PAYLOAD {
                     return Ok(Payload::Stored(blob));

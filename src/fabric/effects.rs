@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::bao::ProvenChunk;
+use crate::bao::ProvenStart;
 use crate::error::EvalError;
 use crate::eval::Origin;
 use crate::fabric::{FlightId, JobId, Time};
@@ -73,7 +73,7 @@ pub enum Output {
     /// Check an answer; comes back as `Checked`.
     Check(NodeId, AskId, ContentId, Evidence, Vec<Bytes>),
     /// Put together an answer whose payloads came in chunks; comes back as `Checked`.
-    Assemble(NodeId, AskId, ContentId, Evidence, Vec<ProvenChunk>),
+    Assemble(NodeId, AskId, ContentId, Evidence, Vec<ProvenStart>),
     /// Check an announcement's signatures; comes back as `AnnouncementChecked`.
     CheckAnnouncement(NodeId, Arc<Announcement>),
     /// Check a manifest's signature; comes back as `ManifestChecked`.
@@ -115,7 +115,7 @@ pub trait Effects {
     /// See [`Output::Check`].
     fn check(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, payloads: Vec<Bytes>);
     /// See [`Output::Assemble`].
-    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>);
+    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, proven: Vec<ProvenStart>);
     /// See [`Output::CheckAnnouncement`].
     fn check_announcement(&mut self, from: NodeId, announcement: Arc<Announcement>);
     /// See [`Output::CheckManifest`].
@@ -153,7 +153,7 @@ pub fn perform(outputs: &mut Vec<Output>, effects: &mut impl Effects) {
             Output::Compute(flight, id, request) => effects.compute(flight, id, request),
             Output::CancelCompute(flight) => effects.cancel_compute(flight),
             Output::Check(from, ask, id, evidence, payloads) => effects.check(from, ask, id, evidence, payloads),
-            Output::Assemble(from, ask, id, evidence, chunks) => effects.assemble(from, ask, id, evidence, chunks),
+            Output::Assemble(from, ask, id, evidence, proven) => effects.assemble(from, ask, id, evidence, proven),
             Output::CheckAnnouncement(from, announcement) => effects.check_announcement(from, announcement),
             Output::CheckManifest(from, manifest) => effects.check_manifest(from, manifest),
             Output::CheckSegment(from, ask, name, bytes) => effects.check_segment(from, ask, name, bytes),

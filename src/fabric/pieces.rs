@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::Time;
-use crate::bao::{ChunkProof, LEAF, LeavesClaim, ProvenChunk, ProvenLeaves, Unproven};
+use crate::bao::{ChunkProof, LEAF, LeavesClaim, ProvenChunk, ProvenLeaves, ProvenStart, Unproven};
 use crate::id::NodeId;
 use crate::limits::{CHUNK, CHUNKS_IN_FLIGHT, SOURCE_STALL};
 use crate::message::AskId;
@@ -94,12 +94,15 @@ pub(super) struct Came {
 #[derive(Debug)]
 pub(super) struct Pieces {
     blobs: Vec<BlobRef>,
+    /// Of each payload what is here without a gap.
+    starts: Vec<ProvenStart>,
     /// The first byte that was never asked for.
     next: Place,
     /// What lost holders did not bring.
     back: BTreeMap<Place, u32>,
     asked: BTreeMap<AskId, Asked>,
-    here: BTreeMap<Place, ProvenChunk>,
+    /// Leaves that are here behind a gap.
+    beyond: BTreeMap<Place, ProvenChunk>,
     sources: BTreeMap<NodeId, Source>,
 }
 
@@ -107,10 +110,11 @@ impl Pieces {
     pub(super) fn new(record: &Record) -> Self {
         Self {
             blobs: record.blobs().collect(),
+            starts: record.blobs().map(ProvenStart::new).collect(),
             next: (0, 0),
             back: BTreeMap::new(),
             asked: BTreeMap::new(),
-            here: BTreeMap::new(),
+            beyond: BTreeMap::new(),
             sources: BTreeMap::new(),
         }
     }
@@ -173,8 +177,7 @@ impl Pieces {
         let mut open: Option<Run> = None;
         for (blob, at) in run.leaves() {
             let len = u32::try_from(LEAF.min(run.end() - at)).expect("a leaf");
-            let found =
-                self.here.contains_key(&(blob, at)) || self.asked.values().any(|asked| asked.run.has((blob, at)));
+            let found = self.has((blob, at)) || self.asked.values().any(|asked| asked.run.has((blob, at)));
             open = match open {
                 Some(before) if !found => Some(Run { len: before.len + len, ..before }),
                 None if !found => Some(Run { blob, offset: at, len }),
@@ -248,7 +251,7 @@ impl Pieces {
 
     /// A run from its first leaf on that is not here.
     fn rest(&self, run: Run) -> Option<Run> {
-        let (blob, offset) = run.leaves().find(|leaf| !self.here.contains_key(leaf))?;
+        let (blob, offset) = run.leaves().find(|leaf| !self.has(*leaf))?;
         Some(Run { blob, offset, len: u32::try_from(run.end() - offset).ok()? })
     }
 
@@ -275,9 +278,7 @@ impl Pieces {
         if let Some(source) = self.sources.get_mut(&next.of).filter(|_| idle) {
             (source.since, source.heard) = (now, now);
         }
-        let here: u64 =
-            self.here.range((run.blob, run.offset)..(run.blob, run.end())).map(|(_, chunk)| chunk.len() as u64).sum();
-        let missing = u64::from(run.len) - here;
+        let missing = run.leaves().filter(|leaf| !self.has(*leaf)).map(|(_, at)| LEAF.min(run.end() - at)).sum();
         self.asked.insert(ask, Asked { of: next.of, run, at: now, leaves: None, missing });
     }
 
@@ -302,9 +303,9 @@ impl Pieces {
     pub(super) fn proven(&mut self, ask: AskId, chunk: ProvenChunk, now: Time) -> Came {
         let Some(asked) = self.asked.get(&ask) else { return Came::default() };
         let (of, at, place, len) = (asked.of, asked.at, (asked.run.blob, chunk.offset()), chunk.len() as u64);
-        let fresh = !self.here.contains_key(&place);
+        let fresh = !self.has(place);
         if fresh {
-            self.here.insert(place, chunk);
+            self.keep(place, chunk);
             let having = self.asked.values_mut().filter(|asked| asked.run.has(place));
             having.for_each(|asked| asked.missing -= len);
         }
@@ -350,17 +351,36 @@ impl Pieces {
         gone.into_keys().collect()
     }
 
-    /// All leaves, in the order of the payloads, once the last one is here.
-    pub(super) fn take_all(&mut self) -> Option<Vec<ProvenChunk>> {
+    /// All payloads, once the last leaf is here.
+    pub(super) fn take_all(&mut self) -> Option<Vec<ProvenStart>> {
         let complete = self.asked.is_empty() && self.unasked().is_none();
-        complete.then(|| std::mem::take(&mut self.here).into_values().collect())
+        complete.then(|| std::mem::take(&mut self.starts))
+    }
+
+    /// Whether a leaf is here.
+    fn has(&self, place: Place) -> bool {
+        self.starts.get(place.0).is_some_and(|start| place.1 < start.len()) || self.beyond.contains_key(&place)
+    }
+
+    /// Adds a leaf, and whatever has no gap before it any more.
+    fn keep(&mut self, place: Place, chunk: ProvenChunk) {
+        let Some(start) = self.starts.get_mut(place.0) else { return };
+        if let Err(early) = start.push(chunk) {
+            self.beyond.insert(place, early);
+            return;
+        }
+        while let Some(chunk) = self.beyond.remove(&(place.0, start.len())) {
+            if start.push(chunk).is_err() {
+                debug_assert!(false, "it is the next one");
+            }
+        }
     }
 
     /// Whether every leaf is in exactly one of the three places; for tests and debug assertions.
     pub(super) fn is_consistent(&self) -> bool {
         let back: BTreeSet<Place> =
             self.back.iter().flat_map(|(&(blob, offset), &len)| Run { blob, offset, len }.leaves()).collect();
-        back.iter().all(|leaf| !self.here.contains_key(leaf) && self.asked.values().all(|asked| !asked.run.has(*leaf)))
+        back.iter().all(|leaf| !self.has(*leaf) && self.asked.values().all(|asked| !asked.run.has(*leaf)))
             && self.asked.values().all(|asked| asked.missing > 0)
     }
 }

@@ -133,7 +133,7 @@ impl Fabric {
         if transfer.assembling.is_some() {
             return;
         }
-        if let Some(chunks) = transfer.pieces.take_all() {
+        if let Some(proven) = transfer.pieces.take_all() {
             self.next_id += 1;
             let ask = AskId(self.next_id);
             transfer.assembling = Some(ask);
@@ -146,7 +146,7 @@ impl Fabric {
                 self.standings.served(peer);
             }
             let evidence = transfer.evidence.clone();
-            return step.out.push(Output::Assemble(transfer.lead, ask, flight.id, evidence, chunks));
+            return step.out.push(Output::Assemble(transfer.lead, ask, flight.id, evidence, proven));
         }
         while let Some(next) = transfer.pieces.next(step.now) {
             self.next_id += 1;

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use crate::bao::ProvenChunk;
+use crate::bao::ProvenStart;
 use crate::cassette::{Adoption, Cassette, Proven, RecorderHandle};
 use crate::error::EvalError;
 use crate::evaluator::pool::Pool;
@@ -106,10 +106,9 @@ fn judge(cassette: &Cassette, from: NodeId, ask: AskId, id: ContentId, checked: 
 
 /// A held answer as it goes to a peer: with its payloads if they are few bytes.
 fn found(peer: NodeId, ask: AskId, found: Option<Proven>) -> Input {
-    let found = found.map(|Proven { held, evidence }| {
-        let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
-        let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
-        (evidence, if fits { payloads } else { Vec::new() })
+    let found = found.map(|proven| {
+        let payloads = proven.payloads(INLINE_REPLY as u64);
+        (proven.evidence, payloads)
     });
     Input::Found(peer, ask, found)
 }
@@ -309,8 +308,8 @@ impl Effects for Hands {
         self.believe(from, ask, id, move |verifier| VerifiedReply::check(id, evidence, payloads, verifier));
     }
 
-    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
-        self.believe(from, ask, id, move |verifier| VerifiedReply::assemble(id, evidence, chunks, verifier));
+    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, proven: Vec<ProvenStart>) {
+        self.believe(from, ask, id, move |verifier| VerifiedReply::assemble(id, evidence, proven, verifier));
     }
 
     fn check_announcement(&mut self, from: NodeId, announcement: Arc<Announcement>) {
@@ -407,7 +406,7 @@ impl Effects for Hands {
         }
         let (cassette, signer) = (self.cassette.clone(), Arc::clone(&self.signer));
         let work = move || {
-            let held = cassette.evidence(id, &*signer).unwrap_or_else(|error| {
+            let held = cassette.evidence(id, INLINE_REPLY as u64, &*signer).unwrap_or_else(|error| {
                 warn!(%error, id = %id.short(), "cannot serve an answer");
                 None
             });

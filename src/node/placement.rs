@@ -19,6 +19,7 @@ use crate::evaluator::Cancel;
 use crate::fabric::FlightId;
 use crate::id::{ContentId, NodeId};
 use crate::identity::Signer;
+use crate::limits::INLINE_REPLY;
 use crate::limits::{MAX_PLACED, PLACED_BYTES};
 use crate::message::{AskId, Work};
 use crate::node::resolve::load;
@@ -99,7 +100,7 @@ pub(super) fn until_servable(
 
     for _ in 0..LOOKS {
         seat.go_on()?;
-        match cassette.evidence(id, signer) {
+        match cassette.evidence(id, INLINE_REPLY as u64, signer) {
             Ok(Some(_)) => return Ok(()),
             Ok(None) => thread::sleep(LOOK),
             Err(error) => return Err(EvalError::Ledger(error.to_string())),

@@ -14,8 +14,7 @@ use super::mutate::Mutation;
 use super::node::{Acting, Wanted};
 use super::queue::{Event, Work};
 use super::span::Span;
-use crate::bao::ProvenChunk;
-use crate::cassette::Proven;
+use crate::bao::ProvenStart;
 use crate::error::EvalError;
 use crate::eval::Origin;
 use crate::fabric::{Delivery, Disconnect, Effects, FlightId, Input, JobId, Time, Verdict, segment};
@@ -25,7 +24,7 @@ use crate::limits::{BATCH_FACTS, INLINE_REPLY};
 use crate::message::{Announcement, AskId, Batch, LogItem, Manifest, Message, SegmentName};
 use crate::proof::{Evidence, Hash};
 use crate::record::{Observation, Record};
-use crate::reply::{Payload, Reply};
+use crate::reply::Reply;
 use crate::verified::{Checked, Disbelief, VerifiedReply};
 
 /// How long work off the loop takes: signatures, look-ups, reads.
@@ -175,8 +174,8 @@ impl Effects for Acting<'_> {
         self.checked(from, ask, id, checked);
     }
 
-    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, chunks: Vec<ProvenChunk>) {
-        let checked = VerifiedReply::assemble(id, evidence, chunks, &*self.shared.verifier);
+    fn assemble(&mut self, from: NodeId, ask: AskId, id: ContentId, evidence: Evidence, proven: Vec<ProvenStart>) {
+        let checked = VerifiedReply::assemble(id, evidence, proven, &*self.shared.verifier);
         if let Err(why) = &checked {
             self.shared.history.broken.push(format!("proven chunks do not make the reply: {why}"));
         }
@@ -227,14 +226,14 @@ impl Effects for Acting<'_> {
     }
 
     fn look_up(&mut self, peer: NodeId, ask: AskId, id: ContentId) {
-        let found = self.hands.cassette.evidence(id, &self.hands.identity).unwrap_or_else(|error| {
-            self.disk_error("a held answer could not be read", &error);
-            None
-        });
-        let found = found.map(|Proven { held, evidence }| {
-            let payloads: Vec<_> = held.reply().payloads().filter_map(Payload::bytes).cloned().collect();
-            let fits = payloads.iter().map(Bytes::len).sum::<usize>() <= INLINE_REPLY;
-            (evidence, if fits { payloads } else { Vec::new() })
+        let found =
+            self.hands.cassette.evidence(id, INLINE_REPLY as u64, &self.hands.identity).unwrap_or_else(|error| {
+                self.disk_error("a held answer could not be read", &error);
+                None
+            });
+        let found = found.map(|proven| {
+            let payloads = proven.payloads(INLINE_REPLY as u64);
+            (proven.evidence, payloads)
         });
         self.off_loop(Work::Found, &OFF_LOOP, Input::Found(peer, ask, found));
     }

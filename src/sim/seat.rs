@@ -138,8 +138,10 @@ impl Seat {
         let log = facts(cassette);
         let announced: std::collections::BTreeSet<_> = log.iter().collect();
         let held = asked.iter().filter(|id| announced.contains(&id.fingerprint()));
-        let unserved =
-            held.filter(|id| !matches!(cassette.evidence(**id, &self.identity), Ok(Some(_)))).copied().collect();
+        let unserved = held
+            .filter(|id| !matches!(cassette.evidence(**id, u64::MAX, &self.identity), Ok(Some(_))))
+            .copied()
+            .collect();
         let mut facts = node.fabric.holders().facts();
         let known = self.follows.iter().map(|peer| (*peer, facts.remove(&names[*peer]).unwrap_or_default())).collect();
         let given_up = |peer: &Place| {

@@ -1,4 +1,4 @@
-//! A hundred real nodes: how fast a new fact is everywhere, and how fast all indexes are equal after a partition.
+//! A hundred real nodes: how fast a new fact is everywhere, and how fast all indexes are equal after a partition. Ten: what black holes cost.
 //!
 //! ```sh
 //! cargo run --release --manifest-path benches/fleet/Cargo.toml [-- NODES]      # as root: it makes two network namespaces
@@ -11,11 +11,16 @@
 //! - `partition`: the link between the halves is down for three seconds, in which every node computes something; the time from when it is up again
 //!   until everybody knows everything. The indexes are compared then, entry by entry.
 //!
+//! - `black holes`: eight of ten nodes ask what only the other two hold, whose link is down without their knowing; the time until they compute it
+//!   themselves.
+//!
 //! Times are of all nodes on this machine's cores together, so the CPU that a fact costs all of them is shown beside.
 
 #[path = "../../../tests/it/fleet/halves.rs"]
 #[expect(dead_code, reason = "a part of it is for tests")]
 mod halves;
+#[path = "../../../tests/it/fleet/holes.rs"]
+mod holes;
 #[path = "../../../tests/it/fleet/namespaces.rs"]
 #[expect(dead_code, reason = "a part of it is for fleets of processes")]
 mod namespaces;
@@ -108,12 +113,22 @@ fn partitions(halves: &mut Halves) {
     }
 }
 
+fn black_holes() -> Result<(), String> {
+    let mut waits = holes::waits()?;
+    println!("ten nodes, two of them black holes, until a miss is computed, ms:   p50      p99     most");
+    for (what, times) in [("held by a black hole", &mut waits.holes), ("held by nobody", &mut waits.nobody)] {
+        println!("{what:<62} {:>8.2} {:>8.2} {:>8.2}", rank(times, 50), rank(times, 99), rank(times, 100));
+    }
+    println!("one round trip and 2 ms: {:.2}", ms(waits.round_trip) + 2.0);
+    Ok(())
+}
+
 fn main() -> ExitCode {
     allocator::keep_memory();
     let nodes = std::env::args().nth(1).and_then(|nodes| nodes.parse().ok()).unwrap_or(NODES);
-    let (begin, before) = (Instant::now(), cpu());
-    let mut halves = match Halves::start(nodes) {
-        Ok(halves) => halves,
+    let begun = black_holes().map(|()| (Instant::now(), cpu()));
+    let (begin, before, mut halves) = match begun.and_then(|(begin, cpu)| Ok((begin, cpu, Halves::start(nodes)?))) {
+        Ok(begun) => begun,
         Err(why) => {
             eprintln!("no network namespaces here ({why}); run it as root on Linux with iproute2");
             return ExitCode::FAILURE;

@@ -206,7 +206,7 @@ impl Place {
         };
         for holder in 0..HOLDERS {
             let (name, rate) = (namespaces.name(holder), format!("{}bit", NARROW * 8));
-            let shape = ["-n", &name, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "64kb", "latency", "400ms"];
+            let shape = ["-n", &name, "qdisc", "add", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "128kb", "latency", "400ms"];
             if !std::process::Command::new("tc").args(shape).status()?.success() {
                 return Err("tc does not make a link narrow".into());
             }

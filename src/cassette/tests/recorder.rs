@@ -207,7 +207,7 @@ fn believed_replies_are_adopted_together_and_each_alone() {
         assert_eq!(text(&cassette, 2).as_deref(), Ok("theirs 2"));
         assert_eq!(text(&cassette, 3), Err(NotHeld::Retracted));
         assert_eq!(cassette.stats().records, 2);
-        let proven = cassette.evidence(id(2), &identity()).expect("reads").expect("held");
+        let proven = cassette.evidence(id(2), u64::MAX, &identity()).expect("reads").expect("held");
         assert!(proven.evidence.verify(&Ed25519).is_ok(), "as its producer made it");
     }
 }

@@ -136,7 +136,7 @@ fn a_damaged_payload_is_a_typed_miss_and_healed_by_a_new_record() {
     assert_eq!(recovery.damaged, 1, "the frame's; blobs are looked at when they are read");
     for n in [1, 2, 1] {
         assert_eq!(text(&cassette, n), Err(NotHeld::PayloadGone));
-        assert!(cassette.evidence(id(n), &identity()).expect("reads").is_none());
+        assert!(cassette.evidence(id(n), u64::MAX, &identity()).expect("reads").is_none());
     }
     let inline = Blob::new(Bytes::from_static(b"inline")).name().digest;
     assert_eq!(cassette.blob(inline).expect("reads"), None);
@@ -182,17 +182,20 @@ fn a_peer_gets_evidence_that_holds_and_ranges_of_what_is_held() {
     writer.record(record.clone(), bytes).expect("records");
     writer.write_out().expect("writes");
     assert!(matches!(cassette.lookup(id(1)), Ok(Lookup::Hit(_))));
-    assert!(cassette.evidence(id(1), &identity()).expect("reads").is_none(), "only what is durable is proven");
+    assert!(
+        cassette.evidence(id(1), u64::MAX, &identity()).expect("reads").is_none(),
+        "only what is durable is proven"
+    );
     writer.commit().expect("commits");
     let (evidence, theirs, payloads) = foreign(2, Class::Observed, &Reply::ok("theirs"));
     writer.adopt(evidence.clone(), theirs, payloads, true).expect("adopts");
     writer.commit().expect("commits");
 
-    let own = cassette.evidence(id(1), &identity()).expect("reads").expect("held");
+    let own = cassette.evidence(id(1), u64::MAX, &identity()).expect("reads").expect("held");
     assert_eq!(own.evidence.verify(&Ed25519).expect("believed"), record);
-    let adopted = cassette.evidence(id(2), &identity()).expect("reads").expect("held");
+    let adopted = cassette.evidence(id(2), u64::MAX, &identity()).expect("reads").expect("held");
     assert_eq!(adopted.evidence, evidence);
-    assert!(cassette.evidence(id(3), &identity()).expect("reads").is_none());
+    assert!(cassette.evidence(id(3), u64::MAX, &identity()).expect("reads").is_none());
 
     let large = record.files.last().expect("z").data.digest;
     drop(writer);
@@ -212,6 +215,31 @@ fn a_peer_gets_evidence_that_holds_and_ranges_of_what_is_held() {
 }
 
 #[test]
+fn the_evidence_of_a_large_reply_leaves_its_payloads_on_disk() {
+    let storage = MemoryStorage::new();
+    let mut writer = open(&storage, 1);
+    let (record, bytes) = observed(&identity(), 1, Class::Portable, &Reply::ok(vec![7; 300_000]));
+    writer.record(record.clone(), bytes).expect("records");
+    let (small, bytes) = portable(2, "few bytes");
+    writer.record(small, bytes).expect("records");
+    writer.commit().expect("commits");
+    drop(writer);
+    let cassette = open(&storage, 2).cassette();
+    let proven = |n| cassette.evidence(id(n), 1000, &identity()).expect("reads");
+    let large = proven(1).expect("held");
+    assert_eq!(large.evidence.verify(&Ed25519).expect("believed"), record);
+    assert!(large.held.reply().payloads().all(|payload| payload.bytes().is_none()) && large.payloads(1000).is_empty());
+    assert_eq!(proven(2).expect("held").payloads(1000), ["few bytes"]);
+    let Ok(Lookup::Hit(held)) = cassette.lookup(id(1)) else { panic!("it is held") };
+    assert_eq!(held.reply().payloads().next().and_then(|payload| payload.bytes()).map(Bytes::len), Some(300_000));
+    // What is not there any more is not promised.
+    let blob = record.blobs().next().expect("its output").digest.to_string();
+    storage.remove(&format!("blobs/{}/{blob}", &blob[..2])).expect("it was there");
+    let cold = open(&storage, 3).cassette();
+    assert!(cold.evidence(id(1), 1000, &identity()).expect("reads").is_none());
+}
+
+#[test]
 fn what_is_at_hand_is_what_is_proven_the_slow_way() {
     let storage = MemoryStorage::new();
     let mut writer = open(&storage, 1);
@@ -223,7 +251,7 @@ fn what_is_at_hand_is_what_is_proven_the_slow_way() {
     (0..700).for_each(|n| record(&mut writer, n));
     writer.commit().expect("commits");
     assert!(cassette.evidence_at_hand(id(1)).is_none(), "nothing was signed yet");
-    let slow = |n| cassette.evidence(id(n), &identity()).expect("reads").expect("held").evidence;
+    let slow = |n| cassette.evidence(id(n), u64::MAX, &identity()).expect("reads").expect("held").evidence;
     let mut at_hand = 0;
     for n in 0..700 {
         // Of every page the first proof takes the slow way, and the others find it in memory.
@@ -250,6 +278,6 @@ fn what_is_at_hand_is_what_is_proven_the_slow_way() {
     // After a restart the records come from disk, and their bytes are at hand as well.
     drop(writer);
     let cold = open(&storage, 2).cassette();
-    let proven = cold.evidence(id(5), &identity()).expect("reads").expect("held").evidence;
+    let proven = cold.evidence(id(5), u64::MAX, &identity()).expect("reads").expect("held").evidence;
     assert_eq!(cold.evidence_at_hand(id(5)).expect("at hand").evidence, proven);
 }

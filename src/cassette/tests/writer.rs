@@ -66,7 +66,7 @@ fn a_retracted_answer_is_never_served_or_fetched_again_but_its_question_is() {
     refuse(&mut writer);
     writer.commit().expect("commits");
     assert_eq!(text(&cassette, 1), Err(NotHeld::Retracted));
-    assert!(cassette.evidence(id(1), &identity()).expect("reads").is_none());
+    assert!(cassette.evidence(id(1), u64::MAX, &identity()).expect("reads").is_none());
     refuse(&mut writer);
     drop(writer);
 

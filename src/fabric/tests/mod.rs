@@ -251,8 +251,8 @@ impl Script {
                 let checked = VerifiedReply::check(*id, evidence.clone(), payloads.clone(), &Ed25519);
                 Some(Input::Checked(*from, *ask, checked.map_err(|why| why.to_string())))
             }
-            Output::Assemble(from, ask, id, evidence, chunks) => {
-                let checked = VerifiedReply::assemble(*id, evidence.clone(), chunks.clone(), &Ed25519);
+            Output::Assemble(from, ask, id, evidence, proven) => {
+                let checked = VerifiedReply::assemble(*id, evidence.clone(), proven.clone(), &Ed25519);
                 Some(Input::Checked(*from, *ask, checked.map_err(|why| why.to_string())))
             }
             _ => None,

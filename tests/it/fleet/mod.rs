@@ -4,6 +4,7 @@
 //! too small. What can be seen from outside is written down as in a simulation: who asked what, how it ended, what every ledger holds in the end.
 
 mod halves;
+mod holes;
 mod namespaces;
 mod process;
 
@@ -279,6 +280,16 @@ fn sixteen_nodes_know_the_same_after_a_partition() {
 #[ignore = "long: five thousand handshakes"]
 fn a_hundred_nodes_know_the_same_after_a_partition() {
     agree_after_a_partition(100);
+}
+
+/// By how little is measured by `benches/fleet`: one round trip and two milliseconds. Here it shows that nobody waits for a timeout, which are seconds.
+#[test]
+fn black_holes_do_not_hold_a_miss_up() {
+    let Some(waits) = holes::waits().map_err(skipped).ok() else { return };
+    for waits in [waits.holes, waits.nobody] {
+        let p99 = waits[waits.len() * 99 / 100];
+        assert!(p99 < Duration::from_millis(500), "{p99:?}");
+    }
 }
 
 /// How fast that goes is measured by `benches/fleet`.
