@@ -5,6 +5,9 @@
 
 #![expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
 
+/// That of the `evalmesh` program, in the node, its workers and the bare runs alike.
+#[path = "../../src/allocator.rs"]
+mod allocator;
 mod bare;
 mod card;
 mod compiled;
@@ -21,10 +24,6 @@ use evalmesh::evaluator::{Evaluator, Job};
 use evalmesh::node::Node;
 use evalmesh::request::{Class, Request};
 
-/// As the command line has it, in the node, its workers and the bare runs alike.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Work that is the same in both: a few instructions a word.
 const SHADER: &str = "@group(0) @binding(0) var<storage, read> a: array<vec4u>;
     @group(0) @binding(1) var<storage, read_write> b: array<vec4u>;
@@ -34,6 +33,7 @@ const SHADER: &str = "@group(0) @binding(0) var<storage, read> a: array<vec4u>;
     }";
 
 fn main() {
+    allocator::keep_memory();
     enter_worker_role();
     // `cargo test --benches` wants to know that it runs, not how fast.
     let quick = std::env::args().any(|arg| arg == "--test");

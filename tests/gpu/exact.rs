@@ -1,8 +1,8 @@
 //! What devices are, and what they answer.
 
-use evalmesh::error::{EvalError, Refusal};
+use evalmesh::error::{EvalError, LimitHit, Refusal};
 use evalmesh::evaluator::gpu::{Binding, Dispatch, Groups, Kind, Size, Stage, Verdict};
-use evalmesh::request::Class;
+use evalmesh::request::{Class, Options, Request};
 
 use crate::Check;
 use crate::drivers::{COMMON, Driver, class, evaluator, on, out, program, request, run, shader};
@@ -12,6 +12,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("an exact kernel agrees on both sound devices and with Rust", an_exact_kernel_agrees),
     ("float kernels are of one class, and asking for them as portable is an error", float_kernels_keep_to_their_class),
     ("several dispatches share buffers", several_dispatches_share_buffers),
+    ("buffers that are used again hold what their evaluation says", used_again),
     ("large buffers go through shared memory", large_buffers),
     ("no driver is an answer, not an error", no_driver),
 ];
@@ -118,6 +119,58 @@ fn several_dispatches_share_buffers() {
     assert_eq!(crate::drivers::words(reply.stdout.as_ref().expect("stdout").bytes().expect("inline")), other);
     assert_eq!(reply.files.len(), 1);
     assert_eq!(crate::drivers::words(reply.files[0].data.bytes().expect("inline")), words);
+}
+
+/// Sizes on both sides of what travels inside messages, lies in one buffer, and shares a submission, each several times and in turns, so that
+/// evaluations get buffers that others filled; one in between fails after it has written.
+fn used_again() {
+    let name = |name: &str| name.parse().expect("a name");
+    let like = |times| Size::Of { binding: 0, times, over: 1 };
+    let binding = |binding, text: &str, kind| Binding { group: 0, binding, name: name(text), kind };
+    let shader = "@group(0) @binding(0) var<storage, read> a: array<u32>;
+        @group(0) @binding(1) var<storage, read_write> c: array<u32>;
+        @group(0) @binding(2) var<storage, read_write> s: array<u32>;
+        @group(0) @binding(3) var<storage, read_write> b: array<u32>;
+        @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
+            let i = id.x;
+            if (i >= arrayLength(&a)) { return; }
+            s[i] += a[i]; c[i] += s[i]; b[i] += c[i]; b[i + arrayLength(&a)] += 1u;
+            for (var n = 0u; a[i] == 4294967295u; n++) { b[i] += n; }
+        }";
+    let program = evalmesh::evaluator::gpu::GpuProgram {
+        shader: shader.to_owned(),
+        bindings: vec![
+            binding(0, "in", Kind::Input),
+            binding(1, "both", Kind::InOut),
+            binding(2, "s", Kind::Scratch(like(1))),
+            binding(3, "out", Kind::Output(like(2))),
+        ],
+        stages: vec![Stage {
+            repeat: 1,
+            dispatches: vec![Dispatch { entry: "main".to_owned(), groups: Groups::Cover { binding: 0, stride: 4 } }],
+        }],
+    };
+    let asked = |input: &[u32], both: &[u32]| {
+        let request = request(&program, input).file("both", crate::drivers::bytes(both)).expect("a name");
+        Request { options: Options { fuel: Some(1000), ..request.options.clone() }, ..request }
+    };
+    for driver in [Driver::Lavapipe, Driver::SwiftShader] {
+        for round in 1..=4_u32 {
+            for words in [1, 63, 65, 800, 1100, 3000, 20_000] {
+                let input: Vec<u32> = (0..words).map(|n| n ^ (round << 20)).collect();
+                let both: Vec<u32> = input.iter().map(|word| word.wrapping_mul(round)).collect();
+                let reply = on(&COMMON, driver, &asked(&input, &both)).expect("a reply");
+                let sums: Vec<u32> = input.iter().zip(&both).map(|(one, other)| one.wrapping_add(*other)).collect();
+                let ones = vec![1; input.len()];
+                assert_eq!(out(&reply), [&sums[..], &ones].concat(), "{driver:?}: {words} words, round {round}");
+                let file = reply.files.iter().find(|file| file.path.as_str() == "both").expect("an output `both`");
+                assert_eq!(crate::drivers::words(file.data.bytes().expect("inline")), sums);
+                let endless = vec![u32::MAX; input.len()];
+                let over = on(&COMMON, driver, &asked(&endless, &both));
+                assert_eq!(over, Err(EvalError::Limit(LimitHit::Steps { bound: 1000 })));
+            }
+        }
+    }
 }
 
 fn large_buffers() {

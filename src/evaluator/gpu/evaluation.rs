@@ -6,12 +6,12 @@ use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use smol_str::SmolStr;
 
 use super::device::Stopwatch;
-use super::limits::{INLINE, PIPELINES, STEPS};
+use super::limits::{INLINE, PIPELINES, PROGRAM_BYTES, SMALL, STEPS};
 use super::program::{Binding, GpuProgram};
 use super::proofs::Proofs;
-use super::report::DeviceReport;
 use super::scan::scan;
 use super::worker::memory::Arena;
 use super::worker::shared::{Data, Place};
@@ -27,22 +27,45 @@ use crate::request::{self, Class, Slot};
 /// Where evaluations run.
 static HOST: LazyLock<String> = LazyLock::new(|| format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
 
-/// Payloads in the arena begin at multiples of this.
-const ALIGNED: u64 = 4096;
+/// Payloads in the arena begin at multiples of this, a cache line of most processors.
+const ALIGNED: u64 = 64;
 /// Answers of this size are remembered, so that a later run of the same question can be held against them.
 const REMEMBERED_BYTES: u64 = 1024 * 1024;
 
 /// Programs that were taken apart and looked through.
 #[derive(Default)]
-pub(super) struct Programs(Mutex<BTreeMap<Digest, Arc<GpuProgram>>>);
+pub(super) struct Programs {
+    all: Mutex<BTreeMap<Digest, Arc<GpuProgram>>>,
+    /// The bytes that were named last: most come again, and to compare them takes less than to hash them.
+    named: Mutex<(Bytes, Option<Digest>)>,
+}
 
 impl Programs {
+    /// The digest of a job's program.
+    pub(super) fn name(&self, job: &Job) -> Digest {
+        if let request::Code::Bytes(Payload::Stored(blob)) = &job.request.program.code {
+            return blob.digest;
+        }
+        let named = || self.named.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = named().clone();
+        if let (code, Some(digest)) = before
+            && code == job.code
+        {
+            return digest;
+        }
+        let digest = Digest::of(&job.code);
+        if job.code.len() <= PROGRAM_BYTES {
+            *named() = (job.code.clone(), Some(digest));
+        }
+        digest
+    }
+
     fn has(&self, digest: &Digest) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).contains_key(digest)
     }
 
     fn get(&self, digest: Digest, code: &[u8]) -> Result<Arc<GpuProgram>, EvalError> {
-        let table = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = || self.all.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(program) = table().get(&digest) {
             return Ok(Arc::clone(program));
         }
@@ -148,7 +171,7 @@ impl Evaluation {
 
     /// Whether it may run together with others.
     pub(super) fn may_share(&self) -> bool {
-        !self.twice && self.sizes.iter().sum::<u64>() <= INLINE
+        !self.twice && self.sizes.iter().sum::<u64>() <= SMALL
     }
 
     /// Whether it must be run twice, to see whether both runs agree.
@@ -181,7 +204,7 @@ impl Evaluation {
         self.pending.left()
     }
 
-    /// Room in the arena that its large payloads take.
+    /// Room in the arena that its payloads take.
     pub(super) fn arena_bytes(&self) -> u64 {
         let room = |(binding, size): (&Binding, &u64)| {
             let times = u64::from(binding.is_input()) + u64::from(binding.is_output());
@@ -190,7 +213,7 @@ impl Evaluation {
         self.program.bindings.iter().zip(&self.sizes).map(room).fold(0, u64::saturating_add)
     }
 
-    /// What the worker is asked, with large inputs put into the arena.
+    /// What the worker is asked, with inputs put into the arena.
     pub(super) fn wanted(&self, code: Option<Code>, layout: &mut Layout<'_>) -> io::Result<Wanted> {
         let job = &self.pending.job;
         let (mut inputs, mut outputs) = (Vec::new(), Vec::new());
@@ -254,10 +277,8 @@ impl Evaluation {
     }
 
     /// Ends well, unless it is portable and something does not agree.
-    pub(super) fn settle(self, mut reply: Reply, again: Option<&Reply>, proofs: &Proofs, report: &DeviceReport) {
-        if let Some(class) = &report.class {
-            reply.facts.evaluator = smol_str::format_smolstr!("{VERSION} {class}");
-        }
+    pub(super) fn settle(self, mut reply: Reply, again: Option<&Reply>, proofs: &Proofs, evaluator: &SmolStr) {
+        reply.facts.evaluator = evaluator.clone();
         let agrees = if self.portable {
             let alike = again.map(|again| again.files == reply.files && again.stdout == reply.stdout);
             let answer = (reply.len() <= REMEMBERED_BYTES).then(|| reply.answer());
@@ -266,14 +287,6 @@ impl Evaluation {
             Ok(())
         };
         self.finish(agrees.map(|()| reply));
-    }
-}
-
-/// The digest of a job's program.
-pub(super) fn program(job: &Job) -> Digest {
-    match &job.request.program.code {
-        request::Code::Bytes(Payload::Stored(blob)) => blob.digest,
-        _ => Digest::of(&job.code),
     }
 }
 
@@ -299,7 +312,7 @@ impl<'a> Layout<'a> {
         Self { arena, at: 0 }
     }
 
-    /// A place for a large payload.
+    /// A place for a payload that is not to travel inside the message.
     fn take(&mut self, size: u64) -> Option<(&'a Arena, u64)> {
         let arena = self.arena.filter(|_| size > INLINE)?;
         let at = self.at;
@@ -317,5 +330,23 @@ fn name(slot: &Slot) -> &str {
     match slot {
         Slot::Stdin => "stdin",
         Slot::File(path) => path.as_str(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::request::{Program, Request};
+
+    #[test]
+    fn a_program_is_named_by_its_own_bytes() {
+        let programs = Programs::default();
+        let job = |code: &[u8]| Job::inline(Request::new(Program::gpu(code.to_vec()))).unwrap();
+        // Again, another one, the first again, one of the same length, and one that is too long to be kept.
+        let long = vec![7; PROGRAM_BYTES + 1];
+        for code in [&b"one"[..], b"one", b"other", b"one", b"two", &long, &long, b"two"] {
+            assert_eq!(programs.name(&job(code)), Digest::of(code));
+        }
+        assert_eq!(programs.named.lock().unwrap().0, &b"two"[..], "what is long was not kept");
     }
 }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use super::compiled::{PipelineData, PipelineReport, Pipelines};
 use super::device::Stopwatch;
 use super::device::adapters::unopened;
-use super::evaluation::{Pending, Programs, program};
+use super::evaluation::{Pending, Programs};
 use super::lane::{Lane, LaneSetup};
 use super::limits::QUEUE;
 use super::manifests;
@@ -242,7 +242,7 @@ impl Evaluator for GpuEvaluator {
         let shared = &self.0.0;
         let (limits, programs) = (Arc::clone(&shared.limits), Arc::clone(&shared.programs));
         let arrived = Stopwatch::start();
-        let pending = Pending { program: program(&job), job, done, arrived, limits, programs };
+        let pending = Pending { program: programs.name(&job), job, done, arrived, limits, programs };
         shared.look(Some(pending));
     }
 }

@@ -41,9 +41,12 @@ pub(super) const STEPS: u32 = 1 << 28;
 /// Bytes of one uniform buffer, as every device offers.
 pub(super) const UNIFORM_BYTES: u64 = 64 * 1024;
 
-/// Payloads up to this size travel inside a worker's messages; larger ones lie in shared memory. A few of them fit a pipe, so neither side waits for
-/// the other half-way through a message.
-pub(super) const INLINE: u64 = 16 * 1024;
+/// Payloads up to this size travel inside a worker's messages; larger ones lie in shared memory, where there is some: a message copies what it carries
+/// four times on its way, and memory that both see is written once and read once.
+pub(super) const INLINE: u64 = 256;
+/// Buffers of an evaluation that may share a submission with others, all together. Where there is no shared memory a few of these fit a pipe, so
+/// neither side waits for the other half-way through a message.
+pub(super) const SMALL: u64 = 16 * 1024;
 /// Evaluations of one batch: enough to share the cost of a submission, few enough to answer the first one soon.
 pub(super) const BATCH: usize = 16;
 /// How long the thread that hears an answer stays awake for it: a small evaluation on a quick device takes less.

@@ -107,7 +107,10 @@ impl GpuProgram {
     /// The canonical bytes: a version byte, then the postcard form.
     pub fn encode(&self) -> Result<Vec<u8>, EvalError> {
         self.check()?;
-        postcard::to_extend(self, vec![PROGRAM_V1]).map_err(|error| EvalError::Failed(error.to_string()))
+        // Room for what most programs have beside their shader: to grow a buffer step by step costs more than to fill it.
+        let mut bytes = Vec::with_capacity(self.shader.len() + 256);
+        bytes.push(PROGRAM_V1);
+        postcard::to_extend(self, bytes).map_err(|error| EvalError::Failed(error.to_string()))
     }
 
     /// The program that these bytes are the canonical form of.

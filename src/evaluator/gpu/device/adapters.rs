@@ -81,7 +81,7 @@ pub(in crate::evaluator::gpu) fn open(facts: &AdapterFacts, place: usize, memory
         subgroups: features.contains(Features::SUBGROUP),
     };
     let identity = format!("{COMPILER}\n{facts:?}\n{:?}\n{features:?}\n{offered:?}", adapter.features());
-    let gpu = Gpu::new(device, queue, limits, features | caches);
+    let gpu = Gpu::new(device, queue, limits, features | caches, facts.kind == "software");
     let cache = cache::facts(&gpu, &adapter.get_info());
     Ok(Opened { facts: facts.clone(), identity, cache, runner: Runner::new(gpu) })
 }

@@ -47,6 +47,8 @@ pub(super) struct Gpu {
     pub(super) limits: DeviceLimits,
     /// Buffers that shaders use can be seen by this process too, as where both use one memory.
     pub(super) mappable: bool,
+    /// The device is this processor: what is mapped is the memory itself, whatever it was mapped for.
+    pub(super) is_processor: bool,
     /// The driver can be given what it compiled before.
     pub(super) caches: bool,
     /// What the driver said when it gave up the device.
@@ -54,7 +56,13 @@ pub(super) struct Gpu {
 }
 
 impl Gpu {
-    pub(super) fn new(device: wgpu::Device, queue: wgpu::Queue, limits: DeviceLimits, features: Features) -> Self {
+    pub(super) fn new(
+        device: wgpu::Device,
+        queue: wgpu::Queue,
+        limits: DeviceLimits,
+        features: Features,
+        is_processor: bool,
+    ) -> Self {
         let lost = Arc::new(Mutex::new(None));
         let (by_driver, by_error) = (Arc::clone(&lost), Arc::clone(&lost));
         device.set_device_lost_callback(move |reason, text| note(&by_driver, format!("{reason:?}: {text}")));
@@ -62,7 +70,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error| note(&by_error, error.to_string())));
         let mappable = features.contains(Features::MAPPABLE_PRIMARY_BUFFERS);
         let caches = features.contains(Features::PIPELINE_CACHE);
-        Self { device, queue, limits, mappable, caches, lost }
+        Self { device, queue, limits, mappable, is_processor, caches, lost }
     }
 
     /// Does something with the device and hears every error of it.

@@ -107,8 +107,8 @@ impl Runner {
             }
         }
         let places: Vec<_> = under.iter().map(|(at, _)| *at).collect();
-        let under: Vec<_> = under.into_iter().map(|(_, under)| under).collect();
-        let done = self.together(&under, shared);
+        let mut under: Vec<_> = under.into_iter().map(|(_, under)| under).collect();
+        let done = self.together(&mut under, shared);
         for under in under {
             if done.is_ok() {
                 self.leave(under);
@@ -142,10 +142,10 @@ impl Runner {
         let named = prepared.program.bindings.iter().filter(|binding| binding.is_input());
         let inputs = named.zip(task.inputs).map(|(binding, data)| (binding.name.as_str(), data.len())).collect();
         let sizes = prepared.sizes(&inputs)?;
-        prepared.dispatches(&sizes)?;
         if let Some(at) = prepared.idle.iter().position(|seat| seat.sizes == sizes) {
             return Ok(prepared.idle.swap_remove(at));
         }
+        prepared.dispatches(&sizes)?;
         match Seat::take(&self.gpu, &mut self.buffers, prepared, sizes.clone()) {
             Err(Fault::Error(EvalError::Limit(_))) => {
                 for prepared in self.programs.values_mut() {
@@ -162,14 +162,13 @@ impl Runner {
 
     fn leave(&mut self, under: Under<'_>) {
         let Under { task, seat } = under;
-        let small = seat.sizes.iter().sum::<u64>() <= SEAT_BYTES;
         match self.programs.get_mut(&task.program) {
-            Some(prepared) if small && prepared.idle.len() < limits::BATCH => prepared.idle.push(seat),
+            Some(prepared) if is_small(&seat) && prepared.idle.len() < limits::BATCH => prepared.idle.push(seat),
             _ => seat.leave(&mut self.buffers),
         }
     }
 
-    fn together(&self, under: &[Under<'_>], shared: &mut Shared) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
+    fn together(&self, under: &mut [Under<'_>], shared: &mut Shared) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
         if under.is_empty() {
             return Ok(Vec::new());
         }
@@ -196,19 +195,15 @@ impl Runner {
             let mut inputs = one.task.inputs.iter();
             let Some((upload, _)) = &one.seat.staging else {
                 writes.push((&one.seat.control, 0, Source::Bytes(control)));
-                let (mut with_control, mut alone) = (Vec::new(), Vec::new());
-                for ((binding, spot), size) in
-                    prepared.program.bindings.iter().zip(&one.seat.spots).zip(&one.seat.sizes)
-                {
-                    let data = if binding.is_input() { inputs.next() } else { None };
-                    match (data, spot.is_with_control()) {
-                        (Some(data), true) => with_control.push((&spot.buffer, spot.at, Source::Data(data))),
-                        (None, true) => with_control.push((&spot.buffer, spot.at, Source::Zeros(*size))),
-                        (Some(data), false) => alone.push((&spot.buffer, 0, Source::Data(data))),
-                        (None, false) => {}
-                    }
-                }
-                writes.extend(with_control.into_iter().chain(alone));
+                let bound = prepared.program.bindings.iter().zip(&one.seat.spots).zip(&one.seat.sizes);
+                writes.extend(bound.filter_map(|((binding, spot), size)| {
+                    let source = match binding.is_input().then(|| inputs.next()).flatten() {
+                        Some(data) => Source::Data(data),
+                        None if spot.is_with_control() => Source::Zeros(*size),
+                        None => return None,
+                    };
+                    Some((&spot.buffer, spot.at, source))
+                }));
                 continue;
             };
             let mut at = CONTROL_BYTES;
@@ -218,40 +213,40 @@ impl Runner {
                 at += room(padded(data.len()));
             }
         }
-        self.write(&writes, shared)
+        let (mapped, unmapped): (Vec<_>, Vec<_>) = under.iter().partition(|one| one.seat.mapped);
+        let mut parts = Vec::new();
+        for one in unmapped {
+            let written = one.seat.written(self.prepared(one)?);
+            parts.extend(written.into_iter().map(|(buffer, len)| (buffer, len, MapMode::Write)));
+        }
+        self.map(&parts)?;
+        write(&writes, shared)?;
+        for (buffer, ..) in parts {
+            buffer.unmap();
+        }
+        for one in mapped {
+            for (buffer, _) in one.seat.seen(self.prepared(one)?) {
+                buffer.unmap();
+            }
+        }
+        Ok(())
     }
 
-    fn write(&self, writes: &[(&Buffer, u64, Source<'_>)], shared: &mut Shared) -> Result<(), Fault> {
-        let (done, mapped) = sync_channel(writes.len().max(1));
-        for (index, (buffer, at, source)) in writes.iter().enumerate() {
-            // The parts of one buffer follow each other, and it is mapped once, from its beginning to its end.
-            if *at == 0 {
-                let end = writes[index..].iter().take_while(|(other, ..)| other == buffer).last();
-                let end = end.map_or_else(|| padded(source.len()), |(_, at, source)| at + padded(source.len()));
-                let done = done.clone();
-                buffer.map_async(MapMode::Write, 0..end, move |result| drop(done.try_send(result)));
-            }
+    /// Maps the beginnings of buffers, and waits until that and everything that was submitted is done.
+    fn map(&self, parts: &[(&Buffer, u64, MapMode)]) -> Result<(), Fault> {
+        if parts.is_empty() {
+            return Ok(());
+        }
+        let (done, mapped) = sync_channel(parts.len());
+        for (buffer, len, mode) in parts {
+            let done = done.clone();
+            buffer.map_async(*mode, 0..*len, move |result| drop(done.try_send(result)));
         }
         drop(done);
-        self.wait_mapped(&mapped)?;
-        for (buffer, at, source) in writes {
-            let len = source.len();
-            let view = buffer.get_mapped_range_mut(*at..*at + padded(len));
-            let mut view = view.map_err(|error| Fault::Lost(error.to_string()))?;
-            let whole = usize::try_from(len).map_err(|_| gone())?;
-            match source {
-                Source::Bytes(bytes) => view.slice(..whole).copy_from_slice(bytes),
-                Source::Zeros(_) => view.slice(..whole).fill(0),
-                Source::Data(data) => {
-                    let bytes = shared.input(data).map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
-                    view.slice(..whole).copy_from_slice(bytes);
-                }
-            }
-            let padding = view.len() - whole;
-            view.slice(whole..).copy_from_slice(&[0; 4][..padding]);
+        self.gpu.wait()?;
+        for result in mapped {
+            result.map_err(|error| Fault::Lost(format!("a buffer cannot be mapped: {error}")))?;
         }
-        // A buffer that is written in several parts is unmapped with its first.
-        writes.iter().filter(|(_, at, _)| *at == 0).for_each(|(buffer, ..)| buffer.unmap());
         Ok(())
     }
 
@@ -293,43 +288,76 @@ impl Runner {
     /// Reads what came out: the control buffer first, then the outputs.
     fn read(
         &self,
-        under: &[Under<'_>],
+        under: &mut [Under<'_>],
         shared: &mut Shared,
         watch: &Stopwatch,
     ) -> Result<Vec<Result<Outcome, Fault>>, Fault> {
-        let mut reads = Vec::new();
-        for one in under {
-            reads.push(one.seat.reads(self.prepared(one)?));
+        let mut parts = Vec::new();
+        for one in &*under {
+            let prepared = self.prepared(one)?;
+            // For the next evaluation, and meanwhile it shows what this one left.
+            let stays = self.stays_mapped(&one.seat);
+            let mode = if stays { MapMode::Write } else { MapMode::Read };
+            let seen = if stays { one.seat.seen(prepared) } else { beginnings(&one.seat.reads(prepared)) };
+            parts.extend(seen.into_iter().map(|(buffer, len)| (buffer, len, mode)));
         }
-        let (done, mapped) = sync_channel(reads.iter().map(Vec::len).sum::<usize>().max(1));
-        for (buffer, at, _) in reads.iter().flatten() {
-            if *at == 0 {
-                let end = reads
-                    .iter()
-                    .flatten()
-                    .filter(|(other, ..)| other == buffer)
-                    .map(|(_, at, len)| at + len)
-                    .max()
-                    .unwrap_or(0);
-                let done = done.clone();
-                buffer.map_async(MapMode::Read, 0..end, move |result| drop(done.try_send(result)));
-            }
-        }
-        drop(done);
-        self.wait_mapped(&mapped)?;
+        self.map(&parts)?;
         let took = watch.elapsed();
-        let outcomes = under.iter().zip(&reads).map(|(one, reads)| collect(one, reads, shared, took)).collect();
-        reads.iter().flatten().filter(|(_, at, _)| *at == 0).for_each(|(buffer, ..)| buffer.unmap());
+        let mut outcomes = Vec::new();
+        for one in under {
+            let reads = one.seat.reads(self.programs.get(&one.task.program).ok_or_else(gone)?);
+            outcomes.push(collect(one.task, &reads, shared, took));
+            let stays = self.stays_mapped(&one.seat);
+            for (buffer, _) in if stays { Vec::new() } else { beginnings(&reads) } {
+                buffer.unmap();
+            }
+            one.seat.mapped = stays;
+        }
         Ok(outcomes)
     }
 
-    fn wait_mapped(&self, mapped: &std::sync::mpsc::Receiver<Result<(), wgpu::BufferAsyncError>>) -> Result<(), Fault> {
-        self.gpu.wait()?;
-        for result in mapped {
-            result.map_err(|error| Fault::Lost(format!("a buffer cannot be mapped: {error}")))?;
-        }
-        Ok(())
+    /// Whether the buffers of a seat are mapped from one evaluation to the next one.
+    fn stays_mapped(&self, seat: &Seat) -> bool {
+        self.gpu.is_processor && seat.staging.is_none() && is_small(seat)
     }
+}
+
+/// Whether buffers are kept with their bind groups.
+fn is_small(seat: &Seat) -> bool {
+    seat.sizes.iter().sum::<u64>() <= SEAT_BYTES
+}
+
+/// For each buffer that is read its beginning, with all that is read of it.
+fn beginnings<'a>(reads: &[(&'a Buffer, u64, u64)]) -> Vec<(&'a Buffer, u64)> {
+    let mut parts: Vec<(&Buffer, u64)> = Vec::new();
+    for (buffer, at, len) in reads {
+        match parts.iter_mut().find(|(other, _)| other == buffer) {
+            Some((_, end)) => *end = (*end).max(at + len),
+            None => parts.push((buffer, at + len)),
+        }
+    }
+    parts
+}
+
+/// Fills parts of mapped buffers.
+fn write(writes: &[(&Buffer, u64, Source<'_>)], shared: &mut Shared) -> Result<(), Fault> {
+    for (buffer, at, source) in writes {
+        let len = source.len();
+        let view = buffer.get_mapped_range_mut(*at..*at + padded(len));
+        let mut view = view.map_err(|error| Fault::Lost(error.to_string()))?;
+        let whole = usize::try_from(len).map_err(|_| gone())?;
+        match source {
+            Source::Bytes(bytes) => view.slice(..whole).copy_from_slice(bytes),
+            Source::Zeros(_) => view.slice(..whole).fill(0),
+            Source::Data(data) => {
+                let bytes = shared.input(data).map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
+                view.slice(..whole).copy_from_slice(bytes);
+            }
+        }
+        let padding = view.len() - whole;
+        view.slice(whole..).copy_from_slice(&[0; 4][..padding]);
+    }
+    Ok(())
 }
 
 /// What is written into a buffer.
@@ -349,19 +377,19 @@ impl Source<'_> {
     }
 }
 
-fn collect(one: &Under<'_>, reads: &[(&Buffer, u64, u64)], shared: &Shared, took: Duration) -> Result<Outcome, Fault> {
+fn collect(task: &Task<'_>, reads: &[(&Buffer, u64, u64)], shared: &Shared, took: Duration) -> Result<Outcome, Fault> {
     let view = |(buffer, at, len): &(&Buffer, u64, u64)| {
         buffer.get_mapped_range(*at..*at + *len).map_err(|error| Fault::Lost(error.to_string()))
     };
     let (control, outputs) = reads.split_first().ok_or_else(gone)?;
     if view(control)?[4..] != [0; 4] {
-        return Err(overrun(one.task.steps));
+        return Err(overrun(task.steps));
     }
     let output = |(read, place): (&(&Buffer, u64, u64), &Place)| {
         let bytes = view(read)?;
         shared.output(*place, &bytes).map_err(|error| Fault::Lost(format!("shared memory: {error}")))
     };
-    let outputs = outputs.iter().zip(one.task.outputs).map(output).collect::<Result<_, Fault>>()?;
+    let outputs = outputs.iter().zip(task.outputs).map(output).collect::<Result<_, Fault>>()?;
     Ok(Outcome { outputs, took })
 }
 

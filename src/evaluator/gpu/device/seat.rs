@@ -1,7 +1,10 @@
 //! Buffers of one evaluation with their bind groups, kept for the next one of the same sizes.
 //!
 //! Every buffer that is mapped costs a moment, whatever its size, and so does every one that the device clears. So where this process sees the device's
-//! memory, what shaders write lies in one buffer with the control bytes if it is small: mapped once before the run, when it is cleared too, and once after it.
+//! memory, what shaders write lies in one buffer with the control bytes if it is small, and is cleared here.
+//!
+//! Where the device is this processor itself, buffers are mapped once for each evaluation and not twice: after the run for writing, which here shows
+//! what is in them too. They stay so until the next evaluation has put its inputs there.
 
 use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding};
 
@@ -21,11 +24,14 @@ pub(super) struct Seat {
     pub(super) sizes: Vec<u64>,
     /// For every binding where it lies.
     pub(super) spots: Vec<Spot>,
-    /// Has the control bytes at its beginning.
+    /// Has the control bytes at its beginning, and what lies with them behind; and how long that is.
     pub(super) control: Buffer,
+    control_end: u64,
     pub(super) groups: Vec<(u32, BindGroup)>,
     /// On devices with memory of their own: what goes there and comes back.
     pub(super) staging: Option<(Taken, Taken)>,
+    /// Whether the parts that this process sees are mapped for writing while the seat waits.
+    pub(super) mapped: bool,
     /// Every buffer but those of `staging`.
     taken: Vec<Taken>,
 }
@@ -85,7 +91,7 @@ impl Seat {
         }
         let groups = groups(gpu, prepared, &control, &spots, &sizes)?;
         let staging = if gpu.mappable { None } else { Some(staging(gpu, buffers, prepared, &sizes)?) };
-        Ok(Self { sizes, spots, control, groups, staging, taken: Vec::new() })
+        Ok(Self { sizes, spots, control, control_end: together, groups, staging, mapped: false, taken: Vec::new() })
     }
 
     /// Where the control bytes and the outputs are read.
@@ -108,15 +114,44 @@ impl Seat {
         }
     }
 
+    /// What this process writes before the run: the first so many bytes of these buffers.
+    pub(super) fn written(&self, prepared: &Prepared) -> Vec<(&Buffer, u64)> {
+        match &self.staging {
+            None => self.parts_where(prepared, Binding::is_input),
+            Some((upload, _)) => {
+                let inputs =
+                    prepared.program.bindings.iter().zip(&self.sizes).filter(|(binding, _)| binding.is_input());
+                vec![(&upload.buffer, CONTROL_BYTES + inputs.map(|(_, size)| room(*size)).sum::<u64>())]
+            }
+        }
+    }
+
+    /// All that is mapped while a seat waits that is to stay mapped.
+    pub(super) fn seen(&self, prepared: &Prepared) -> Vec<(&Buffer, u64)> {
+        self.parts_where(prepared, |binding| binding.is_input() || binding.is_output())
+    }
+
+    /// The buffer of the control bytes, and the own buffers of these bindings.
+    fn parts_where(&self, prepared: &Prepared, wanted: fn(&Binding) -> bool) -> Vec<(&Buffer, u64)> {
+        let own = prepared.program.bindings.iter().zip(&self.spots).zip(&self.sizes);
+        let own = own.filter(|((binding, spot), _)| !spot.is_with_control() && wanted(binding));
+        let own = own.map(|((_, spot), size)| (&spot.buffer, *size));
+        [(&self.control, self.control_end)].into_iter().chain(own).collect()
+    }
+
+    /// Gives its buffers to whoever comes next; mapped ones are of no use to them.
     pub(super) fn leave(self, buffers: &mut Buffers) {
-        self.parts().for_each(|one| buffers.give_back(one));
+        if self.mapped {
+            return self.discard(buffers);
+        }
+        self.all().for_each(|one| buffers.give_back(one));
     }
 
     pub(super) fn discard(self, buffers: &mut Buffers) {
-        self.parts().for_each(|one| buffers.discard(one));
+        self.all().for_each(|one| buffers.discard(one));
     }
 
-    fn parts(self) -> impl Iterator<Item = Taken> {
+    fn all(self) -> impl Iterator<Item = Taken> {
         let staging = self.staging.into_iter().flat_map(|(upload, download)| [upload, download]);
         self.taken.into_iter().chain(staging)
     }

@@ -12,13 +12,17 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
+use smol_str::SmolStr;
+
+use super::VERSION;
 use super::compiled::{OfDevice, Pipelines};
 use super::evaluation::{Evaluation, Layout, Pending};
 use super::limits::{ASLEEP, BATCH, QUEUE};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
+use super::worker::memory::Arena;
 use super::worker::shared::Place;
-use super::worker::{Bell, Code, Ended, Guard, Posted, Setup, Worker};
+use super::worker::{Bell, Code, Ended, Guard, Setup, Worker};
 use crate::error::EvalError;
 use crate::evaluator::Cancel;
 use crate::id::Digest;
@@ -34,6 +38,8 @@ pub(super) struct Lane(Arc<Shared>);
 
 struct Shared {
     report: DeviceReport,
+    /// What its replies say of where they come from.
+    evaluator: SmolStr,
     /// Which of those that say the same of themselves it is.
     place: u32,
     setup: Setup,
@@ -78,6 +84,7 @@ struct Under {
     worker: Worker,
     evaluation: Evaluation,
     places: Vec<Place>,
+    arena: Option<Arc<Arena>>,
     /// Whether its answer is waited for awake.
     awake: bool,
 }
@@ -113,8 +120,11 @@ impl Lane {
         let LaneSetup { setup, memory, spare: with_spare, proofs, pipelines } = how;
         let kept_as = OfDevice::new(&report, worker.cache.as_ref()).filter(|_| pipelines.is_on());
         let (queue, bell, spare) = (Mutex::default(), Bell::new()?, Mutex::default());
+        let class = report.class.as_ref();
+        let evaluator = class.map_or_else(|| VERSION.into(), |class| smol_str::format_smolstr!("{VERSION} {class}"));
         let shared = Arc::new(Shared {
             report,
+            evaluator,
             place,
             setup,
             memory,
@@ -244,32 +254,34 @@ impl Shared {
 
     /// Sends a small evaluation to the worker, if that does nothing else; otherwise gives it back.
     fn post(&self, evaluation: Evaluation) -> Option<Evaluation> {
-        let Ok(wanted) = evaluation.wanted(None, &mut Layout::new(None)) else { return Some(evaluation) };
-        let places = wanted.outputs.clone();
-        let Ok(order) = Posted::new(wanted) else { return Some(evaluation) };
         let mut queue = self.queue();
         let free = queue.is_free();
         let knows = |worker: &mut Worker| free && worker.known.contains(&evaluation.program());
-        let Some(worker) = queue.worker.take_if(knows) else { return Some(evaluation) };
-        let guard = Guard::within(evaluation.left()).unless(vec![evaluation.cancel()], &self.stop);
-        let Some(to) = worker.post(&order, guard) else {
+        let Some(mut worker) = queue.worker.take_if(knows) else { return Some(evaluation) };
+        // Nothing is under way, so all of the arena is free.
+        let arena = worker.arena(evaluation.arena_bytes());
+        let posted = evaluation.wanted(None, &mut Layout::new(arena.as_deref())).ok().and_then(|wanted| {
+            let places = wanted.outputs.clone();
+            let guard = Guard::within(evaluation.left()).unless(vec![evaluation.cancel()], &self.stop);
+            Some((worker.post(wanted, guard)?, places))
+        });
+        let Some((order, places)) = posted else {
             queue.worker = Some(worker);
             return Some(evaluation);
         };
-        let child = worker.child();
         queue.running = 1;
         // To wake the thread that hears the answer takes about as long as the device does, so both are done at once. Where there is one processor for
         // all of it, that would be in the way.
         queue.asleep = if *SEVERAL_PROCESSORS { queue.asleep.saturating_sub(1) } else { ASLEEP };
         let awake = queue.asleep == 0;
-        queue.posted = Some(Under { worker, evaluation, places, awake });
+        queue.posted = Some(Under { worker, evaluation, places, arena, awake });
         let wake = awake && std::mem::take(&mut queue.sleeping);
         drop(queue);
         if wake {
             self.bell.ring();
         }
         // Last of all: the worker may take this processor over.
-        order.write(&to, &child);
+        order.write();
         None
     }
 

@@ -58,12 +58,12 @@ fn again(shared: &Arc<Shared>, worker: &mut Option<Worker>, evaluation: Evaluati
 
 /// Hears what came of an evaluation that was posted; a worker that is as well as before may have the next one before this one ends.
 fn hear(shared: &Arc<Shared>, under: Under) -> (Option<Worker>, Vec<Evaluation>) {
-    let Under { mut worker, evaluation, places, awake } = under;
+    let Under { mut worker, evaluation, places, arena, awake } = under;
     if awake && !worker.answers_within(AWAKE) {
         shared.queue().asleep = ASLEEP;
     }
     let (batch, places) = (vec![evaluation], [places]);
-    let answers = worker.hear_of(1).and_then(|ran| take(&mut worker, &batch, &places, None, ran));
+    let answers = worker.hear_of(1).and_then(|ran| take(&mut worker, &batch, &places, arena.as_deref(), ran));
     match answers {
         Err(ended) => {
             drop(worker);
@@ -142,7 +142,7 @@ fn settle(
             }
             (Err(Trouble::Unknown), _) | (Ok(_), Err(Trouble::Unknown)) => left.push(evaluation),
             (Err(Trouble::Error(error)), _) | (Ok(_), Err(Trouble::Error(error))) => evaluation.finish(Err(error)),
-            (Ok(reply), Ok(again)) => evaluation.settle(reply, again.as_ref(), &shared.proofs, &shared.report),
+            (Ok(reply), Ok(again)) => evaluation.settle(reply, again.as_ref(), &shared.proofs, &shared.evaluator),
         }
     }
     (left, lost)

@@ -1,4 +1,4 @@
-//! Memory that a node and its worker share: a file without a name, mapped on both sides, in which large payloads lie while messages name them.
+//! Memory that a node and its worker share: a file without a name, mapped on both sides, in which payloads lie while messages name them.
 //!
 //! A map faults when its file is cut, so the file is sealed against that, and the system keeps the seal whatever a worker was made to do. Invariants:
 //! (1) a map is never longer than its file; (2) since the worker may write at any time, the node copies out of the arena first and judges the copy.

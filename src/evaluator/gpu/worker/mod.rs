@@ -176,11 +176,15 @@ impl Worker {
         }
     }
 
-    /// Runs evaluations, together where there are several; their large payloads lie in the arena.
+    /// Runs evaluations, together where there are several; their payloads lie in the arena.
     pub(super) fn run(&mut self, wanted: Vec<Wanted>, guard: Guard) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
         let count = wanted.len();
-        let reach = self.arena.as_ref().map_or(0, |arena| arena.len());
-        all(self.ask(&Order::Run(wanted, reach), guard)?, count)
+        all(self.ask(&Order::Run(wanted, self.reach()), guard)?, count)
+    }
+
+    /// How much of the shared memory orders may speak of.
+    fn reach(&self) -> u64 {
+        self.arena.as_ref().map_or(0, |arena| arena.len())
     }
 
     /// What came of making a program's pipelines, which it was sent along with an evaluation.
@@ -191,14 +195,15 @@ impl Worker {
         }
     }
 
-    /// Has the worker watched from now on, while this order is on its way: whoever has the result writes the order there, at once, and
+    /// Has the worker watched from now on, while the order for this evaluation is on its way: whoever has the result writes it, at once, and
     /// [`Self::hear_of`] hears what comes of it. Nothing, if the order does not fit the pipe, which then has to be waited for.
-    pub(super) fn post(&self, order: &Posted, guard: Guard) -> Option<To> {
-        if order.0.len() > self.stdin.room {
+    pub(super) fn post(&self, wanted: Wanted, guard: Guard) -> Option<Posted> {
+        let order = protocol::frame(&Order::Run(vec![wanted], self.reach())).ok()?;
+        if order.len() > self.stdin.room {
             return None;
         }
         self.watchdog.arm(Arc::clone(&self.child), guard);
-        Some(self.stdin.clone())
+        Some(Posted { order, to: self.stdin.clone(), child: Arc::clone(&self.child) })
     }
 
     /// Whether the answer to what was posted comes so soon that it is not worth sleeping until then.
@@ -215,11 +220,6 @@ impl Worker {
     /// What says that there is an answer, or that the worker ended.
     pub(super) fn ears(&self) -> Arc<File> {
         Arc::clone(self.stdout.get_ref())
-    }
-
-    /// What can be asked to end, whoever has the worker.
-    pub(super) fn child(&self) -> Arc<Mutex<Killed>> {
-        Arc::clone(&self.child)
     }
 
     /// An arena of at least this size, or none where there is none.
@@ -264,20 +264,19 @@ impl Worker {
     }
 }
 
-/// An order for small evaluations as it crosses the pipe.
-pub(super) struct Posted(Vec<u8>);
+/// An order for a small evaluation, about to cross the pipe.
+pub(super) struct Posted {
+    order: Vec<u8>,
+    to: To,
+    child: Arc<Mutex<Killed>>,
+}
 
 impl Posted {
-    /// The order for one whose payloads are all inside it.
-    pub(super) fn new(wanted: Wanted) -> std::io::Result<Self> {
-        protocol::frame(&Order::Run(vec![wanted], 0)).map(Self)
-    }
-
     /// Writes it. A worker whose pipe does not take it has not read what it answered, and is ended: whoever waits for its answer hears of that.
-    pub(super) fn write(&self, to: &To, child: &Mutex<Killed>) {
-        if to.at_once(&self.0).is_err() {
+    pub(super) fn write(&self) {
+        if self.to.at_once(&self.order).is_err() {
             // Whoever has the child is about to end it.
-            if let Ok(mut child) = child.try_lock() {
+            if let Ok(mut child) = self.child.try_lock() {
                 child.kill();
             }
         }

@@ -31,7 +31,7 @@ pub(super) enum Order {
     List,
     /// Open this adapter, the `place`-th of those that say the same of themselves; and examine it, if `examine`.
     Open { facts: AdapterFacts, place: u32, memory: u64, examine: bool },
-    /// Run these, whose large payloads lie within so many bytes of the shared memory.
+    /// Run these, whose payloads lie within so many bytes of the shared memory.
     Run(Vec<Wanted>, u64),
     /// What came of making this program's pipelines? Asked once, after it was sent along.
     Compiled(Digest),

@@ -1,4 +1,4 @@
-//! What messages between a node and its worker name instead of carrying it: large payloads, in memory that both see (`memory`).
+//! What messages between a node and its worker name instead of carrying it: payloads, but for tiny ones, in memory that both see (`memory`).
 //!
 //! Where the system has no such memory everything travels inside the messages.
 
