@@ -25,7 +25,7 @@ pub const MAX_PAYLOAD: u64 = 1024 * 1024 * 1024;
 pub const INLINE_REPLY: usize = 256 * 1024;
 /// One chunk of a large output: 64 KiB chunks move best through noise and yamux, a few of them make one frame.
 pub const CHUNK: u32 = 256 * 1024;
-/// Chunks asked of one holder ahead of those that arrived; covers the bandwidth-delay product of a LAN.
+/// Chunks asked of one holder ahead of those that arrived, at most; covers the bandwidth-delay product of a LAN.
 pub const CHUNKS_IN_FLIGHT: usize = 8;
 /// Chaining values that prove one chunk: at most two on each level of a tree over as many leaves of 16 KiB as there can be.
 pub const MAX_SIBLINGS: usize = 100;

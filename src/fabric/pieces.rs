@@ -63,6 +63,8 @@ struct Source {
     since: Time,
     /// The same of anything that holds.
     heard: Time,
+    /// How far away it was before chunks kept it busy.
+    round_trip: Duration,
     /// The smoothed time in which it brings a chunk; a guess before the first.
     pace: Duration,
     /// Chunks that it brought to their end.
@@ -156,9 +158,10 @@ impl Pieces {
         self.sources.iter().filter(|(_, source)| source.brought).map(|(node, _)| *node)
     }
 
+    /// Chunks are asked of this holder from now on; `guess` is its round trip.
     pub(super) fn add_source(&mut self, node: NodeId, guess: Duration, now: Time) {
-        let pace = guess.max(Duration::from_micros(1));
-        let source = || Source { since: now, heard: now, pace, chunks: 0, brought: false };
+        let round_trip = guess.max(Duration::from_micros(1));
+        let source = || Source { since: now, heard: now, round_trip, pace: round_trip, chunks: 0, brought: false };
         self.sources.entry(node).or_insert_with(source);
     }
 
@@ -203,13 +206,23 @@ impl Pieces {
     /// What to ask for next and of whom, while a window has room; it counts only once it [was asked](Self::was_asked).
     pub(super) fn next(&mut self, now: Time) -> Option<Next> {
         let unasked = self.unasked();
-        let room = |of: &NodeId| self.waiting(*of).count() < CHUNKS_IN_FLIGHT;
+        let room = |of: &NodeId| self.has_room(*of);
         let expected = |of: &NodeId| self.done_in(*of, 1, now);
         let of = self.sources.keys().filter(|of| room(of)).min_by_key(|of| (expected(of), **of)).copied()?;
         if let Some(run) = unasked {
             return Some(Next { of, run, stolen: false });
         }
         self.to_steal(of, expected(&of), now).map(|run| Next { of, run, stolen: true })
+    }
+
+    /// Whether a holder's window has room: as many chunks as it brings in a round trip, and one that it is about to send. More would bring nothing
+    /// sooner, and everything else that is asked of the holder would wait behind them.
+    fn has_room(&self, of: NodeId) -> bool {
+        let window = self.sources.get(&of).filter(|source| source.chunks > 0).map_or(CHUNKS_IN_FLIGHT, |source| {
+            let brought = source.round_trip.as_nanos().div_ceil(source.pace.as_nanos().max(1));
+            usize::try_from(brought + 1).unwrap_or(CHUNKS_IN_FLIGHT).min(CHUNKS_IN_FLIGHT)
+        });
+        self.waiting(of).count() < window
     }
 
     fn waiting(&self, of: NodeId) -> impl Iterator<Item = (&AskId, &Asked)> {
@@ -263,7 +276,7 @@ impl Pieces {
 
     /// Whether a holder has room for what another one did not bring yet.
     pub(super) fn may_steal(&self) -> bool {
-        let room = |of: &&NodeId| self.waiting(**of).count() < CHUNKS_IN_FLIGHT;
+        let room = |of: &&NodeId| self.has_room(**of);
         let wants = |thief: &NodeId| self.sources.keys().any(|of| of != thief && self.lone(*of).next().is_some());
         self.sources.len() > 1 && self.sources.keys().filter(room).any(wants)
     }

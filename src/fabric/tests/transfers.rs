@@ -154,6 +154,26 @@ fn large_replies_come_in_chunks_with_a_bounded_window() {
 }
 
 #[test]
+fn a_window_is_as_large_as_the_way_is_long() {
+    // What a holder four milliseconds away brings in them, and one more.
+    for (pace, window) in [(10, 2), (4, 2), (2, 3), (1, 5)] {
+        let (script, [holder]) = holders([4]);
+        let mut fetch = Fetch::start(script, &holder, chunks(60));
+        let mut open: std::collections::VecDeque<_> = fetch.wanted(&holder).into();
+        assert_eq!(open.len(), CHUNKS_IN_FLIGHT, "nothing is known of its pace");
+        let mut windows = Vec::new();
+        while let Some(first) = open.pop_front() {
+            fetch.script.pass(ms(pace));
+            fetch.bring(&holder, first);
+            open.extend(fetch.wanted(&holder));
+            windows.push(open.len());
+        }
+        assert_eq!(windows[20..50], [window; 30], "a chunk in {pace} ms");
+        fetch.assert_delivered();
+    }
+}
+
+#[test]
 fn a_stalled_transfer_is_given_up_and_computed_instead() {
     let (script, [holder]) = holders([4]);
     let mut fetch = Fetch::start(script, &holder, chunks(3));
@@ -229,6 +249,10 @@ fn all_holders_bring_chunks_and_a_faster_one_brings_more() {
         }
     }
     fetch.assert_delivered();
+    for (remote, _) in remotes {
+        // What was asked for last and came from another one meanwhile.
+        fetch.wanted(remote);
+    }
     assert!(brought[0] >= 35 && brought[1] >= 8 && brought[2] >= 8, "{brought:?}");
     let twice = fetch.asked.values().filter(|count| **count > 1).count() / 16;
     assert_eq!(twice as u64, fetch.script.fabric.counters().stolen);
