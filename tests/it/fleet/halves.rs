@@ -70,10 +70,10 @@ impl Halves {
         let (count, started) = (half.len(), Started::default());
         let namespaces = Namespaces::new(2)?;
         let mut nodes: Vec<Node> = Vec::new();
-        for number in 0..count {
+        for side in &half {
             let known = |node: &Node| PeerAddr { addr: node.status().addresses[0], node: Some(node.id()) };
             let peers = nodes.iter().map(known).collect();
-            let (place, address) = (namespaces.name(half[number]), Namespaces::address(half[number]));
+            let (place, address) = (namespaces.name(*side), Namespaces::address(*side));
             let started = Arc::clone(&started);
             let enter = move || {
                 let namespace = File::open(format!("/run/netns/{place}")).expect("it was made");
