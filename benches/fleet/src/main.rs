@@ -114,7 +114,7 @@ fn partitions(halves: &mut Halves) {
 }
 
 fn black_holes() -> Result<(), String> {
-    let mut waits = holes::waits()?;
+    let mut waits = holes::waits(REST)?;
     println!("ten nodes, two of them black holes, until a miss is computed, ms:   p50      p99     most");
     for (what, times) in [("held by a black hole", &mut waits.holes), ("held by nobody", &mut waits.nobody)] {
         println!("{what:<62} {:>8.2} {:>8.2} {:>8.2}", rank(times, 50), rank(times, 99), rank(times, 100));

@@ -9,9 +9,6 @@ const NODES: usize = 10;
 const HOLES: usize = 2;
 /// Asked of the others before the holes are found out, which takes seconds.
 const QUESTIONS: usize = 400;
-/// In which heartbeats measure round trips.
-const REST: Duration = Duration::from_secs(3);
-
 /// What questions waited until they were computed.
 pub(super) struct Waits {
     /// Questions whose only holder is a black hole; sorted.
@@ -22,11 +19,11 @@ pub(super) struct Waits {
     pub(super) round_trip: Duration,
 }
 
-/// Asks them. The error says why there can be no namespaces.
-pub(super) fn waits() -> Result<Waits, String> {
+/// Asks them after a rest in which heartbeats measure round trips. The error says why there can be no namespaces.
+pub(super) fn waits(rest: Duration) -> Result<Waits, String> {
     let mut fleet = Halves::split((0..NODES).map(|node| usize::from(node >= NODES - HOLES)).collect())?;
     fleet.meet();
-    sleep(REST);
+    sleep(rest);
     let held: Vec<_> = (0..QUESTIONS).map(|number| fleet.compute(NODES - HOLES + number % HOLES)).collect();
     fleet.know_everything();
     let (near, far) = fleet.nodes.split_at(NODES - HOLES);
