@@ -133,12 +133,13 @@ pub struct Proven {
 }
 
 impl Proven {
-    /// All its payloads if they are at most so many bytes, which were read then; none otherwise.
+    /// What a peer gets: the evidence, and all payloads if they are at most so many bytes, which were read then; none otherwise.
     #[must_use]
-    pub fn payloads(&self, most: u64) -> Vec<Bytes> {
+    pub fn for_peer(self, most: u64) -> (Evidence, Vec<Bytes>) {
         let reply = self.held.reply();
         let few = reply.len() <= most;
-        reply.payloads().filter(|_| few).filter_map(Payload::bytes).cloned().collect()
+        let payloads = reply.payloads().filter(|_| few).filter_map(Payload::bytes).cloned().collect();
+        (self.evidence, payloads)
     }
 }
 

@@ -106,10 +106,7 @@ fn judge(cassette: &Cassette, from: NodeId, ask: AskId, id: ContentId, checked: 
 
 /// A held answer as it goes to a peer: with its payloads if they are few bytes.
 fn found(peer: NodeId, ask: AskId, found: Option<Proven>) -> Input {
-    let found = found.map(|proven| {
-        let payloads = proven.payloads(INLINE_REPLY as u64);
-        (proven.evidence, payloads)
-    });
+    let found = found.map(|proven| proven.for_peer(INLINE_REPLY as u64));
     Input::Found(peer, ask, found)
 }
 

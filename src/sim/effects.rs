@@ -231,10 +231,7 @@ impl Effects for Acting<'_> {
                 self.disk_error("a held answer could not be read", &error);
                 None
             });
-        let found = found.map(|proven| {
-            let payloads = proven.payloads(INLINE_REPLY as u64);
-            (proven.evidence, payloads)
-        });
+        let found = found.map(|proven| proven.for_peer(INLINE_REPLY as u64));
         self.off_loop(Work::Found, &OFF_LOOP, Input::Found(peer, ask, found));
     }
 

@@ -10,7 +10,6 @@
 //!   index.
 //! - `partition`: the link between the halves is down for three seconds, in which every node computes something; the time from when it is up again
 //!   until everybody knows everything. The indexes are compared then, entry by entry.
-//!
 //! - `black holes`: eight of ten nodes ask what only the other two hold, whose link is down without their knowing; the time until they compute it
 //!   themselves.
 //!

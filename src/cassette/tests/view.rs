@@ -228,8 +228,10 @@ fn the_evidence_of_a_large_reply_leaves_its_payloads_on_disk() {
     let proven = |n| cassette.evidence(id(n), 1000, &identity()).expect("reads");
     let large = proven(1).expect("held");
     assert_eq!(large.evidence.verify(&Ed25519).expect("believed"), record);
-    assert!(large.held.reply().payloads().all(|payload| payload.bytes().is_none()) && large.payloads(1000).is_empty());
-    assert_eq!(proven(2).expect("held").payloads(1000), ["few bytes"]);
+    assert!(
+        large.held.reply().payloads().all(|payload| payload.bytes().is_none()) && large.for_peer(1000).1.is_empty()
+    );
+    assert_eq!(proven(2).expect("held").for_peer(1000).1, ["few bytes"]);
     let Ok(Lookup::Hit(held)) = cassette.lookup(id(1)) else { panic!("it is held") };
     assert_eq!(held.reply().payloads().next().and_then(|payload| payload.bytes()).map(Bytes::len), Some(300_000));
     // What is not there any more is not promised.
