@@ -21,18 +21,33 @@ fn start(seed: u8, peers: Vec<String>) -> Result<(Net, mpsc::Receiver<NetEvent>)
 }
 
 pub(super) async fn serve() -> Result<(), Failure> {
+    serve_with(|bytes| bytes).await
+}
+
+/// Answers every frame.
+pub(super) async fn serve_with(answer: impl Fn(Bytes) -> Bytes + Send + 'static) -> Result<(), Failure> {
     let (net, mut events) = start(1, Vec::new())?;
     println!("{}", net.local_addrs()[0]);
     let runtime = net.runtime();
-    let echo = async move {
+    let serve = async move {
         while let Some(event) = events.recv().await {
             if let NetEvent::Frame { from, bytes } = event {
-                net.send(from, bytes)?;
+                net.send(from, answer(bytes))?;
             }
         }
         Ok(())
     };
-    runtime.spawn(echo).await?
+    runtime.spawn(serve).await?
+}
+
+/// What goes over a lane.
+#[derive(Clone, Copy)]
+pub(super) struct Exchange {
+    /// Bytes of a request and of its answer.
+    pub(super) request: usize,
+    pub(super) answer: usize,
+    /// What is done with each answer.
+    pub(super) each: fn(&[u8]),
 }
 
 pub(super) struct Lane {
@@ -40,6 +55,7 @@ pub(super) struct Lane {
     link: Option<Link>,
     runtime: Handle,
     server: Server,
+    exchange: Exchange,
 }
 
 struct Link {
@@ -49,23 +65,30 @@ struct Link {
 }
 
 pub(super) async fn client() -> Result<Lane, Failure> {
-    let (server, address) = Server::start("lane-server").await?;
-    let (net, mut events) = start(2, vec![address])?;
-    loop {
-        match events.recv().await.ok_or("the network ended")? {
-            NetEvent::Up { peer, .. } => {
-                let runtime = net.runtime();
-                return Ok(Lane { link: Some(Link { net, events, peer }), runtime, server });
+    Lane::to("lane-server", Exchange { request: SIZE, answer: SIZE, each: |_| {} }).await
+}
+
+impl Lane {
+    /// A lane to a server of this role.
+    pub(super) async fn to(role: &str, exchange: Exchange) -> Result<Self, Failure> {
+        let (server, address) = Server::start(role).await?;
+        let (net, mut events) = start(2, vec![address])?;
+        loop {
+            match events.recv().await.ok_or("the network ended")? {
+                NetEvent::Up { peer, .. } => {
+                    let runtime = net.runtime();
+                    return Ok(Self { link: Some(Link { net, events, peer }), runtime, server, exchange });
+                }
+                NetEvent::Refused { reason, .. } => return Err(reason.to_string().into()),
+                _ => {}
             }
-            NetEvent::Refused { reason, .. } => return Err(reason.to_string().into()),
-            _ => {}
         }
     }
 }
 
 impl Link {
-    async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
-        let request = Bytes::from(vec![7; SIZE]);
+    async fn requests(&mut self, count: usize, in_flight: usize, what: Exchange) -> Result<Vec<Duration>, Failure> {
+        let request = Bytes::from(vec![7; what.request]);
         let mut window = Window::new(count);
         let mut events = Vec::with_capacity(in_flight);
         while !window.done() {
@@ -75,7 +98,10 @@ impl Link {
             self.events.recv_many(&mut events, in_flight).await;
             for event in events.drain(..) {
                 match event {
-                    NetEvent::Frame { bytes, .. } if bytes.len() == SIZE => window.received(in_flight),
+                    NetEvent::Frame { bytes, .. } if bytes.len() == what.answer => {
+                        (what.each)(&bytes);
+                        window.received(in_flight);
+                    }
                     other => return Err(format!("{other:?}").into()),
                 }
             }
@@ -87,7 +113,8 @@ impl Link {
 impl Client for Lane {
     async fn requests(&mut self, count: usize, in_flight: usize) -> Result<Vec<Duration>, Failure> {
         let mut link = self.link.take().ok_or("the requests before these failed")?;
-        let run = async move { (link.requests(count, in_flight).await, link) };
+        let exchange = self.exchange;
+        let run = async move { (link.requests(count, in_flight, exchange).await, link) };
         let (times, link) = self.runtime.spawn(run).await?;
         self.link = Some(link);
         times
