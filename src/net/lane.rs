@@ -29,7 +29,9 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use super::NetEvent;
 use super::error::{DownReason, SendError};
 use super::frame::{Decoder, Queue, check_len};
-use super::limits::{BULK_ROUNDS_PER_POLL, IDLE_WRITE_BUFFER, READ_BUFFER, ROUNDS_PER_POLL, Timings, WRITE_BUFFER};
+use super::limits::{
+    BULK_ROUNDS_PER_POLL, CUT, IDLE_WRITE_BUFFER, READ_BUFFER, ROUNDS_PER_POLL, Timings, WRITE_BUFFER,
+};
 use crate::id::NodeId;
 
 /// What a lane is for.
@@ -266,7 +268,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
                 continue;
             }
             self.flushed = false;
-            let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, &self.out[self.written..]))?;
+            let cut = &self.out[self.written..self.out.len().min(self.written + CUT)];
+            let written = std::task::ready!(Pin::new(&mut self.stream).poll_write(cx, cut))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }

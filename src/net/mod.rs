@@ -28,6 +28,7 @@ mod bulk;
 mod driver;
 mod error;
 mod frame;
+mod gather;
 mod greeting;
 mod handler;
 mod lane;

@@ -20,6 +20,7 @@ use libp2p::swarm::derive_prelude::Either;
 use libp2p::{PeerId, Transport, noise, tcp, yamux};
 
 use super::addr::Carrier;
+use super::gather::Gathering;
 use super::limits::{MAX_STREAMS, Timings};
 use super::retransmission;
 use super::secret::FleetSecret;
@@ -162,7 +163,7 @@ fn tcp(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Result<Stack, 
     Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .map(|stream, _| {
             retransmission::hasten(&stream);
-            stream
+            Gathering::new(stream)
         })
         // Not the lazy version: with that, an answer in another protocol would show up as a failure of noise.
         .upgrade(Version::V1)
