@@ -41,9 +41,16 @@ pub(super) struct Hot {
 struct Source(u8, Bytes);
 
 impl Hot {
-    pub(super) fn new(seq: u64, record: Record, reply: Reply, own: bool) -> Arc<Self> {
+    /// What another node observed.
+    pub(super) fn adopted(seq: u64, record: Record, reply: Reply) -> Arc<Self> {
         let used = AtomicBool::new(false);
-        Arc::new(Self { used, seq, reply, record: OnceLock::from(record), source: None, own })
+        Arc::new(Self { used, seq, reply, record: OnceLock::from(record), source: None, own: false })
+    }
+
+    /// What this node observed itself: peers get the bytes of its record, which are those of the entry.
+    pub(super) fn observed(seq: u64, (kind, body): (u8, Bytes), reply: Reply) -> Arc<Self> {
+        let (used, source) = (AtomicBool::new(false), Some(Source(kind, body)));
+        Arc::new(Self { used, seq, reply, record: OnceLock::new(), source, own: true })
     }
 
     /// The bytes of the record, if this node observed it itself.

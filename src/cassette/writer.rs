@@ -136,8 +136,10 @@ impl Prepared {
     fn into_hot(self, seq: u64) -> Option<Arc<Hot>> {
         let bytes: Vec<&Bytes> = self.blobs.iter().map(Blob::bytes).collect::<Option<_>>()?;
         let reply = inline_reply(self.record(), &bytes);
-        let own = matches!(self.draft.entry(), Entry::Observed(_));
-        Some(Hot::new(seq, self.draft.into_record()?, reply, own))
+        Some(match self.draft.entry() {
+            Entry::Observed(_) => Hot::observed(seq, self.draft.source(), reply),
+            _ => Hot::adopted(seq, self.draft.into_record()?, reply),
+        })
     }
 }
 

@@ -4,9 +4,10 @@
 //! fetched it: its producer lets the first few announce it, and nobody else does.
 
 use std::collections::VecDeque;
-use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::hash_map::{Entry, HashMap};
 
 use bytes::Bytes;
+use foldhash::fast::RandomState;
 
 use super::{Fabric, Output, Step};
 use crate::bao::{ChunkProof, LEAF};
@@ -18,7 +19,8 @@ use crate::proof::Evidence;
 /// How many were let announce each answer of this node.
 #[derive(Debug, Default)]
 pub(super) struct Tickets {
-    given: BTreeMap<u64, usize>,
+    /// Looked up alone: their order is nobody's business.
+    given: HashMap<u64, usize, RandomState>,
     order: VecDeque<u64>,
 }
 

@@ -79,6 +79,12 @@ impl Draft {
         self.answer
     }
 
+    /// The kind of its entry and its bytes, from which the entry can be read again.
+    #[must_use]
+    pub fn source(&self) -> (u8, Bytes) {
+        (self.entry.kind(), self.body.clone())
+    }
+
     pub(super) fn body(&self) -> &Bytes {
         &self.body
     }
