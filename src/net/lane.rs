@@ -30,6 +30,7 @@ use super::NetEvent;
 use super::error::{DownReason, SendError};
 use super::frame::{Decoder, Queue, check_len};
 use super::limits::{BULK_ROUNDS_PER_POLL, IDLE_WRITE_BUFFER, READ_BUFFER, ROUNDS_PER_POLL, Timings, WRITE_BUFFER};
+use super::turn::give_way;
 use crate::id::NodeId;
 
 /// What a lane is for.
@@ -273,7 +274,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
             self.written += written;
             self.stall.ticks = 0;
         }
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 
@@ -291,7 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
                 return Poll::Ready(reason);
             }
         }
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 

@@ -105,15 +105,8 @@ impl Driver {
                 break;
             }
             // Lanes send what there is, and read, before the next one begins.
-            let mut others_first = true;
-            poll_fn(|cx| {
-                if std::mem::take(&mut others_first) {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                seated.with(|driver| driver.poll_burst(cx, clock, &mut events, &mut alarm, &mut burst))
-            })
-            .await;
+            tokio::task::yield_now().await;
+            poll_fn(|cx| seated.with(|driver| driver.poll_burst(cx, clock, &mut events, &mut alarm, &mut burst))).await;
         }
         let mut hands = seated.leave().hands;
         hands.end();
