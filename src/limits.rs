@@ -144,12 +144,13 @@ pub const HEARTBEATS_AT_ONCE: usize = 8;
 pub const MAX_PACE: u8 = 8;
 /// How often a heartbeat wants a pong once a peer's round trip is known: more often would be half of all messages of a quiet fleet.
 pub const MEASURE_EVERY: Duration = Duration::from_secs(8);
-/// So many heartbeats of a new peer want a pong each, until the round trip and its deviation are known well.
+/// So many heartbeats of a new peer want a pong each, until the round trip is known well.
 pub const FIRST_PONGS: u32 = 8;
 /// First guess of a peer's round trip, before anything was measured.
 pub const FIRST_RTT: Duration = Duration::from_millis(50);
-/// What a lookup may cost beyond one round trip before computing starts beside it.
-pub const ASK_GRACE: Duration = Duration::from_millis(2);
+/// How long after one round trip an evaluation is begun beside a look-up. A look-up may cost two milliseconds more than a round trip before
+/// computing starts; the rest of them is for the alarm that goes off and the threads that begin it.
+pub const ASK_GRACE: Duration = Duration::from_micros(1500);
 /// After this a holder that did not answer is given up for this question.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
 /// A transfer that brought no byte for this long is given up.

@@ -372,11 +372,9 @@ impl Fabric {
             .map_or(round_trips, |(smoothed, deviation)| round_trips.max(smoothed + deviation * 4))
     }
 
-    /// After this without an answer computing starts beside the asks: one round trip, however slow the holder may be, and a little more. It is never
-    /// more than a round trip did take, however much they differ.
+    /// After this without an answer computing starts beside the asks: one round trip and a little more. How much round trips differ does not count:
+    /// whoever is in doubt computes.
     pub(super) fn patience(&self, peer: NodeId) -> Duration {
-        let known = self.peers.get(&peer).and_then(|peer| peer.round_trip);
-        let measured = known.map_or(FIRST_RTT, |known| (known.smoothed + known.deviation * 4).min(known.longest));
-        self.config.patience.unwrap_or(measured + ASK_GRACE)
+        self.config.patience.unwrap_or(self.round_trip(peer).unwrap_or(FIRST_RTT) + ASK_GRACE)
     }
 }

@@ -33,17 +33,10 @@ impl Default for Standing {
     }
 }
 
-/// How fast a round trip that took long is forgotten: by this part with every one that took less.
-const LONGEST_FADES: u32 = 8;
-
 /// A measured round trip.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct RoundTrip {
     pub(super) smoothed: Duration,
-    /// The mean deviation.
-    pub(super) deviation: Duration,
-    /// The longest of late.
-    pub(super) longest: Duration,
     /// How often it was measured.
     pub(super) times: u32,
 }
@@ -66,12 +59,8 @@ impl RoundTrip {
     pub(super) fn measured(before: Option<Self>, took: Duration, fresh: bool) -> Self {
         let same_way = |before: &Self| !fresh || (took <= before.smoothed * 2 && before.smoothed <= took * 2);
         let before = before.filter(same_way);
-        let (smoothed, deviation) = smooth(before.map(|before| (before.smoothed, before.deviation)), took);
-        let longest = before.map_or(took, |before| {
-            let above = before.longest.saturating_sub(smoothed);
-            took.max(before.longest.saturating_sub(above / LONGEST_FADES))
-        });
-        Self { smoothed, deviation, longest, times: before.map_or(1, |before| before.times.saturating_add(1)) }
+        let smoothed = before.map_or(took, |before| before.smoothed * 7 / 8 + took / 8);
+        Self { smoothed, times: before.map_or(1, |before| before.times.saturating_add(1)) }
     }
 }
 

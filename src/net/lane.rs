@@ -32,6 +32,7 @@ use super::frame::{Decoder, Queue, check_len};
 use super::limits::{
     BULK_ROUNDS_PER_POLL, CUT, IDLE_WRITE_BUFFER, READ_BUFFER, ROUNDS_PER_POLL, Timings, WRITE_BUFFER,
 };
+use super::turn::give_way;
 use crate::id::NodeId;
 
 /// What a lane is for.
@@ -276,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
             self.written += written;
             self.stall.ticks = 0;
         }
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 
@@ -294,7 +295,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> LaneIo<S> {
                 return Poll::Ready(reason);
             }
         }
-        cx.waker().wake_by_ref();
+        give_way(cx);
         Poll::Pending
     }
 

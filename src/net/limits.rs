@@ -33,10 +33,13 @@ pub(super) const IDLE_WRITE_BUFFER: usize = 4 << 10;
 pub(super) const READ_BUFFER: usize = 2 * CUT;
 
 /// Rounds of reading or writing before a lane lets other connections run.
-pub(super) const ROUNDS_PER_POLL: usize = 64;
+pub(super) const ROUNDS_PER_POLL: usize = 32;
 
-/// The same for a lane that carries what is large: some cuts, so that a small frame waits for tens of microseconds.
-pub(super) const BULK_ROUNDS_PER_POLL: usize = 8;
+/// The same for a lane that carries what is large: a few cuts, so that a small frame waits for tens of microseconds.
+pub(super) const BULK_ROUNDS_PER_POLL: usize = 4;
+
+/// What a connection reads from its socket before others have their turn: it takes some 60 us to decrypt, and is the longest noise message.
+pub(super) const READ_PER_TURN: usize = 64 << 10;
 
 /// Large bytes sent to a peer, or asked of it, from which on a second connection is opened for them: a handshake costs as much CPU as
 /// moving some hundreds of KiB.

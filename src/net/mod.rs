@@ -41,6 +41,7 @@ mod secret;
 #[cfg(test)]
 mod tests;
 mod transport;
+mod turn;
 
 use std::net::SocketAddr;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};

@@ -24,6 +24,7 @@ use super::gather::Gathering;
 use super::limits::{MAX_STREAMS, Timings};
 use super::retransmission;
 use super::secret::FleetSecret;
+use super::turn::Paced;
 use crate::identity::Identity;
 
 /// What the secret is used for here; changing it is a new fleet.
@@ -163,7 +164,7 @@ fn tcp(key: &Keypair, secret: &FleetSecret, timings: &Timings) -> Result<Stack, 
     Ok(tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
         .map(|stream, _| {
             retransmission::hasten(&stream);
-            Gathering::new(stream)
+            Paced(Gathering::new(stream))
         })
         // Not the lazy version: with that, an answer in another protocol would show up as a failure of noise.
         .upgrade(Version::V1)

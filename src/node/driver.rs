@@ -6,7 +6,6 @@
 //! desk of callers. Invariant: nothing is awaited here but the next burst.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, Waker};
@@ -14,13 +13,13 @@ use std::time::Duration;
 
 use futures_channel::oneshot;
 use tokio::sync::mpsc;
-use tokio::time::Sleep;
 
 use crate::error::EvalError;
 use crate::eval::Origin;
 use crate::fabric::{Ask, Delivery, Effects, Fabric, FlightId, Input, Output, Time, perform};
 use crate::id::{ContentId, NodeId};
 use crate::message::Message;
+use crate::node::alarm::Alarm;
 use crate::node::clock::Clock;
 use crate::node::desk::{Caller, Desk, Waiting};
 use crate::node::hands::Hands;
@@ -88,32 +87,6 @@ struct Burst {
     over: bool,
 }
 
-/// The timer of the loop. It is never later than asked for; set too early it is set again, which costs less than to set it with every change.
-struct Alarm<'a> {
-    sleep: Pin<&'a mut Sleep>,
-    set_for: Option<Time>,
-}
-
-impl Alarm<'_> {
-    /// Whether the time that is asked for has come.
-    fn poll(&mut self, cx: &mut Context<'_>, clock: Clock, asked: Option<Time>) -> bool {
-        let Some(asked) = asked else { return false };
-        loop {
-            if self.set_for.is_none_or(|set_for| asked < set_for) {
-                self.sleep.as_mut().reset(tokio::time::Instant::from_std(clock.instant(asked)));
-                self.set_for = Some(asked);
-            }
-            if self.sleep.as_mut().poll(cx).is_pending() {
-                return false;
-            }
-            self.set_for = None;
-            if asked <= clock.now() {
-                return true;
-            }
-        }
-    }
-}
-
 impl Driver {
     pub(super) fn new(clock: Clock, fabric: Fabric, hands: Hands) -> Self {
         Self { clock, fabric, hands, outputs: Vec::new(), waker: None, wakes_at: None, broken: false }
@@ -123,8 +96,7 @@ impl Driver {
     pub(super) async fn run(self, turns: Arc<Turns>, mut events: mpsc::Receiver<Event>) -> Lanes {
         let clock = self.clock;
         let seated = turns.seat(self);
-        let mut sleep = pin!(tokio::time::sleep(Duration::ZERO));
-        let mut alarm = Alarm { sleep: sleep.as_mut(), set_for: None };
+        let mut alarm = Alarm::new();
         let mut burst = Burst { due: true, ..Burst::default() };
         loop {
             let (go_on, after) = seated.with(|driver| (driver.take(&mut burst), driver.finish()));
@@ -133,15 +105,8 @@ impl Driver {
                 break;
             }
             // Lanes send what there is, and read, before the next one begins.
-            let mut others_first = true;
-            poll_fn(|cx| {
-                if std::mem::take(&mut others_first) {
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                seated.with(|driver| driver.poll_burst(cx, clock, &mut events, &mut alarm, &mut burst))
-            })
-            .await;
+            tokio::task::yield_now().await;
+            poll_fn(|cx| seated.with(|driver| driver.poll_burst(cx, clock, &mut events, &mut alarm, &mut burst))).await;
         }
         let mut hands = seated.leave().hands;
         hands.end();
@@ -159,13 +124,13 @@ impl Driver {
         cx: &mut Context<'_>,
         clock: Clock,
         events: &mut mpsc::Receiver<Event>,
-        alarm: &mut Alarm<'_>,
+        alarm: &mut Alarm,
         burst: &mut Burst,
     ) -> Poll<()> {
         burst.over = events.poll_recv_many(cx, &mut burst.events, BURST) == Poll::Ready(0);
         self.hands.lanes.poll_many(cx, &mut burst.frames, BURST);
         burst.due = alarm.poll(cx, clock, self.hands.wake_at);
-        self.wakes_at = alarm.set_for;
+        self.wakes_at = alarm.set_for();
         if !self.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
         }

@@ -5,6 +5,7 @@
 //! the caller's own thread and never reaches the loop. This module is tokio's place; decisions are the fabric's.
 
 mod addresses;
+mod alarm;
 mod builder;
 mod clock;
 pub mod control;

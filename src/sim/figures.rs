@@ -100,13 +100,21 @@ fn sweep() {
     let mut failed = Vec::new();
     for name in std::env::var("SCENARIO").unwrap_or_else(|_| "storm".to_owned()).split(',') {
         let scenario = scenario(name);
+        let (mut evaluations, mut duplicates, mut fetched) = (0, 0, 0);
         for seed in first..first + seeds {
             let report = run(&scenario.with_seed(seed)).expect("valid");
+            evaluations += report.evaluations;
+            duplicates += report.duplicates;
+            fetched += report.outcomes.fetched;
             failed.extend(
                 report.violations.first().map(|first| format!("{name} {seed} {}: {}", first.check, first.what)),
             );
         }
-        println!("{name}: {seeds} seeds from {first} on; {} failures so far", failed.len());
+        println!(
+            "{name}: {seeds} seeds from {first} on; {evaluations} evaluations, {duplicates} of them duplicates; \
+             {fetched} callers answered by peers; {} failures so far",
+            failed.len()
+        );
     }
     assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
