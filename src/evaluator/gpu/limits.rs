@@ -44,6 +44,10 @@ pub(super) const UNIFORM_BYTES: u64 = 64 * 1024;
 /// Payloads up to this size travel inside a worker's messages; larger ones lie in shared memory, where there is some: a message copies what it carries
 /// four times on its way, and memory that both see is written once and read once.
 pub(super) const INLINE: u64 = 256;
+/// Payloads of this size begin a page of the shared memory and have its pages for themselves, so that a device may use them there.
+pub(super) const PAGED: u64 = 64 * 1024;
+/// Bytes of a page, or several of them: what devices want of memory that they are given.
+pub(super) const PAGE: u64 = 4096;
 /// Buffers of an evaluation that may share a submission with others, all together. Where there is no shared memory a few of these fit a pipe, so
 /// neither side waits for the other half-way through a message.
 pub(super) const SMALL: u64 = 16 * 1024;
