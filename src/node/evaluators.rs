@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{EvalError, Refusal};
-use crate::evaluator::{Done, Evaluator, Job};
+use crate::evaluator::{Done, Errand, Evaluator, Job};
 use crate::request::{Engine, Request};
 
 /// Which evaluator runs which engine's programs.
@@ -32,6 +32,17 @@ impl Evaluators {
         match self.get(engine) {
             Some(evaluator) => evaluator.start(job, done),
             None => done(Err(Refusal::NoEvaluator(engine).into())),
+        }
+    }
+
+    /// As [`Self::start`], by a thread that is about to wait for the outcome and may get something to do until then.
+    pub(super) fn start_for_waiting(&self, job: Job, done: Done) -> Option<Errand> {
+        match self.get(job.request.program.engine) {
+            Some(evaluator) => evaluator.start_for_waiting(job, done),
+            None => {
+                self.start(job, done);
+                None
+            }
         }
     }
 

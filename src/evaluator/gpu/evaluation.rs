@@ -9,7 +9,7 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 
 use super::device::Stopwatch;
-use super::limits::{INLINE, PAGE, PAGED, PIPELINES, PROGRAM_BYTES, SMALL, STEPS};
+use super::limits::{INLINE, MAILBOX, PAGE, PAGED, PIPELINES, PROGRAM_BYTES, SMALL, STEPS};
 use super::program::{Binding, GpuProgram};
 use super::proofs::Proofs;
 use super::scan::scan;
@@ -311,7 +311,7 @@ pub(super) struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     pub(super) fn new(arena: Option<&'a Arena>) -> Self {
-        Self { arena, at: 0 }
+        Self { arena, at: MAILBOX }
     }
 
     /// A place for a payload that is not to travel inside the message.

@@ -65,6 +65,10 @@ pub(super) const PIPELINES: usize = 256;
 pub(super) const PIPELINE_DATA: u64 = 2 * 1024 * 1024;
 /// A message of a worker: a batch of inline payloads and their programs.
 pub(super) const MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
+/// Where payloads begin in an arena: the page before is the mailbox.
+pub(super) const MAILBOX: u64 = PAGE;
+/// How often whoever waits for a letter looks whether its worker ended, or its caller does not wait any more.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// The smallest arena: what is not touched takes no memory.
 pub(super) const ARENA: u64 = 16 * 1024 * 1024;
 /// Shared memory that stays with an idle worker; what a large evaluation took beyond it is given back.

@@ -8,6 +8,7 @@ use std::io;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::mailbox::Mailbox;
 use super::memory::{Arena, Part};
 
 /// Bytes on their way to or from a worker.
@@ -39,12 +40,13 @@ impl Data {
 #[derive(Debug, Default)]
 pub(in crate::evaluator::gpu) struct Shared {
     file: Option<File>,
+    mailbox: Option<Mailbox>,
     arena: Option<Arena>,
 }
 
 impl Shared {
     pub(in crate::evaluator::gpu) fn new(file: Option<File>) -> Self {
-        Self { file, arena: None }
+        Self { file, mailbox: None, arena: None }
     }
 
     /// So many bytes of it from `at` on, for a device.
@@ -73,6 +75,14 @@ impl Shared {
             self.arena = Some(Arena::over(file.try_clone()?, bytes)?);
         }
         Ok(())
+    }
+
+    /// Leaves an answer for whoever waits for it; `false` if it is too long for that, which is said there too.
+    pub(super) fn mail(&mut self, answer: &[u8]) -> io::Result<bool> {
+        if self.mailbox.is_none() {
+            self.mailbox = Some(Mailbox::of(self.file.as_ref().ok_or(io::ErrorKind::NotFound)?)?);
+        }
+        Ok(self.mailbox.as_ref().is_some_and(|mailbox| mailbox.leave(answer)))
     }
 
     /// An input.
