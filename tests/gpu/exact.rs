@@ -14,6 +14,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("several dispatches share buffers", several_dispatches_share_buffers),
     ("buffers that are used again hold what their evaluation says", used_again),
     ("large buffers go through shared memory", large_buffers),
+    ("shared memory that devices used is given back", given_back),
     ("no driver is an answer, not an error", no_driver),
 ];
 
@@ -205,6 +206,28 @@ fn large_buffers() {
     }
     assert_eq!(out(&run(&COMMON, request).expect("portable")).len(), words);
 }
+
+/// Of every size the arena was mapped once; what it was before is mapped by nobody any more, so the device gave back what it had of it.
+#[cfg(target_os = "linux")]
+fn given_back() {
+    let before = crate::hostile::workers();
+    let own = evaluator(&[Driver::Lavapipe]);
+    for megabytes in [1, 4, 7, 15, 30] {
+        let words = megabytes << 18;
+        let body = "for (var i = id.x; i < arrayLength(&a); i += 65536u) { b[i] = a[i] + 1u; }";
+        let reply =
+            on(&own, Driver::Lavapipe, &request(&program(&shader(body), words, 1024), &vec![7; words as usize]));
+        assert!(out(&reply.expect("a reply")).iter().all(|word| *word == 8), "{megabytes} MiB");
+    }
+    let workers = crate::hostile::workers().into_iter().filter(|path| !before.contains(path));
+    let maps = workers.map(|path| std::fs::read_to_string(path.join("maps")).expect("it runs"));
+    // The arena as it is now.
+    let shared: Vec<_> = maps.map(|maps| maps.matches("memfd:evalmesh-gpu").count()).collect();
+    assert_eq!(shared, [1]);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn given_back() {}
 
 fn no_driver() {
     let none = evaluator(&[]);

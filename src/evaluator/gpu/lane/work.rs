@@ -64,6 +64,7 @@ pub(super) fn answers_soon(shared: &Shared, under: &Under) -> bool {
 /// Hears what came of an evaluation that was posted, and ends it; a worker that is as well as before may have the next one before this one ends.
 pub(super) fn hear_and_settle(shared: &Arc<Shared>, under: Under) {
     let Under { mut worker, evaluation, places, arena, awake: _, mailed } = under;
+    let back = Back(Some(shared));
     let (batch, places) = (vec![evaluation], [places]);
     let heard = if mailed { worker.fetch() } else { worker.hear_of(1) };
     let answers = heard.and_then(|ran| take(&mut worker, &batch, &places, arena.as_deref(), ran));
@@ -73,7 +74,7 @@ pub(super) fn hear_and_settle(shared: &Arc<Shared>, under: Under) {
             (None, after_end(batch, &ended))
         }
         Ok(answers) if answers.iter().all(Result::is_ok) => {
-            shared.rest(Some(worker));
+            back.with(Some(worker));
             settle(shared, batch, answers, None);
             return;
         }
@@ -85,7 +86,26 @@ pub(super) fn hear_and_settle(shared: &Arc<Shared>, under: Under) {
     for evaluation in left {
         again(shared, &mut worker, evaluation);
     }
-    shared.rest(worker);
+    back.with(worker);
+}
+
+/// Gives the worker back, or word that there is none any more: a lane whose worker is away waits for that, whatever happens to whoever has it.
+struct Back<'a>(Option<&'a Shared>);
+
+impl Back<'_> {
+    fn with(mut self, worker: Option<Worker>) {
+        if let Some(shared) = self.0.take() {
+            shared.rest(worker);
+        }
+    }
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.rest(None);
+        }
+    }
 }
 
 /// Runs evaluations together and ends those that are settled; returns those that want another try.
