@@ -53,19 +53,20 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 #[cfg(test)]
 mod tests {
     use std::sync::Mutex;
-    use std::sync::mpsc::{Sender, channel};
+    use std::sync::mpsc::{SyncSender, sync_channel};
     use std::time::Duration;
 
     use super::*;
+    use crate::eval::Eval;
     use crate::evaluator::{Done, Errand, Evaluator, Job};
     use crate::reply::Reply;
     use crate::request::{Class, Engine, Program};
 
     /// Has whoever waits answer, if it does, and answers on a thread of its own otherwise.
-    struct Errands(Mutex<Sender<(bool, thread::ThreadId)>>);
+    struct Errands(Mutex<SyncSender<(bool, thread::ThreadId)>>);
 
     /// An answer that is on its way, whatever becomes of who was to bring it.
-    struct Way(Option<(Job, Done)>, Sender<(bool, thread::ThreadId)>);
+    struct Way(Option<(Job, Done)>, SyncSender<(bool, thread::ThreadId)>);
 
     impl Way {
         fn end(&mut self, by_caller: bool) {
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn whoever_waits_does_the_errand_and_whoever_does_not_has_it_done() {
-        let (sender, told) = channel();
+        let (sender, told) = sync_channel(4);
         let node = Node::builder().evaluator(Errands(Mutex::new(sender))).start().unwrap();
         let here = thread::current().id();
         let mut own = 0;
@@ -133,7 +134,6 @@ mod tests {
         }
         assert!(own > 25, "{own} of 100");
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        use crate::eval::Eval;
         for n in 100..120 {
             runtime.block_on(node.eval(question(n))).unwrap();
             assert!(!told.recv().unwrap().0, "an async caller is given nothing to do");

@@ -37,13 +37,11 @@ impl Evaluators {
 
     /// As [`Self::start`], by a thread that is about to wait for the outcome and may get something to do until then.
     pub(super) fn start_for_waiting(&self, job: Job, done: Done) -> Option<Errand> {
-        match self.get(job.request.program.engine) {
-            Some(evaluator) => evaluator.start_for_waiting(job, done),
-            None => {
-                self.start(job, done);
-                None
-            }
+        if let Some(evaluator) = self.get(job.request.program.engine) {
+            return evaluator.start_for_waiting(job, done);
         }
+        self.start(job, done);
+        None
     }
 
     fn get(&self, engine: Engine) -> Option<&Arc<dyn Evaluator>> {

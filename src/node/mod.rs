@@ -304,7 +304,9 @@ impl Node {
             }
         }
         let mut abandon = AbandonOnDrop { events: &self.inner.events, job: Some(job) };
-        errands.into_iter().for_each(|errand| errand.run(at_most));
+        for errand in errands {
+            errand.run(at_most);
+        }
         let outcome = outcome.await.unwrap_or(Err(EvalError::Closed));
         abandon.job = None;
         match outcome {

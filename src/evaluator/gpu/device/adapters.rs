@@ -73,13 +73,13 @@ pub(in crate::evaluator::gpu) fn open(facts: &AdapterFacts, place: usize, memory
     };
     let is_processor = facts.kind == "software";
     // One more extension of the driver, and no part of the class either: what it is used for is tested before it is.
-    let (device, queue, importer) = match is_processor.then(|| import::open(&adapter, &description)).flatten() {
-        Some((device, queue, importer)) => (device, queue, Some(importer)),
-        None => {
-            let opened = ready(adapter.request_device(&description)).ok_or("the driver does not answer")?;
-            let (device, queue) = opened.map_err(|error| error.to_string())?;
-            (device, queue, None)
-        }
+    let given = is_processor.then(|| import::open(&adapter, &description)).flatten();
+    let (device, queue, importer) = if let Some((device, queue, importer)) = given {
+        (device, queue, Some(importer))
+    } else {
+        let opened = ready(adapter.request_device(&description)).ok_or("the driver does not answer")?;
+        let (device, queue) = opened.map_err(|error| error.to_string())?;
+        (device, queue, None)
     };
     let limits = DeviceLimits {
         buffer: wanted.max_storage_buffer_binding_size.min(wanted.max_buffer_size),

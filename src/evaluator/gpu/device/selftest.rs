@@ -48,7 +48,7 @@ pub(super) fn run(runner: &mut Runner) -> Result<(), Failed> {
 pub(super) fn in_place(runner: &mut Runner) -> Result<(), String> {
     const WORDS: u32 = 128 * 1024;
     const BYTES: u64 = 4 * WORDS as u64;
-    const FREE: [u8; PAGE as usize] = [1; PAGE as usize];
+    let free = vec![1; usize::try_from(PAGE).expect("a page")];
     let places = [0, BYTES, BYTES + PAGE, 2 * BYTES + PAGE, 3 * BYTES + PAGE];
     let [input, _, comes, goes, output] = places;
     let (program, code) = used_in_place(BYTES, WORDS / 64)?;
@@ -63,7 +63,7 @@ pub(super) fn in_place(runner: &mut Runner) -> Result<(), String> {
         let bytes = |words: &mut dyn Iterator<Item = u32>| words.flat_map(u32::to_le_bytes).collect::<Vec<u8>>();
         let (a, b) = (bytes(&mut words(round)), bytes(&mut words(!round)));
         let used = vec![7; a.len()];
-        for (at, filled) in places.into_iter().zip([&a, &FREE[..], &b, &used, &used]) {
+        for (at, filled) in places.into_iter().zip([&a, &free, &b, &used, &used]) {
             shared.output(Place::Shared { at }, filled).map_err(system)?;
         }
         let inputs = [Data::Shared { at: input, len: BYTES }, Data::Shared { at: comes, len: BYTES }];
@@ -72,7 +72,7 @@ pub(super) fn in_place(runner: &mut Runner) -> Result<(), String> {
         runner.run(&[task], &mut shared).pop().ok_or("no outcome")?.map_err(|fault| said(&fault))?;
         let zeros = std::iter::repeat_n(0, WORDS as usize / 2);
         let (changed, out) = (bytes(&mut { changed }), bytes(&mut half.chain(zeros)));
-        for (at, right) in places.into_iter().zip([&a, &FREE[..], &b, &changed, &out]) {
+        for (at, right) in places.into_iter().zip([&a, &free, &b, &changed, &out]) {
             if shared.input(&Data::Shared { at, len: right.len() as u64 }).map_err(system)? != right {
                 return Err(format!("what lies at {at} is wrong in run {round}"));
             }
