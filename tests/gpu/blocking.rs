@@ -173,9 +173,13 @@ fn killed_while_heard() {
     let (first, outcome) = errand(&own, &question(&class, 0, 5));
     first.run(Duration::MAX);
     assert_eq!(next(&outcome).1, Ok(6));
-    new().iter().for_each(|path| kill(path));
+    for path in new() {
+        kill(&path);
+    }
     let (again, outcome) = begin(&own, question(&class, 0, 6));
-    again.into_iter().for_each(|errand| errand.run(Duration::MAX));
+    if let Some(errand) = again {
+        errand.run(Duration::MAX);
+    }
     assert_eq!(next(&outcome).1, Ok(7));
     settle(&own, &class);
     // While it works: the evaluation is repeated once, and ends as a failure when that worker is killed as well.
@@ -190,11 +194,15 @@ fn killed_while_heard() {
             break ended;
         }
         assert!(start.elapsed() < Duration::from_secs(30), "it is repeated for ever");
-        new().iter().for_each(|path| kill(path));
+        for path in new() {
+            kill(&path);
+        }
     };
     assert_eq!(heard.join().expect("the errand ends"), by);
     assert!(matches!(&result, Err(EvalError::Failed(_) | EvalError::Refused(_))), "{result:?}");
     let (last, outcome) = begin(&own, question(&class, 0, 8));
-    last.into_iter().for_each(|errand| errand.run(Duration::MAX));
+    if let Some(errand) = last {
+        errand.run(Duration::MAX);
+    }
     assert_eq!(next(&outcome).1, Ok(9));
 }

@@ -213,10 +213,9 @@ fn given_back() {
     let before = crate::hostile::workers();
     let own = evaluator(&[Driver::Lavapipe]);
     for megabytes in [1, 4, 7, 15, 30] {
-        let words = megabytes << 18;
+        let words: usize = megabytes << 18;
         let body = "for (var i = id.x; i < arrayLength(&a); i += 65536u) { b[i] = a[i] + 1u; }";
-        let reply =
-            on(&own, Driver::Lavapipe, &request(&program(&shader(body), words, 1024), &vec![7; words as usize]));
+        let reply = on(&own, Driver::Lavapipe, &request(&program(&shader(body), words as u64, 1024), &vec![7; words]));
         assert!(out(&reply.expect("a reply")).iter().all(|word| *word == 8), "{megabytes} MiB");
     }
     let workers = crate::hostile::workers().into_iter().filter(|path| !before.contains(path));
