@@ -5,7 +5,7 @@
 //! That copy is made into large pages where the system has them: small ones cost several times what the copying does. (3) A map stays as long as
 //! anything looks at it, which a device may do too ([`Part`]).
 //!
-//! What is large is copied and cleared by several threads, as one alone does not get all that memory gives.
+//! What is large is copied and cleared by several threads, as one alone does not get all that memory gives; but for the copy into fresh memory.
 
 #![expect(unsafe_code, reason = "memory maps have no safe interface")]
 
@@ -259,8 +259,10 @@ impl Fresh {
         let to = map.place(skipped as u64, len)?;
         // SAFETY: the advice is about whole large pages of this memory alone. Without them it is the same memory.
         let _ = unsafe { madvise(to.cast(), len - len % LARGE_PAGE, Advice::LinuxHugepage) };
+        // By this thread alone: what several threads get of fresh memory at once is memory that nobody used for longer, and where a host has taken
+        // that back it costs more than they gain.
         // SAFETY: the source is the caller's to know, and the target is new memory of at least that length.
-        unsafe { copy(from, to, len) };
+        unsafe { ptr::copy_nonoverlapping(from, to, len) };
         Ok(Self { map, skipped, len })
     }
 }
