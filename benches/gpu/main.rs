@@ -32,6 +32,9 @@ const SHADER: &str = "@group(0) @binding(0) var<storage, read> a: array<vec4u>;
         b[id.x] = (x ^ (x >> vec4u(15u))) * 0x2c1b3c6du;
     }";
 
+/// Inputs up to this size are measured through both doors of a node.
+const DOORS: usize = 4096;
+
 fn main() {
     allocator::keep_memory();
     enter_worker_role();
@@ -48,8 +51,8 @@ fn main() {
     let class = Class::Device(device.class.clone().expect("a sound device has one"));
     println!("on {}\n", device.adapter);
     println!(
-        "{:>12} {:>12} {:>12} {:>12} {:>8} {:>12} {:>12}",
-        "bytes", "bare", "eval", "overhead", "ratio", "no node", "on device"
+        "{:>12} {:>12} {:>12} {:>12} {:>8} {:>12} {:>12} {:>12}",
+        "bytes", "bare", "eval", "overhead", "ratio", "blocking", "no node", "on device"
     );
     // A number of bytes as an argument: that row and nothing else.
     let only = std::env::args().find_map(|arg| arg.parse::<usize>().ok());
@@ -111,7 +114,8 @@ fn overhead(
     let bare = Bare::new(adapter, SHADER, bytes as u64, groups);
     let program = program(SHADER, bytes as u64, groups, 1);
     let mut input = vec![7; bytes];
-    let (mut bares, mut evals, mut singles, mut insides) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let (mut bares, mut evals, mut blocked) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut singles, mut insides) = (Vec::new(), Vec::new());
     for round in 0..rounds + 2 {
         // Another question each time, or it would be remembered.
         input[..4].copy_from_slice(&round.to_le_bytes());
@@ -119,15 +123,25 @@ fn overhead(
         let start = Instant::now();
         let right = bare.run(&input);
         bares.push(start.elapsed());
-        let given = input.clone();
-        warm::touch(bytes);
-        let start = Instant::now();
-        let request = program.request().expect("a program").file("in", given).expect("a name").class(class.clone());
-        let answer = runtime.block_on(node.eval(request)).expect("an answer");
-        evals.push(start.elapsed());
-        insides.push(answer.reply.facts.duration);
-        assert_eq!(answer.reply.files[0].data.bytes().expect("inline"), &right, "both do the same");
-        drop(answer);
+        // What is large goes the same way through both doors. Of others each goes first in its turn, as the second one finds more of the node in the
+        // processor's caches.
+        let doors = if bytes > DOORS { vec![false] } else { vec![round % 2 == 0, round % 2 > 0] };
+        for waits in doors {
+            // Another question than the one before.
+            input[3] ^= 0x80;
+            let given = input.clone();
+            warm::touch(bytes);
+            let start = Instant::now();
+            let request = program.request().expect("a program").file("in", given).expect("a name").class(class.clone());
+            let answer = if waits { node.eval_blocking(request) } else { runtime.block_on(node.eval(request)) };
+            let answer = answer.expect("an answer");
+            if waits { &mut blocked } else { &mut evals }.push(start.elapsed());
+            let out = answer.reply.files[0].data.bytes().expect("inline");
+            assert_eq!(&out[16..], &right[16..], "both do the same");
+            if !waits {
+                insides.push(answer.reply.facts.duration);
+            }
+        }
         let given = input.clone();
         warm::touch(bytes);
         let start = Instant::now();
@@ -139,11 +153,14 @@ fn overhead(
     }
     // The first two have pipelines and buffers made.
     let (bare, eval) = (median(bares.split_off(2)), median(evals.split_off(2)));
+    let block = if blocked.is_empty() { "-".to_owned() } else { format!("{:.1?}", median(blocked.split_off(2))) };
     let single = median(singles.split_off(2));
     let inside = median(insides.split_off(2));
     let ratio = eval.as_secs_f64() / bare.as_secs_f64();
     let over = eval.saturating_sub(bare);
-    println!("{bytes:>12} {bare:>12.1?} {eval:>12.1?} {over:>12.1?} {ratio:>8.2} {single:>12.1?} {inside:>12.1?}");
+    println!(
+        "{bytes:>12} {bare:>12.1?} {eval:>12.1?} {over:>12.1?} {ratio:>8.2} {block:>12} {single:>12.1?} {inside:>12.1?}"
+    );
 }
 
 /// One small evaluation after the other, then as many bare runs, in turns: both find in the processor's caches what they left there.
@@ -152,7 +169,7 @@ fn row(node: &Node, runtime: &tokio::runtime::Runtime, adapter: &str, class: &Cl
 
     let bare = Bare::new(adapter, SHADER, 4096, 1);
     let program = program(SHADER, 4096, 1, 1);
-    let (mut bares, mut evals) = (Vec::new(), Vec::new());
+    let (mut bares, mut evals, mut blocked) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..=turns {
         for n in 0..IN_A_ROW {
             let input = (1 << 29 | turn << 10 | n).to_le_bytes().repeat(1024);
@@ -167,16 +184,24 @@ fn row(node: &Node, runtime: &tokio::runtime::Runtime, adapter: &str, class: &Cl
             runtime.block_on(node.eval(request)).expect("an answer");
             evals.push(start.elapsed());
         }
+        for n in 0..IN_A_ROW {
+            let input = (1 << 28 | turn << 10 | n).to_le_bytes().repeat(1024);
+            let start = Instant::now();
+            let request = program.request().expect("a program").file("in", input).expect("a name").class(class.clone());
+            node.eval_blocking(request).expect("an answer");
+            blocked.push(start.elapsed());
+        }
     }
     // The first of each turn have their caches to fill.
     let settled = |times: Vec<Duration>| {
         let turns = times.chunks(IN_A_ROW as usize).skip(1);
         median(turns.flat_map(|turn| turn[turn.len() / 5..].to_vec()).collect())
     };
-    let (bare, eval) = (settled(bares), settled(evals));
+    let (bare, eval, block) = (settled(bares), settled(evals), settled(blocked));
     println!(
-        "\n4096 bytes, {IN_A_ROW} in a row: bare {bare:.1?}, eval {eval:.1?}, {:.1?} more",
-        eval.saturating_sub(bare)
+        "\n4096 bytes, {IN_A_ROW} in a row: bare {bare:.1?}, eval {eval:.1?}, {:.1?} more, blocking {block:.1?}, {:.1?} more",
+        eval.saturating_sub(bare),
+        block.saturating_sub(bare)
     );
 }
 

@@ -45,6 +45,35 @@ pub trait Evaluator: Send + Sync {
 
     /// Starts the evaluation and returns at once; `done` is called exactly once, on any thread. A full queue is `EvalError::Busy`.
     fn start(&self, job: Job, done: Done);
+
+    /// As [`Self::start`], by a thread that is about to wait for the outcome: what it could do itself until then it may be given, and saves another
+    /// thread's turn by doing it.
+    fn start_for_waiting(&self, job: Job, done: Done) -> Option<Errand> {
+        self.start(job, done);
+        None
+    }
+}
+
+/// What a thread does that would only wait otherwise. One that is dropped is done by the evaluator's own threads.
+pub struct Errand(Box<dyn FnOnce(Duration) + Send>);
+
+impl Errand {
+    /// Something that is done once it is called, and given back to the evaluator's own threads after that time, or when the closure is dropped.
+    #[must_use]
+    pub fn new(run: impl FnOnce(Duration) + Send + 'static) -> Self {
+        Self(Box::new(run))
+    }
+
+    /// Does it, for at most about that time: whatever has not come about by then is left to others.
+    pub fn run(self, at_most: Duration) {
+        (self.0)(at_most);
+    }
+}
+
+impl fmt::Debug for Errand {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Errand").finish_non_exhaustive()
+    }
 }
 
 /// Called with the outcome of an evaluation.

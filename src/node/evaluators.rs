@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::error::{EvalError, Refusal};
-use crate::evaluator::{Done, Evaluator, Job};
+use crate::evaluator::{Done, Errand, Evaluator, Job};
 use crate::request::{Engine, Request};
 
 /// Which evaluator runs which engine's programs.
@@ -33,6 +33,15 @@ impl Evaluators {
             Some(evaluator) => evaluator.start(job, done),
             None => done(Err(Refusal::NoEvaluator(engine).into())),
         }
+    }
+
+    /// As [`Self::start`], by a thread that is about to wait for the outcome and may get something to do until then.
+    pub(super) fn start_for_waiting(&self, job: Job, done: Done) -> Option<Errand> {
+        if let Some(evaluator) = self.get(job.request.program.engine) {
+            return evaluator.start_for_waiting(job, done);
+        }
+        self.start(job, done);
+        None
     }
 
     fn get(&self, engine: Engine) -> Option<&Arc<dyn Evaluator>> {

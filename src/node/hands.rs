@@ -257,7 +257,7 @@ impl Effects for Hands {
         let here = starts_here(&resolved.request);
         let (cassette, evaluators, turns) =
             (self.cassette.clone(), Arc::clone(&self.evaluators), Arc::clone(&self.turns));
-        let task = move || {
+        let task = move |waits: bool| {
             let about = Arc::clone(&resolved);
             let done: Done = Box::new(move |result| turns.tell(Event::Computed(flight, about, result)));
             let job = load(&cassette, &resolved.request).map(|(code, inputs)| Job {
@@ -270,15 +270,17 @@ impl Effects for Hands {
                 asker,
             });
             match job {
+                Ok(job) if waits => return evaluators.start_for_waiting(job, done),
                 Ok(job) => evaluators.start(job, done),
                 Err(error) => done(Err(error)),
             }
+            None
         };
         if here {
             // Nothing is read, so nothing blocks, and a thread's turn is saved.
             return self.after.starts.push(Box::new(task));
         }
-        if let Err(error) = self.io.spawn(task)
+        if let Err(error) = self.io.spawn(move || drop(task(false)))
             && self.events.try_send(Event::Fabric(Input::Computed(flight, Err(error)))).is_err()
         {
             warn!("the node is overloaded: an evaluation was lost");
@@ -382,7 +384,11 @@ impl Effects for Hands {
         };
         if small {
             // Hashing it takes less than another thread's turn.
-            return self.after.starts.push(Box::new(task));
+            let here = move |_| {
+                task();
+                None
+            };
+            return self.after.starts.push(Box::new(here));
         }
         if let Err(error) = self.io.spawn(task) {
             let input = Input::Recorded(flight, Err(error.to_string()));

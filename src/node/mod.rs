@@ -6,6 +6,7 @@
 
 mod addresses;
 mod alarm;
+mod blocking;
 mod builder;
 mod clock;
 pub mod control;
@@ -232,9 +233,9 @@ impl Node {
         }
     }
 
-    /// Answers a request that may itself be an input of another one.
-    async fn eval_at(&self, request: Request, depth: usize) -> Result<Answer, EvalError> {
-        let resolved = resolve::resolve(self, request, depth).await?;
+    /// Answers a request that may itself be an input of another one; `waits` says that the thread that polls this has nothing else to do.
+    async fn eval_at(&self, request: Request, depth: usize, waits: bool) -> Result<Answer, EvalError> {
+        let resolved = resolve::resolve(self, request, depth, waits).await?;
         Eval::admit(self, &resolved.request)?;
         let id = resolved.request.id()?;
         let options = &resolved.request.options;
@@ -253,7 +254,7 @@ impl Node {
             }
         }
         let resolved = (answer_from != AnswerFrom::HeldOnly).then(|| Arc::new(resolved));
-        self.ask_resolved(Ask { job: self.fresh_job(), id, request: resolved, answer_from, timeout }, why).await
+        self.ask_resolved(Ask { job: self.fresh_job(), id, request: resolved, answer_from, timeout }, why, waits).await
     }
 
     fn look_up(&self, id: ContentId) -> Result<Result<Answer, NotHeld>, EvalError> {
@@ -279,16 +280,16 @@ impl Node {
         timeout: Option<std::time::Duration>,
         why: NotHeld,
     ) -> Result<Answer, EvalError> {
-        self.ask_resolved(Ask { job: self.fresh_job(), id, request, answer_from, timeout }, why).await
+        self.ask_resolved(Ask { job: self.fresh_job(), id, request, answer_from, timeout }, why, false).await
     }
 
     fn fresh_job(&self) -> JobId {
         JobId(self.inner.next_job.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Puts a question to the loop and waits; dropping the future abandons it there.
-    async fn ask_resolved(&self, ask: Ask, why: NotHeld) -> Result<Answer, EvalError> {
-        let (id, job) = (ask.id, ask.job);
+    /// Puts a question to the loop and waits; dropping the future abandons it there. A thread that `waits` does what it can until then.
+    async fn ask_resolved(&self, ask: Ask, why: NotHeld, waits: bool) -> Result<Answer, EvalError> {
+        let (id, job, at_most) = (ask.id, ask.job, ask.timeout.unwrap_or(std::time::Duration::MAX));
         let Inner { events, desks, turns, .. } = &*self.inner;
         let (caller, outcome) = oneshot::channel();
         let mut question = Some((ask, caller));
@@ -296,12 +297,17 @@ impl Node {
             let left = question.take().map_or(Ok(()), |question| desks.put(question, cx.waker(), events));
             Poll::Ready(left)
         });
-        if let Err((ask, caller)) = at_desk.await
-            && let Some(event) = turns.take(Event::Ask(ask, caller))
-        {
-            events.send(event).await.map_err(|_| EvalError::Closed)?;
+        let mut errands = Vec::new();
+        if let Err((ask, caller)) = at_desk.await {
+            match turns.take_for(Event::Ask(ask, caller), waits) {
+                Ok(given) => errands = given,
+                Err(event) => events.send(*event).await.map_err(|_| EvalError::Closed)?,
+            }
         }
         let mut abandon = AbandonOnDrop { events: &self.inner.events, job: Some(job) };
+        for errand in errands {
+            errand.run(at_most);
+        }
         let outcome = outcome.await.unwrap_or(Err(EvalError::Closed));
         abandon.job = None;
         match outcome {
@@ -324,7 +330,7 @@ impl Eval for Node {
     }
 
     async fn eval(&self, request: Request) -> Result<Answer, EvalError> {
-        self.eval_at(request, 0).await
+        self.eval_at(request, 0, false).await
     }
 }
 

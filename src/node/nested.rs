@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::task::{Context, Poll};
+use std::thread;
 use std::time::Duration;
 
 use super::Node;
+use super::blocking::this_thread;
 use crate::error::{EvalError, LimitHit};
 use crate::eval::{Answer, Eval};
 use crate::evaluator::Asker;
@@ -154,15 +155,7 @@ pub(super) fn block_on<T>(
     future: impl Future<Output = Result<T, EvalError>>,
     go_on: &dyn Fn() -> Result<(), EvalError>,
 ) -> Result<T, EvalError> {
-    struct Unpark(Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let waker = this_thread();
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(&waker)) {

@@ -13,8 +13,13 @@ use crate::request::{Code, Request, Slot, Source};
 /// A request's code and its inputs, in the order of its slots.
 pub(super) type Loaded = (Bytes, Vec<(Slot, Bytes)>);
 
-/// Evaluates every input that is the output of another request, and puts its bytes in place.
-pub(super) async fn resolve(node: &Node, mut request: Request, depth: usize) -> Result<Resolved, EvalError> {
+/// Evaluates every input that is the output of another request, and puts its bytes in place; `waits` as for [`Node::eval_at`].
+pub(super) async fn resolve(
+    node: &Node,
+    mut request: Request,
+    depth: usize,
+    waits: bool,
+) -> Result<Resolved, EvalError> {
     if depth > MAX_GRAPH_DEPTH {
         return Err(RequestError::TooLarge {
             what: "depth of the request graph".to_owned(),
@@ -30,7 +35,7 @@ pub(super) async fn resolve(node: &Node, mut request: Request, depth: usize) -> 
         let mut inner = (**inner).clone();
         inner.options.timeout = inner.options.timeout.or(timeout);
         // Boxed, since evaluating resolves again.
-        let answer = Box::pin(node.eval_at(inner, depth + 1)).await?;
+        let answer = Box::pin(node.eval_at(inner, depth + 1, waits)).await?;
         upstream.push(Upstream { request: answer.id, answer: answer.reply.answer() });
         let output = answer.reply.output(name).cloned();
         let missing = || RequestError::NoSuchOutput(format!("{name:?}"));

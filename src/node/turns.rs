@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::mpsc;
 
+use crate::evaluator::Errand;
 use crate::node::desk::{Outcome, Waiting, hand_out};
 use crate::node::driver::{Driver, Event};
 
@@ -24,22 +25,28 @@ pub(super) struct Turns {
     state: Mutex<Option<Driver>>,
 }
 
+/// Begins something, on a thread that is about to wait for it or on any other one; the former may get something to do.
+pub(super) type Start = Box<dyn FnOnce(bool) -> Option<Errand> + Send>;
+
 /// What is done once the turn is over.
 #[derive(Default)]
 pub(super) struct After {
-    /// Evaluations that begin.
-    pub(super) starts: Vec<Box<dyn FnOnce() + Send>>,
+    /// Evaluations and records that begin.
+    pub(super) starts: Vec<Start>,
     /// What callers are told.
     pub(super) outcomes: Vec<(Waiting, Outcome)>,
 }
 
 impl After {
     pub(super) fn run(self) {
+        drop(self.run_for(false));
+    }
+
+    /// As [`Self::run`]; what a thread that waits for it may do is for the caller, if this is one.
+    fn run_for(self, waits: bool) -> Vec<Errand> {
         let Self { starts, mut outcomes } = self;
         hand_out(&mut outcomes);
-        for start in starts {
-            start();
-        }
+        starts.into_iter().filter_map(|start| start(waits)).collect()
     }
 }
 
@@ -59,13 +66,18 @@ impl Turns {
 
     /// Takes a turn with this event; gives it back if somebody has one, or other events wait.
     pub(super) fn take(&self, event: Event) -> Option<Event> {
+        self.take_for(event, false).err().map(|event| *event)
+    }
+
+    /// As [`Self::take`], by a thread that is about to wait for what comes of it (`waits`) and gets what it may do until then.
+    pub(super) fn take_for(&self, event: Event, waits: bool) -> Result<Vec<Errand>, Box<Event>> {
         let nothing_waits = || self.events.capacity() == self.events.max_capacity();
         if !nothing_waits() {
-            return Some(event);
+            return Err(Box::new(event));
         }
-        let Ok(mut state) = self.state.try_lock() else { return Some(event) };
+        let Ok(mut state) = self.state.try_lock() else { return Err(Box::new(event)) };
         let Some(driver) = state.as_mut().filter(|driver| !driver.is_broken() && nothing_waits()) else {
-            return Some(event);
+            return Err(Box::new(event));
         };
         let taken = catch_unwind(AssertUnwindSafe(|| driver.turn(event)));
         let (after, waker) = taken.unwrap_or_else(|_| (After::default(), driver.broken()));
@@ -73,8 +85,7 @@ impl Turns {
         if let Some(waker) = waker {
             waker.wake();
         }
-        after.run();
-        None
+        Ok(after.run_for(waits))
     }
 
     /// Tells the loop something, from any thread, in a turn of this one where that can be.

@@ -14,6 +14,7 @@ pub(crate) const CHECKS: &[Check] = &[
     ("several dispatches share buffers", several_dispatches_share_buffers),
     ("buffers that are used again hold what their evaluation says", used_again),
     ("large buffers go through shared memory", large_buffers),
+    ("shared memory that devices used is given back", given_back),
     ("no driver is an answer, not an error", no_driver),
 ];
 
@@ -23,6 +24,11 @@ fn two_are_sound_and_one_is_refused() {
         println!("   {}: {:?} {:?} {:?}", device.adapter, device.class, device.verdict, device.speed);
     }
     assert_eq!((devices.devices.len(), devices.sound().count(), devices.trouble.clone()), (3, 2, None));
+    for device in devices.sound() {
+        // SwiftShader has the extension and says that it takes nothing through it.
+        let can = cfg!(target_os = "linux") && device.adapter.name.starts_with("llvmpipe");
+        assert_eq!(device.in_place, can, "{}: large payloads are used where they lie", device.adapter);
+    }
     let refused = devices.devices.iter().find(|device| !device.is_sound()).expect("one");
     let Verdict::Refused { test, why, advice } = &refused.verdict else { panic!("{refused:?}") };
     assert_eq!((test.as_str(), refused.class.as_ref()), ("flat loop", None), "{why}");
@@ -121,7 +127,7 @@ fn several_dispatches_share_buffers() {
     assert_eq!(crate::drivers::words(reply.files[0].data.bytes().expect("inline")), words);
 }
 
-/// Sizes on both sides of what travels inside messages, lies in one buffer, and shares a submission, each several times and in turns, so that
+/// Sizes on both sides of what travels inside messages, lies in one buffer, shares a submission, and is used where it lies, each several times and in turns, so that
 /// evaluations get buffers that others filled; one in between fails after it has written.
 fn used_again() {
     let name = |name: &str| name.parse().expect("a name");
@@ -156,7 +162,7 @@ fn used_again() {
     };
     for driver in [Driver::Lavapipe, Driver::SwiftShader] {
         for round in 1..=4_u32 {
-            for words in [1, 63, 65, 800, 1100, 3000, 20_000] {
+            for words in [1, 63, 65, 800, 1100, 3000, 20_000, 70_001] {
                 let input: Vec<u32> = (0..words).map(|n| n ^ (round << 20)).collect();
                 let both: Vec<u32> = input.iter().map(|word| word.wrapping_mul(round)).collect();
                 let reply = on(&COMMON, driver, &asked(&input, &both)).expect("a reply");
@@ -190,9 +196,37 @@ fn large_buffers() {
             "{driver:?}"
         );
         assert_eq!(found.len(), words);
+        // The last word is not whole: what was in its place before is no part of it.
+        let mut bytes = crate::drivers::bytes(&input);
+        bytes.pop();
+        let request = program(&shader(body), words as u64, 1024).request().expect("a program");
+        let reply = on(&COMMON, driver, &request.file("in", bytes).expect("a name")).expect("a reply");
+        let last = words - 1;
+        assert_eq!(out(&reply)[last], (input[last] & 0x00ff_ffff) ^ u32::try_from(last).expect("fits"), "{driver:?}");
     }
     assert_eq!(out(&run(&COMMON, request).expect("portable")).len(), words);
 }
+
+/// Of every size the arena was mapped once; what it was before is mapped by nobody any more, so the device gave back what it had of it.
+#[cfg(target_os = "linux")]
+fn given_back() {
+    let before = crate::hostile::workers();
+    let own = evaluator(&[Driver::Lavapipe]);
+    for megabytes in [1, 4, 7, 15, 30] {
+        let words: usize = megabytes << 18;
+        let body = "for (var i = id.x; i < arrayLength(&a); i += 65536u) { b[i] = a[i] + 1u; }";
+        let reply = on(&own, Driver::Lavapipe, &request(&program(&shader(body), words as u64, 1024), &vec![7; words]));
+        assert!(out(&reply.expect("a reply")).iter().all(|word| *word == 8), "{megabytes} MiB");
+    }
+    let workers = crate::hostile::workers().into_iter().filter(|path| !before.contains(path));
+    let maps = workers.map(|path| std::fs::read_to_string(path.join("maps")).expect("it runs"));
+    // The arena as it is now.
+    let shared: Vec<_> = maps.map(|maps| maps.matches("memfd:evalmesh-gpu").count()).collect();
+    assert_eq!(shared, [1]);
+}
+
+#[cfg(not(target_os = "linux"))]
+fn given_back() {}
 
 fn no_driver() {
     let none = evaluator(&[]);

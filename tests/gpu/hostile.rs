@@ -207,7 +207,7 @@ fn too_much_memory() {
 }
 
 /// The worker processes of this one.
-fn workers() -> Vec<PathBuf> {
+pub(crate) fn workers() -> Vec<PathBuf> {
     let me = std::process::id().to_string();
     let is_worker = |path: &PathBuf| {
         let stat = std::fs::read_to_string(path.join("stat")).unwrap_or_default();
@@ -219,7 +219,7 @@ fn workers() -> Vec<PathBuf> {
     processes.filter(is_worker).collect()
 }
 
-fn kill(path: &std::path::Path) {
+pub(crate) fn kill(path: &std::path::Path) {
     let pid = path.file_name().expect("a number");
     assert!(std::process::Command::new("kill").arg("-9").arg(pid).status().expect("kill runs").success());
 }

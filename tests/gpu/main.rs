@@ -6,6 +6,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "these tests measure how long killing takes")]
 
+mod blocking;
 mod compiled;
 mod drivers;
 mod exact;
@@ -39,7 +40,9 @@ fn main() {
         return;
     }
     let wanted = std::env::args().skip(1).find(|arg| !arg.starts_with("--"));
-    for (name, check) in [exact::CHECKS, examples::CHECKS, hostile::CHECKS, nodes::CHECKS, compiled::CHECKS].concat() {
+    for (name, check) in
+        [exact::CHECKS, examples::CHECKS, hostile::CHECKS, nodes::CHECKS, compiled::CHECKS, blocking::CHECKS].concat()
+    {
         if drivers::is_real() && OF_SOFTWARE.contains(&name) {
             println!("left out: {name}");
         } else if wanted.as_ref().is_none_or(|wanted| name.contains(wanted.as_str())) {

@@ -78,6 +78,9 @@ fn one(text: &mut String, device: &DeviceReport) {
             ),
         );
     }
+    if device.in_place {
+        line("payloads", "large ones are used in shared memory".to_owned());
+    }
     if let Some(speed) = &device.speed {
         let giga = |count: u64| format!("{:.2} G", precise(count) / 1e9);
         let trip = speed.round_trip.as_secs_f64() * 1e3;

@@ -184,7 +184,7 @@ mod tests {
             subgroups: (32, 32),
         };
         let (verdict, class) = (Verdict::Sound, Some("gpu:card:1".parse().unwrap()));
-        DeviceReport { adapter, verdict, class, limits: DeviceLimits::default(), speed: None }
+        DeviceReport { adapter, verdict, class, limits: DeviceLimits::default(), speed: None, in_place: false }
     }
 
     fn device(driver_version: &str, key: &str) -> OfDevice {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use smol_str::SmolStr;
 
 use super::device::Stopwatch;
-use super::limits::{INLINE, PIPELINES, PROGRAM_BYTES, SMALL, STEPS};
+use super::limits::{INLINE, MAILBOX, PAGE, PAGED, PIPELINES, PROGRAM_BYTES, SMALL, STEPS};
 use super::program::{Binding, GpuProgram};
 use super::proofs::Proofs;
 use super::scan::scan;
@@ -27,7 +27,7 @@ use crate::request::{self, Class, Slot};
 /// Where evaluations run.
 static HOST: LazyLock<String> = LazyLock::new(|| format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS));
 
-/// Payloads in the arena begin at multiples of this, a cache line of most processors.
+/// Small payloads in the arena begin at multiples of this, a cache line of most processors.
 const ALIGNED: u64 = 64;
 /// Answers of this size are remembered, so that a later run of the same question can be held against them.
 const REMEMBERED_BYTES: u64 = 1024 * 1024;
@@ -206,11 +206,13 @@ impl Evaluation {
 
     /// Room in the arena that its payloads take.
     pub(super) fn arena_bytes(&self) -> u64 {
-        let room = |(binding, size): (&Binding, &u64)| {
+        let of_binding = |(binding, size): (&Binding, &u64)| {
             let times = u64::from(binding.is_input()) + u64::from(binding.is_output());
-            if *size > INLINE { size.next_multiple_of(ALIGNED).saturating_mul(times) } else { 0 }
+            // A page's beginning may be up to a page away.
+            let skipped = if *size >= PAGED { PAGE } else { 0 };
+            if *size > INLINE { (room(*size).saturating_add(skipped)).saturating_mul(times) } else { 0 }
         };
-        self.program.bindings.iter().zip(&self.sizes).map(room).fold(0, u64::saturating_add)
+        self.program.bindings.iter().zip(&self.sizes).map(of_binding).fold(0, u64::saturating_add)
     }
 
     /// What the worker is asked, with inputs put into the arena.
@@ -309,16 +311,26 @@ pub(super) struct Layout<'a> {
 
 impl<'a> Layout<'a> {
     pub(super) fn new(arena: Option<&'a Arena>) -> Self {
-        Self { arena, at: 0 }
+        Self { arena, at: MAILBOX }
     }
 
     /// A place for a payload that is not to travel inside the message.
     fn take(&mut self, size: u64) -> Option<(&'a Arena, u64)> {
         let arena = self.arena.filter(|_| size > INLINE)?;
-        let at = self.at;
-        self.at += size.next_multiple_of(ALIGNED);
+        let at = self.at.next_multiple_of(alignment(size));
+        self.at = at + room(size);
         Some((arena, at))
     }
+}
+
+/// What the place of a payload in the arena is a multiple of.
+fn alignment(size: u64) -> u64 {
+    if size >= PAGED { PAGE } else { ALIGNED }
+}
+
+/// Bytes of the arena that no other payload has.
+fn room(size: u64) -> u64 {
+    size.checked_next_multiple_of(alignment(size)).unwrap_or(u64::MAX)
 }
 
 fn input<'a>(job: &'a Job, wanted: &str) -> Option<&'a Bytes> {

@@ -23,7 +23,7 @@ use super::report::{AdapterFacts, DeviceReport, Devices, Speed};
 use super::worker::{Setup, Worker};
 use super::{ABI, VERSION};
 use crate::error::{EvalError, Refusal};
-use crate::evaluator::{Done, Evaluator, Job};
+use crate::evaluator::{Done, Errand, Evaluator, Job};
 use crate::request::{Class, Code, Engine, Request};
 
 /// What the evaluator gives to one evaluation, and keeps.
@@ -132,7 +132,7 @@ impl GpuEvaluator {
 
     /// Begins to find and test the devices, if that is not done yet. Returns at once.
     pub fn prepare(&self) {
-        self.0.0.look(None);
+        drop(self.0.0.look(None, false));
     }
 
     /// The devices of this machine with what their tests gave. Waits until that is known.
@@ -236,14 +236,25 @@ impl Evaluator for GpuEvaluator {
     }
 
     fn start(&self, job: Job, done: Done) {
+        drop(self.begin(job, done, false));
+    }
+
+    fn start_for_waiting(&self, job: Job, done: Done) -> Option<Errand> {
+        self.begin(job, done, true)
+    }
+}
+
+impl GpuEvaluator {
+    fn begin(&self, job: Job, done: Done, waits: bool) -> Option<Errand> {
         if let Err(error) = Evaluator::admit(self, &job.request) {
-            return done(Err(error));
+            done(Err(error));
+            return None;
         }
         let shared = &self.0.0;
         let (limits, programs) = (Arc::clone(&shared.limits), Arc::clone(&shared.programs));
         let arrived = Stopwatch::start();
         let pending = Pending { program: programs.name(&job), job, done, arrived, limits, programs };
-        shared.look(Some(pending));
+        shared.look(Some(pending), waits)
     }
 }
 
@@ -252,16 +263,16 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives an evaluation to a device; where none was looked for yet, that is begun.
-    fn look(self: &Arc<Self>, pending: Option<Pending>) {
+    /// Gives an evaluation to a device; where none was looked for yet, that is begun. Whoever `waits` may get something to do.
+    fn look(self: &Arc<Self>, pending: Option<Pending>, waits: bool) -> Option<Errand> {
         let mut state = self.state();
         match &mut *state {
             State::Ready(devices, lanes) => {
-                let Some(pending) = pending else { return };
+                let pending = pending?;
                 let lane = choose(devices, lanes, &pending.job.request.class);
                 drop(state);
                 match lane {
-                    Ok(lane) => lane.add(pending),
+                    Ok(lane) => return lane.add(pending, waits),
                     Err(error) => pending.finish(Err(error)),
                 }
             }
@@ -293,6 +304,7 @@ impl Shared {
                 }
             }
         }
+        None
     }
 
     /// Takes over what was found, and lets go on what waited for it.
@@ -312,7 +324,7 @@ impl Shared {
         }
         if let State::Looking(waiting) = before {
             for pending in waiting {
-                self.look(Some(pending));
+                drop(self.look(Some(pending), false));
             }
         }
     }

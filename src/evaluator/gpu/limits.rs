@@ -44,6 +44,10 @@ pub(super) const UNIFORM_BYTES: u64 = 64 * 1024;
 /// Payloads up to this size travel inside a worker's messages; larger ones lie in shared memory, where there is some: a message copies what it carries
 /// four times on its way, and memory that both see is written once and read once.
 pub(super) const INLINE: u64 = 256;
+/// Payloads of this size begin a page of the shared memory and have its pages for themselves, so that a device may use them there.
+pub(super) const PAGED: u64 = 64 * 1024;
+/// Bytes of a page, or several of them: what devices want of memory that they are given.
+pub(super) const PAGE: u64 = 4096;
 /// Buffers of an evaluation that may share a submission with others, all together. Where there is no shared memory a few of these fit a pipe, so
 /// neither side waits for the other half-way through a message.
 pub(super) const SMALL: u64 = 16 * 1024;
@@ -61,6 +65,10 @@ pub(super) const PIPELINES: usize = 256;
 pub(super) const PIPELINE_DATA: u64 = 2 * 1024 * 1024;
 /// A message of a worker: a batch of inline payloads and their programs.
 pub(super) const MESSAGE_BYTES: u64 = 64 * 1024 * 1024;
+/// Where payloads begin in an arena: the page before is the mailbox.
+pub(super) const MAILBOX: u64 = PAGE;
+/// How often whoever waits for a letter looks whether its worker ended, or its caller does not wait any more.
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 /// The smallest arena: what is not touched takes no memory.
 pub(super) const ARENA: u64 = 16 * 1024 * 1024;
 /// Shared memory that stays with an idle worker; what a large evaluation took beyond it is given back.

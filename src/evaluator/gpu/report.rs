@@ -58,6 +58,8 @@ pub struct DeviceReport {
     pub limits: DeviceLimits,
     /// How fast it is, if it may answer.
     pub speed: Option<Speed>,
+    /// Whether it uses large payloads where they lie in memory that is shared with the node, and copies none of them.
+    pub in_place: bool,
 }
 
 impl DeviceReport {

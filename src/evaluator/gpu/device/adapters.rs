@@ -7,7 +7,7 @@ use wgpu::{Adapter, Features, Instance, InstanceDescriptor, InstanceFlags, Limit
 
 use super::super::report::{AdapterFacts, DeviceLimits, DeviceReport, Verdict};
 use super::run::Runner;
-use super::{Gpu, cache, probe, ready, selftest};
+use super::{Gpu, cache, import, probe, ready, selftest};
 use crate::evaluator::gpu::worker::CacheFacts;
 use crate::id::Digest;
 use crate::request::Name;
@@ -71,8 +71,16 @@ pub(in crate::evaluator::gpu) fn open(facts: &AdapterFacts, place: usize, memory
         memory_hints: wgpu::MemoryHints::Performance,
         ..wgpu::DeviceDescriptor::default()
     };
-    let opened = ready(adapter.request_device(&description)).ok_or("the driver does not answer")?;
-    let (device, queue) = opened.map_err(|error| error.to_string())?;
+    let is_processor = facts.kind == "software";
+    // One more extension of the driver, and no part of the class either: what it is used for is tested before it is.
+    let given = is_processor.then(|| import::open(&adapter, &description)).flatten();
+    let (device, queue, importer) = if let Some((device, queue, importer)) = given {
+        (device, queue, Some(importer))
+    } else {
+        let opened = ready(adapter.request_device(&description)).ok_or("the driver does not answer")?;
+        let (device, queue) = opened.map_err(|error| error.to_string())?;
+        (device, queue, None)
+    };
     let limits = DeviceLimits {
         buffer: wanted.max_storage_buffer_binding_size.min(wanted.max_buffer_size),
         memory,
@@ -81,7 +89,7 @@ pub(in crate::evaluator::gpu) fn open(facts: &AdapterFacts, place: usize, memory
         subgroups: features.contains(Features::SUBGROUP),
     };
     let identity = format!("{COMPILER}\n{facts:?}\n{:?}\n{features:?}\n{offered:?}", adapter.features());
-    let gpu = Gpu::new(device, queue, limits, features | caches, facts.kind == "software");
+    let gpu = Gpu::new(device, queue, limits, features | caches, is_processor, importer);
     let cache = cache::facts(&gpu, &adapter.get_info());
     Ok(Opened { facts: facts.clone(), identity, cache, runner: Runner::new(gpu) })
 }
@@ -128,12 +136,14 @@ impl Opened {
             class: None,
             limits: self.runner.gpu.limits,
             speed: None,
+            in_place: false,
         };
         let tested = selftest::run(&mut self.runner).and_then(|()| probe::run(&mut self.runner));
         match tested {
             Ok(probes) => {
                 report.class = self.class(&probes);
                 report.speed = probe::speed(&mut self.runner).ok();
+                report.in_place = self.runner.uses_payloads_in_place();
             }
             Err((test, why)) => {
                 report.verdict = Verdict::Refused { test: test.to_owned(), why, advice: advice(&self.facts) };
@@ -156,6 +166,7 @@ pub(in crate::evaluator::gpu) fn unopened(facts: &AdapterFacts, test: &str, why:
         class: None,
         limits: DeviceLimits::default(),
         speed: None,
+        in_place: false,
     }
 }
 

@@ -6,6 +6,11 @@
 pub(super) mod adapters;
 mod buffers;
 mod cache;
+#[cfg(target_os = "linux")]
+mod import;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_import.rs"]
+mod import;
 mod pipelines;
 mod probe;
 mod run;
@@ -20,6 +25,7 @@ use std::time::Duration;
 
 use wgpu::Features;
 
+use self::import::Importer;
 pub(super) use self::run::Task;
 use super::report::DeviceLimits;
 use super::shader::clip;
@@ -51,6 +57,8 @@ pub(super) struct Gpu {
     pub(super) is_processor: bool,
     /// The driver can be given what it compiled before.
     pub(super) caches: bool,
+    /// Makes buffers of memory that is shared with the node, where the device can use that.
+    pub(super) importer: Option<Importer>,
     /// What the driver said when it gave up the device.
     lost: Arc<Mutex<Option<String>>>,
 }
@@ -62,6 +70,7 @@ impl Gpu {
         limits: DeviceLimits,
         features: Features,
         is_processor: bool,
+        importer: Option<Importer>,
     ) -> Self {
         let lost = Arc::new(Mutex::new(None));
         let (by_driver, by_error) = (Arc::clone(&lost), Arc::clone(&lost));
@@ -70,7 +79,7 @@ impl Gpu {
         device.on_uncaptured_error(Arc::new(move |error| note(&by_error, error.to_string())));
         let mappable = features.contains(Features::MAPPABLE_PRIMARY_BUFFERS);
         let caches = features.contains(Features::PIPELINE_CACHE);
-        Self { device, queue, limits, mappable, is_processor, caches, lost }
+        Self { device, queue, limits, mappable, is_processor, caches, importer, lost }
     }
 
     /// Does something with the device and hears every error of it.

@@ -2,20 +2,25 @@
 //!
 //! Small evaluations come in batches and share one submission. Invariants: an output that is given out was written by shaders none of which ran
 //! over its steps; a buffer is all zeros, or the input, before the first dispatch sees it, whoever had it before.
+//!
+//! Where the device can use the memory that is shared with the node, a large payload is used where it lies and copied nowhere. That way is tested
+//! like the device itself, when it is first wanted; a device that does not pass goes on without it.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::mpsc::sync_channel;
 use std::time::Duration;
 
-use wgpu::{Buffer, CommandEncoder, MapMode};
+use wgpu::{Buffer, BufferTransition, BufferUses, CommandEncoder, MapMode};
 
 use super::super::limits;
-use super::super::program::GpuProgram;
+use super::super::program::{Binding, GpuProgram};
+use super::super::shader::Access;
 use super::buffers::Buffers;
 use super::cache::Cache;
 use super::pipelines::{Prepared, overrun};
-use super::seat::{CONTROL_BYTES, Seat, room};
-use super::{Fault, Gpu, Stopwatch};
+use super::seat::{CONTROL_BYTES, Seat, Spot, room};
+use super::{Fault, Gpu, Stopwatch, selftest};
 use crate::error::{EvalError, Refusal};
 use crate::evaluator::gpu::worker::shared::{Data, Place, Shared};
 use crate::evaluator::gpu::worker::{Code, Made};
@@ -50,6 +55,15 @@ pub(in crate::evaluator::gpu) struct Runner {
     buffers: Buffers,
     programs: BTreeMap<Digest, Prepared>,
     runs: u64,
+    in_place: InPlace,
+}
+
+/// Whether payloads are used where they lie in the shared memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum InPlace {
+    Untested,
+    Yes,
+    No,
 }
 
 /// An evaluation on its way.
@@ -60,7 +74,8 @@ struct Under<'a> {
 
 impl Runner {
     pub(super) fn new(gpu: Gpu) -> Self {
-        Self { gpu, buffers: Buffers::default(), programs: BTreeMap::new(), runs: 0 }
+        let in_place = if gpu.importer.is_some() && gpu.mappable { InPlace::Untested } else { InPlace::No };
+        Self { gpu, buffers: Buffers::default(), programs: BTreeMap::new(), runs: 0, in_place }
     }
 
     /// Whether this program is ready.
@@ -97,7 +112,7 @@ impl Runner {
         tasks: &[Task<'_>],
         shared: &mut Shared,
     ) -> Vec<Result<Outcome, Fault>> {
-        let seats: Vec<_> = tasks.iter().map(|task| self.seat(task)).collect();
+        let seats: Vec<_> = tasks.iter().map(|task| self.seat(task, shared)).collect();
         let mut failed = BTreeMap::new();
         let mut under = Vec::new();
         for (at, (task, seat)) in tasks.iter().zip(seats).enumerate() {
@@ -132,7 +147,7 @@ impl Runner {
     }
 
     /// Checks an evaluation and takes buffers for it.
-    fn seat(&mut self, task: &Task<'_>) -> Result<Seat, Fault> {
+    fn seat(&mut self, task: &Task<'_>, shared: &Shared) -> Result<Seat, Fault> {
         self.runs += 1;
         let prepared = self.programs.get_mut(&task.program).ok_or_else(gone)?;
         prepared.used = self.runs;
@@ -146,7 +161,9 @@ impl Runner {
             return Ok(prepared.idle.swap_remove(at));
         }
         prepared.dispatches(&sizes)?;
-        match Seat::take(&self.gpu, &mut self.buffers, prepared, sizes.clone()) {
+        let given = self.in_place(task, &sizes, shared)?;
+        let prepared = self.programs.get(&task.program).ok_or_else(gone)?;
+        match Seat::take(&self.gpu, &mut self.buffers, prepared, sizes.clone(), &given) {
             Err(Fault::Error(EvalError::Limit(_))) => {
                 for prepared in self.programs.values_mut() {
                     for seat in std::mem::take(&mut prepared.idle) {
@@ -154,10 +171,52 @@ impl Runner {
                     }
                 }
                 let prepared = self.programs.get(&task.program).ok_or_else(gone)?;
-                Seat::take(&self.gpu, &mut self.buffers, prepared, sizes)
+                Seat::take(&self.gpu, &mut self.buffers, prepared, sizes, &given)
             }
             seat => seat,
         }
+    }
+
+    /// Whether payloads are used where they lie in the shared memory; tests that if nobody did.
+    pub(super) fn uses_payloads_in_place(&mut self) -> bool {
+        if self.in_place == InPlace::Untested {
+            // The test goes this way too.
+            self.in_place = InPlace::Yes;
+            if selftest::in_place(self).is_err() {
+                self.in_place = InPlace::No;
+            }
+        }
+        self.in_place == InPlace::Yes
+    }
+
+    /// For each binding a buffer that is made of its place in the shared memory, where there can be one.
+    fn in_place(&mut self, task: &Task<'_>, sizes: &[u64], shared: &Shared) -> Result<Vec<Option<Buffer>>, Fault> {
+        let prepared = || self.programs.get(&task.program).ok_or_else(gone);
+        let (mut inputs, mut outputs) = (task.inputs.iter(), task.outputs.iter());
+        let places: Vec<_> = prepared()?
+            .program
+            .bindings
+            .iter()
+            .zip(&prepared()?.resources)
+            .zip(sizes)
+            .map(|((binding, resource), size)| {
+                let input = binding.is_input().then(|| inputs.next()).flatten();
+                let output = binding.is_output().then(|| outputs.next()).flatten();
+                place(input, output).filter(|_| *size >= limits::PAGED && resource.access != Access::Uniform)
+            })
+            .collect();
+        let large = sizes.iter().sum::<u64>() > SEAT_BYTES;
+        if !large || places.iter().all(Option::is_none) || !self.uses_payloads_in_place() {
+            return Ok(vec![None; sizes.len()]);
+        }
+        let buffer = |(at, size): (Option<u64>, &u64)| {
+            let importer = self.gpu.importer.as_ref()?;
+            let aligned = importer.aligned();
+            let at = at.filter(|at| *size <= self.gpu.limits.buffer && at.is_multiple_of(aligned))?;
+            let part = shared.part(at, size.checked_next_multiple_of(aligned)?).ok()?;
+            importer.buffer(&self.gpu.device, part, *size)
+        };
+        self.gpu.guarded(|| Ok(places.into_iter().zip(sizes).map(buffer).collect()))
     }
 
     fn leave(&mut self, under: Under<'_>) {
@@ -198,6 +257,7 @@ impl Runner {
                 let bound = prepared.program.bindings.iter().zip(&one.seat.spots).zip(&one.seat.sizes);
                 writes.extend(bound.filter_map(|((binding, spot), size)| {
                     let source = match binding.is_input().then(|| inputs.next()).flatten() {
+                        _ if spot.in_place => return None,
                         Some(data) => Source::Data(data),
                         None if spot.is_with_control() => Source::Zeros(*size),
                         None => return None,
@@ -221,6 +281,10 @@ impl Runner {
         }
         self.map(&parts)?;
         write(&writes, shared)?;
+        for one in under {
+            fill_in_place(&self.prepared(one)?.program.bindings, one, shared)
+                .map_err(|error| Fault::Lost(format!("shared memory: {error}")))?;
+        }
         for (buffer, ..) in parts {
             buffer.unmap();
         }
@@ -254,7 +318,9 @@ impl Runner {
         let (prepared, seat) = (self.prepared(one)?, &one.seat);
         let bound = || prepared.program.bindings.iter().zip(&seat.spots).zip(&seat.sizes);
         // What lies with the control bytes was cleared with them.
-        for ((_, spot), size) in bound().filter(|((binding, spot), _)| !binding.is_input() && !spot.is_with_control()) {
+        let is_cleared =
+            |binding: &Binding, spot: &Spot| !binding.is_input() && !spot.is_with_control() && !spot.in_place;
+        for ((_, spot), size) in bound().filter(|((binding, spot), _)| is_cleared(binding, spot)) {
             encoder.clear_buffer(&spot.buffer, 0, Some(*size));
         }
         if let Some((upload, _)) = &seat.staging {
@@ -274,6 +340,10 @@ impl Runner {
             pass.dispatch_workgroups(x, y, z);
         }
         drop(pass);
+        // Outputs that nobody copies are to be seen by this process.
+        let seen = bound().filter(|((binding, spot), _)| binding.is_output() && spot.in_place);
+        let seen = seen.map(|((_, spot), _)| BufferTransition { buffer: &spot.buffer, state: BufferUses::MAP_READ });
+        encoder.transition_resources(seen, std::iter::empty());
         if let Some((_, download)) = &seat.staging {
             encoder.copy_buffer_to_buffer(&seat.control, 0, &download.buffer, 0, CONTROL_BYTES);
             let mut at = CONTROL_BYTES;
@@ -305,8 +375,12 @@ impl Runner {
         let took = watch.elapsed();
         let mut outcomes = Vec::new();
         for one in under {
-            let reads = one.seat.reads(self.programs.get(&one.task.program).ok_or_else(gone)?);
-            outcomes.push(collect(one.task, &reads, shared, took));
+            let prepared = self.programs.get(&one.task.program).ok_or_else(gone)?;
+            let reads = one.seat.reads(prepared);
+            let bound = prepared.program.bindings.iter().zip(&one.seat.spots).zip(&one.seat.sizes);
+            let outputs = bound.filter(|((binding, _), _)| binding.is_output());
+            let outputs: Vec<_> = outputs.map(|((_, spot), size)| spot.in_place.then_some(*size)).collect();
+            outcomes.push(collect(one.task, &reads, &outputs, shared, took));
             let stays = self.stays_mapped(&one.seat);
             for (buffer, _) in if stays { Vec::new() } else { beginnings(&reads) } {
                 buffer.unmap();
@@ -360,6 +434,35 @@ fn write(writes: &[(&Buffer, u64, Source<'_>)], shared: &mut Shared) -> Result<(
     Ok(())
 }
 
+/// Where a payload lies in the shared memory, from the beginning to the end of the evaluation.
+fn place(input: Option<&Data>, output: Option<&Place>) -> Option<u64> {
+    match (input, output) {
+        // What is changed is changed where it is to be in the end, so that the input stays as it is.
+        (_, Some(Place::Shared { at })) | (Some(Data::Shared { at, .. }), None) => Some(*at),
+        _ => None,
+    }
+}
+
+/// Sees to what is in the buffers that are made of the shared memory: inputs are there, outputs begin as zeros.
+fn fill_in_place(bindings: &[Binding], one: &Under<'_>, shared: &Shared) -> io::Result<()> {
+    let (mut inputs, mut outputs) = (one.task.inputs.iter(), one.task.outputs.iter());
+    for ((binding, spot), size) in bindings.iter().zip(&one.seat.spots).zip(&one.seat.sizes) {
+        let input = binding.is_input().then(|| inputs.next()).flatten();
+        let output = binding.is_output().then(|| outputs.next()).flatten();
+        let Some(at) = place(input, output).filter(|_| spot.in_place) else { continue };
+        let filled = match (input, output) {
+            (Some(Data::Shared { at: from, len }), Some(_)) => {
+                shared.copy_within(*from, at, *len)?;
+                *len
+            }
+            (Some(input), None) => input.len(),
+            _ => 0,
+        };
+        shared.zero(at + filled, size.saturating_sub(filled))?;
+    }
+    Ok(())
+}
+
 /// What is written into a buffer.
 enum Source<'a> {
     Bytes(&'a [u8]),
@@ -377,7 +480,14 @@ impl Source<'_> {
     }
 }
 
-fn collect(task: &Task<'_>, reads: &[(&Buffer, u64, u64)], shared: &Shared, took: Duration) -> Result<Outcome, Fault> {
+/// What came of an evaluation; of outputs that are in their place already the length is given.
+fn collect(
+    task: &Task<'_>,
+    reads: &[(&Buffer, u64, u64)],
+    in_place: &[Option<u64>],
+    shared: &Shared,
+    took: Duration,
+) -> Result<Outcome, Fault> {
     let view = |(buffer, at, len): &(&Buffer, u64, u64)| {
         buffer.get_mapped_range(*at..*at + *len).map_err(|error| Fault::Lost(error.to_string()))
     };
@@ -385,11 +495,15 @@ fn collect(task: &Task<'_>, reads: &[(&Buffer, u64, u64)], shared: &Shared, took
     if view(control)?[4..] != [0; 4] {
         return Err(overrun(task.steps));
     }
-    let output = |(read, place): (&(&Buffer, u64, u64), &Place)| {
-        let bytes = view(read)?;
-        shared.output(*place, &bytes).map_err(|error| Fault::Lost(format!("shared memory: {error}")))
+    let mut reads = outputs.iter();
+    let output = |(place, in_place): (&Place, &Option<u64>)| match (*place, *in_place) {
+        (Place::Shared { at }, Some(len)) => Ok(Data::Shared { at, len }),
+        (place, _) => {
+            let bytes = view(reads.next().ok_or_else(gone)?)?;
+            shared.output(place, &bytes).map_err(|error| Fault::Lost(format!("shared memory: {error}")))
+        }
     };
-    let outputs = outputs.iter().zip(task.outputs).map(output).collect::<Result<_, Fault>>()?;
+    let outputs = task.outputs.iter().zip(in_place).map(output).collect::<Result<_, Fault>>()?;
     Ok(Outcome { outputs, took })
 }
 

@@ -5,6 +5,9 @@
 //!
 //! Where the device is this processor itself, buffers are mapped once for each evaluation and not twice: after the run for writing, which here shows
 //! what is in them too. They stay so until the next evaluation has put its inputs there.
+//!
+//! A large payload may be used where it lies in the memory that is shared with the node (`import`): a buffer is made of it for this evaluation, which
+//! is neither mapped nor kept.
 
 use wgpu::{BindGroup, BindGroupDescriptor, BindGroupEntry, BindingResource, Buffer, BufferBinding};
 
@@ -41,6 +44,8 @@ pub(super) struct Spot {
     pub(super) buffer: Buffer,
     /// Behind the control bytes, or at the beginning of a buffer of its own.
     pub(super) at: u64,
+    /// Whether the buffer is made of the payload's own place in the shared memory.
+    pub(super) in_place: bool,
 }
 
 impl Spot {
@@ -51,9 +56,16 @@ impl Spot {
 }
 
 impl Seat {
-    pub(super) fn take(gpu: &Gpu, buffers: &mut Buffers, prepared: &Prepared, sizes: Vec<u64>) -> Result<Self, Fault> {
+    /// With a buffer for each binding that has one given.
+    pub(super) fn take(
+        gpu: &Gpu,
+        buffers: &mut Buffers,
+        prepared: &Prepared,
+        sizes: Vec<u64>,
+        given: &[Option<Buffer>],
+    ) -> Result<Self, Fault> {
         let mut taken = Vec::new();
-        let seat = Self::fill(gpu, buffers, prepared, sizes, &mut taken);
+        let seat = Self::fill(gpu, buffers, prepared, sizes, given, &mut taken);
         match seat {
             Ok(seat) => Ok(Self { taken, ..seat }),
             Err(fault) => {
@@ -71,6 +83,7 @@ impl Seat {
         buffers: &mut Buffers,
         prepared: &Prepared,
         sizes: Vec<u64>,
+        given: &[Option<Buffer>],
         taken: &mut Vec<Taken>,
     ) -> Result<Self, Fault> {
         let mut take = |buffers: &mut Buffers, purpose, bytes| -> Result<Buffer, Fault> {
@@ -82,22 +95,24 @@ impl Seat {
         let (places, together) = together(gpu, prepared, &sizes);
         let control = take(buffers, Purpose::Storage, together)?;
         let mut spots = Vec::new();
-        for ((resource, size), place) in prepared.resources.iter().zip(&sizes).zip(places) {
+        for (((resource, size), place), given) in prepared.resources.iter().zip(&sizes).zip(places).zip(given) {
             let purpose = if resource.access == Access::Uniform { Purpose::Uniform } else { Purpose::Storage };
-            spots.push(match place {
-                Some(at) => Spot { buffer: control.clone(), at },
-                None => Spot { buffer: take(buffers, purpose, *size)?, at: 0 },
-            });
+            let (buffer, at) = match (given, place) {
+                (Some(buffer), _) => (buffer.clone(), 0),
+                (None, Some(at)) => (control.clone(), at),
+                (None, None) => (take(buffers, purpose, *size)?, 0),
+            };
+            spots.push(Spot { buffer, at, in_place: given.is_some() });
         }
         let groups = groups(gpu, prepared, &control, &spots, &sizes)?;
         let staging = if gpu.mappable { None } else { Some(staging(gpu, buffers, prepared, &sizes)?) };
         Ok(Self { sizes, spots, control, control_end: together, groups, staging, mapped: false, taken: Vec::new() })
     }
 
-    /// Where the control bytes and the outputs are read.
+    /// Where the control bytes and the outputs are read, but for outputs that are in their place already.
     pub(super) fn reads(&self, prepared: &Prepared) -> Vec<(&Buffer, u64, u64)> {
         let outputs = prepared.program.bindings.iter().zip(&self.spots).zip(&self.sizes);
-        let outputs = outputs.filter(|((binding, _), _)| binding.is_output());
+        let outputs = outputs.filter(|((binding, spot), _)| binding.is_output() && !spot.in_place);
         match &self.staging {
             None => {
                 let outputs = outputs.map(|((_, spot), size)| (&spot.buffer, spot.at, *size));
@@ -134,13 +149,14 @@ impl Seat {
     /// The buffer of the control bytes, and the own buffers of these bindings.
     fn parts_where(&self, prepared: &Prepared, wanted: fn(&Binding) -> bool) -> Vec<(&Buffer, u64)> {
         let own = prepared.program.bindings.iter().zip(&self.spots).zip(&self.sizes);
-        let own = own.filter(|((binding, spot), _)| !spot.is_with_control() && wanted(binding));
+        let own = own.filter(|((binding, spot), _)| !spot.is_with_control() && !spot.in_place && wanted(binding));
         let own = own.map(|((_, spot), size)| (&spot.buffer, *size));
         [(&self.control, self.control_end)].into_iter().chain(own).collect()
     }
 
     /// Gives its buffers to whoever comes next; mapped ones are of no use to them.
     pub(super) fn leave(self, buffers: &mut Buffers) {
+        self.let_go();
         if self.mapped {
             return self.discard(buffers);
         }
@@ -148,7 +164,13 @@ impl Seat {
     }
 
     pub(super) fn discard(self, buffers: &mut Buffers) {
+        self.let_go();
         self.all().for_each(|one| buffers.discard(one));
+    }
+
+    /// Gives up what was made for this evaluation alone.
+    fn let_go(&self) {
+        self.spots.iter().filter(|spot| spot.in_place).for_each(|spot| spot.buffer.destroy());
     }
 
     fn all(self) -> impl Iterator<Item = Taken> {

@@ -2,9 +2,10 @@
 //!
 //! They go the way of every program - admitted, rewritten, run in pooled buffers - so they test that way too.
 
-use super::super::limits::STEPS;
+use super::super::limits::{PAGE, STEPS};
 use super::super::program::{Binding, Dispatch, GpuProgram, Groups, Kind, Size, Stage};
 use super::super::worker::Code;
+use super::super::worker::memory;
 use super::super::worker::shared::{Data, Place, Shared};
 use super::Fault;
 use super::run::{Runner, Task};
@@ -42,6 +43,76 @@ pub(super) fn run(runner: &mut Runner) -> Result<(), Failed> {
     Ok(())
 }
 
+/// Whether the device uses payloads right where they lie in shared memory: an input, what is changed, an output that begins as zeros and of which the
+/// second half is left alone, and what lies between them and is nobody's.
+pub(super) fn in_place(runner: &mut Runner) -> Result<(), String> {
+    const WORDS: u32 = 128 * 1024;
+    const BYTES: u64 = 4 * WORDS as u64;
+    let free = vec![1; usize::try_from(PAGE).expect("a page")];
+    let places = [0, BYTES, BYTES + PAGE, 2 * BYTES + PAGE, 3 * BYTES + PAGE];
+    let [input, _, comes, goes, output] = places;
+    let (program, code) = used_in_place(BYTES, WORDS / 64)?;
+    runner.load(program, &Code { bytes: code.into(), compiled: None, keep: false }).map_err(|fault| said(&fault))?;
+    let system = |error: std::io::Error| error.to_string();
+    let mut shared = Shared::new(Some(memory::make().map_err(system)?));
+    shared.reach(output + BYTES).map_err(system)?;
+    for round in 0..2 {
+        let words = |seed: u32| (0..WORDS).map(move |n| (n ^ seed).wrapping_mul(0x9E37_79B9));
+        let changed = words(round).zip(words(!round)).map(|(a, b)| b.wrapping_add(a.wrapping_mul(3)));
+        let half = words(round).zip(words(!round)).step_by(2).map(|(a, b)| a ^ b);
+        let bytes = |words: &mut dyn Iterator<Item = u32>| words.flat_map(u32::to_le_bytes).collect::<Vec<u8>>();
+        let (a, b) = (bytes(&mut words(round)), bytes(&mut words(!round)));
+        let used = vec![7; a.len()];
+        for (at, filled) in places.into_iter().zip([&a, &free, &b, &used, &used]) {
+            shared.output(Place::Shared { at }, filled).map_err(system)?;
+        }
+        let inputs = [Data::Shared { at: input, len: BYTES }, Data::Shared { at: comes, len: BYTES }];
+        let outputs = [Place::Shared { at: goes }, Place::Shared { at: output }];
+        let task = Task { program, portable: false, steps: STEPS, inputs: &inputs, outputs: &outputs };
+        runner.run(&[task], &mut shared).pop().ok_or("no outcome")?.map_err(|fault| said(&fault))?;
+        let zeros = std::iter::repeat_n(0, WORDS as usize / 2);
+        let (changed, out) = (bytes(&mut { changed }), bytes(&mut half.chain(zeros)));
+        for (at, right) in places.into_iter().zip([&a, &free, &b, &changed, &out]) {
+            if shared.input(&Data::Shared { at, len: right.len() as u64 }).map_err(system)? != right {
+                return Err(format!("what lies at {at} is wrong in run {round}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The program for [`in_place`].
+fn used_in_place(bytes: u64, groups: u32) -> Result<(Digest, Vec<u8>), String> {
+    let shader = "@group(0) @binding(0) var<storage, read> a: array<u32>;
+        @group(0) @binding(1) var<storage, read_write> b: array<u32>;
+        @group(0) @binding(2) var<storage, read_write> c: array<u32>;
+        @compute @workgroup_size(64) fn main(@builtin(global_invocation_id) id: vec3u) {
+            if id.x % 2u == 0u { c[id.x / 2u] += a[id.x] ^ b[id.x]; }
+            b[id.x] += a[id.x] * 3u;
+        }";
+    let kinds = [Kind::Input, Kind::InOut, Kind::Output(Size::Bytes(bytes))];
+    let binding = |(binding, kind): (u32, Kind)| {
+        let name = format!("b{binding}").parse().map_err(|error: crate::error::RequestError| error.to_string())?;
+        Ok(Binding { group: 0, binding, name, kind })
+    };
+    let bindings = (0..).zip(kinds).map(binding).collect::<Result<_, String>>()?;
+    let dispatch = Dispatch { entry: "main".to_owned(), groups: Groups::Fixed([groups, 1, 1]) };
+    let program = GpuProgram {
+        shader: shader.to_owned(),
+        bindings,
+        stages: vec![Stage { repeat: 1, dispatches: vec![dispatch] }],
+    };
+    let code = program.encode().map_err(|error| error.to_string())?;
+    Ok((Digest::of(&code), code))
+}
+
+fn said(fault: &Fault) -> String {
+    match fault {
+        Fault::Error(error) => error.to_string(),
+        Fault::Lost(why) => format!("the device was lost: {why}"),
+    }
+}
+
 /// Runs a shader on words: input at binding 0, output at binding 1, its entries one after the other.
 pub(super) fn words(
     runner: &mut Runner,
@@ -53,14 +124,11 @@ pub(super) fn words(
 ) -> Result<Vec<u32>, String> {
     let (digest, code) = program(shader, entries, outputs, groups)?;
     let bytes: Vec<u8> = input.iter().flat_map(|word| word.to_le_bytes()).collect();
-    let said = |fault: Fault| match fault {
-        Fault::Error(error) => error.to_string(),
-        Fault::Lost(why) => format!("the device was lost: {why}"),
-    };
-    runner.load(digest, &Code { bytes: code.into(), compiled: None, keep: false }).map_err(said)?;
+    runner.load(digest, &Code { bytes: code.into(), compiled: None, keep: false }).map_err(|fault| said(&fault))?;
     let inputs = [Data::Inline(bytes.into())];
     let task = Task { program: digest, portable: false, steps: STEPS, inputs: &inputs, outputs: &[Place::Inline] };
-    let outcome = runner.run(&[task], &mut Shared::default()).pop().ok_or("no outcome")?.map_err(said)?;
+    let outcome =
+        runner.run(&[task], &mut Shared::default()).pop().ok_or("no outcome")?.map_err(|fault| said(&fault))?;
     match outcome.outputs.as_slice() {
         [Data::Inline(bytes)] => {
             Ok(bytes.chunks_exact(4).map(|word| u32::from_le_bytes([word[0], word[1], word[2], word[3]])).collect())

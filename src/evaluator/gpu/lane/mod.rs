@@ -2,10 +2,12 @@
 //!
 //! Small evaluations that wait together go to the worker together. A small one that comes while nothing is under way is sent by whoever brings it,
 //! and the lane's thread only hears the answer: to wake that thread first would cost more than the device does. Where it does not take the processor
-//! from anybody it is woken meanwhile, and is awake when the answer comes (`limits::AWAKE`). Invariants: (1) every evaluation ends exactly once,
+//! from anybody it is woken meanwhile, and is awake when the answer comes (`limits::AWAKE`). A thread that only waits for its evaluation hears the answer
+//! itself (`errand`), and has the worker until then. Invariants: (1) every evaluation ends exactly once,
 //! with a reply or a typed error; (2) one that makes its worker end is retried at most once, and takes no other one with it; (3) nothing is
 //! answered that a worker did not answer whole; (4) one order is under way at a time.
 
+mod errand;
 mod work;
 
 use std::collections::{BTreeSet, VecDeque};
@@ -20,11 +22,12 @@ use super::evaluation::{Evaluation, Layout, Pending};
 use super::limits::{ASLEEP, BATCH, QUEUE};
 use super::proofs::Proofs;
 use super::report::DeviceReport;
+use super::worker::mailbox::Mailbox;
 use super::worker::memory::Arena;
 use super::worker::shared::Place;
 use super::worker::{Bell, Code, Ended, Guard, Setup, Worker};
 use crate::error::EvalError;
-use crate::evaluator::Cancel;
+use crate::evaluator::{Cancel, Errand};
 use crate::id::Digest;
 use crate::reply::Reply;
 
@@ -67,6 +70,10 @@ struct Queue {
     worker: Option<Worker>,
     /// What is under way without the lane's thread, which is to hear the answer.
     posted: Option<Under>,
+    /// The worker is with a thread that waits for its evaluation, at this mailbox.
+    away: Option<Arc<Mailbox>>,
+    /// The lane's thread sleeps and would not hear a worker.
+    deaf: bool,
     /// Whether the lane's thread sleeps until it is rung, or the worker says something.
     sleeping: bool,
     /// How many answers are waited for asleep before one is waited for awake again.
@@ -87,6 +94,8 @@ struct Under {
     arena: Option<Arc<Arena>>,
     /// Whether its answer is waited for awake.
     awake: bool,
+    /// Whether its answer comes to the mailbox.
+    mailed: bool,
 }
 
 /// What the lane's thread does next.
@@ -154,21 +163,22 @@ impl Lane {
         queue.waiting.len() + queue.running
     }
 
-    /// Takes an evaluation, unless too many wait.
-    pub(super) fn add(&self, pending: Pending) {
-        let shared = &*self.0;
+    /// Takes an evaluation, unless too many wait. Who brings it and `waits` for it may be given the worker to hear.
+    pub(super) fn add(&self, pending: Pending, waits: bool) -> Option<Errand> {
+        let shared = &self.0;
         if !(Bell::SHARED && pending.is_quick() && shared.queue().is_free()) {
-            return shared.put(Waiting::Fresh(pending));
+            shared.put(Waiting::Fresh(pending));
+            return None;
         }
         match Evaluation::begin(pending, &shared.proofs) {
             Err(refused) => refused.0.finish(Err(refused.1)),
-            Ok(evaluation) if evaluation.may_share() => {
-                if let Some(evaluation) = shared.post(evaluation) {
-                    shared.put(Waiting::Begun(evaluation));
-                }
-            }
+            Ok(evaluation) if evaluation.may_share() => match shared.post(evaluation, waits) {
+                Ok(errand) => return errand,
+                Err(evaluation) => shared.put(Waiting::Begun(*evaluation)),
+            },
             Ok(evaluation) => shared.put(Waiting::Begun(evaluation)),
         }
+        None
     }
 
     /// Ends the thread and the worker; what waits hears that the node stops.
@@ -240,8 +250,8 @@ impl Shared {
             EvalError::Busy { what: "evaluations that wait for the device".to_owned(), bound: QUEUE as u64 }
         } else {
             queue.waiting.push_back(waiting);
-            // While something is under way the thread looks here when that is done.
-            let wake = queue.posted.is_none() && std::mem::take(&mut queue.sleeping);
+            // While something is under way the thread looks here when that is done, or is woken then.
+            let wake = queue.posted.is_none() && queue.away.is_none() && std::mem::take(&mut queue.sleeping);
             drop(queue);
             if wake {
                 self.bell.ring();
@@ -252,29 +262,39 @@ impl Shared {
         waiting.finish(Err(refused));
     }
 
-    /// Sends a small evaluation to the worker, if that does nothing else; otherwise gives it back.
-    fn post(&self, evaluation: Evaluation) -> Option<Evaluation> {
+    /// Sends a small evaluation to the worker, if that does nothing else; otherwise gives it back. The answer is for the lane's thread to hear, or for
+    /// this one if it `waits` and the worker can leave it where only this one is woken.
+    fn post(self: &Arc<Self>, evaluation: Evaluation, waits: bool) -> Result<Option<Errand>, Box<Evaluation>> {
         let mut queue = self.queue();
         let free = queue.is_free();
         let knows = |worker: &mut Worker| free && worker.known.contains(&evaluation.program());
-        let Some(mut worker) = queue.worker.take_if(knows) else { return Some(evaluation) };
+        let Some(mut worker) = queue.worker.take_if(knows) else { return Err(Box::new(evaluation)) };
+        let away = worker.mailbox.clone().filter(|_| waits);
         // Nothing is under way, so all of the arena is free.
         let arena = worker.arena(evaluation.arena_bytes());
         let posted = evaluation.wanted(None, &mut Layout::new(arena.as_deref())).ok().and_then(|wanted| {
             let places = wanted.outputs.clone();
             let guard = Guard::within(evaluation.left()).unless(vec![evaluation.cancel()], &self.stop);
-            Some((worker.post(wanted, guard)?, places))
+            Some((worker.post(wanted, guard, away.is_some())?, places))
         });
         let Some((order, places)) = posted else {
             queue.worker = Some(worker);
-            return Some(evaluation);
+            return Err(Box::new(evaluation));
         };
         queue.running = 1;
         // To wake the thread that hears the answer takes about as long as the device does, so both are done at once. Where there is one processor for
         // all of it, that would be in the way.
         queue.asleep = if *SEVERAL_PROCESSORS { queue.asleep.saturating_sub(1) } else { ASLEEP };
         let awake = queue.asleep == 0;
-        queue.posted = Some(Under { worker, evaluation, places, arena, awake });
+        let under = Under { worker, evaluation, places, arena, awake, mailed: away.is_some() };
+        if away.is_some() {
+            queue.away = away;
+            drop(queue);
+            let errand = errand::errand(Arc::clone(self), under);
+            order.write();
+            return Ok(Some(errand));
+        }
+        queue.posted = Some(under);
         let wake = awake && std::mem::take(&mut queue.sleeping);
         drop(queue);
         if wake {
@@ -282,7 +302,7 @@ impl Shared {
         }
         // Last of all: the worker may take this processor over.
         order.write();
-        None
+        Ok(None)
     }
 
     /// What the lane's thread does next; nothing once the lane is closed.
@@ -292,26 +312,34 @@ impl Shared {
             if let Some(under) = queue.posted.take() {
                 return Some(Next::Hear(Box::new(under)));
             }
-            if queue.closed {
-                return None;
+            // Whoever has the worker brings it back first.
+            if queue.away.is_none() {
+                if queue.closed {
+                    return None;
+                }
+                // From here on nobody else takes the worker.
+                queue.running = queue.waiting.len().min(BATCH);
+                let batch;
+                (queue, batch) = self.batch(queue);
+                queue.running = batch.len();
+                if !batch.is_empty() {
+                    return Some(Next::Run(queue.worker.take().map(Box::new), batch));
+                }
             }
-            // From here on nobody else takes the worker.
-            queue.running = queue.waiting.len().min(BATCH);
-            let batch;
-            (queue, batch) = self.batch(queue);
-            queue.running = batch.len();
-            if !batch.is_empty() {
-                return Some(Next::Run(queue.worker.take().map(Box::new), batch));
-            }
-            queue.sleeping = true;
             let ears = queue.worker.as_ref().map(Worker::ears);
+            (queue.sleeping, queue.deaf) = (true, ears.is_none());
             drop(queue);
             let spoken = self.bell.wait(ears.as_deref());
             queue = self.queue();
-            queue.sleeping = false;
+            (queue.sleeping, queue.deaf) = (false, false);
             if spoken && queue.posted.is_none() {
-                // Unasked it says nothing, so it has ended.
-                let ended = queue.worker.take();
+                if let Some(mailbox) = &queue.away {
+                    // Whoever has the worker hears what it says, or that it ended.
+                    mailbox.wake();
+                    continue;
+                }
+                // Unasked it says nothing, so it has ended; unless that was said to somebody who had it meanwhile.
+                let ended = queue.worker.take_if(|worker| worker.has_spoken());
                 drop(queue);
                 drop(ended);
                 queue = self.queue();
@@ -375,12 +403,19 @@ impl Shared {
         Ok(())
     }
 
-    /// Has the worker wait for whoever comes next.
-    fn rest(&self, mut worker: Worker) {
-        worker.trim();
+    /// Has the worker wait for whoever comes next; or there is none any more.
+    fn rest(&self, mut worker: Option<Worker>) {
+        worker.iter_mut().for_each(Worker::trim);
         let mut queue = self.queue();
         queue.running = 0;
-        queue.worker = Some(worker);
+        queue.worker = worker;
+        // If it was away, the lane's thread has to be told of what came meanwhile, and of whom to listen to.
+        let news = queue.away.take().is_some() && (!queue.waiting.is_empty() || queue.deaf || queue.closed);
+        let wake = news && std::mem::take(&mut queue.sleeping);
+        drop(queue);
+        if wake {
+            self.bell.ring();
+        }
     }
 
     /// A worker that has the device open.

@@ -19,13 +19,10 @@ pub(super) fn work(shared: &Arc<Shared>) {
     while let Some(next) = shared.next() {
         match next {
             Next::Hear(under) => {
-                let (mut worker, left) = hear(shared, *under);
-                for evaluation in left {
-                    again(shared, &mut worker, evaluation);
+                if under.awake {
+                    answers_soon(shared, &under);
                 }
-                if let Some(worker) = worker {
-                    shared.rest(worker);
-                }
+                hear_and_settle(shared, *under);
             }
             Next::Run(worker, batch) => {
                 let (mut worker, mut left) = (worker.map(|worker| *worker), batch);
@@ -38,9 +35,7 @@ pub(super) fn work(shared: &Arc<Shared>) {
                         again(shared, &mut worker, evaluation);
                     }
                 }
-                if let Some(worker) = worker {
-                    shared.rest(worker);
-                }
+                shared.rest(worker);
             }
         }
     }
@@ -56,26 +51,59 @@ fn again(shared: &Arc<Shared>, worker: &mut Option<Worker>, evaluation: Evaluati
     }
 }
 
-/// Hears what came of an evaluation that was posted; a worker that is as well as before may have the next one before this one ends.
-fn hear(shared: &Arc<Shared>, under: Under) -> (Option<Worker>, Vec<Evaluation>) {
-    let Under { mut worker, evaluation, places, arena, awake } = under;
-    if awake && !worker.answers_within(AWAKE) {
+/// Looks awake for an answer; the next ones are waited for asleep if it does not come so soon.
+pub(super) fn answers_soon(shared: &Shared, under: &Under) -> bool {
+    let worker = &under.worker;
+    let soon = if under.mailed { worker.writes_within(AWAKE) } else { worker.answers_within(AWAKE) };
+    if !soon {
         shared.queue().asleep = ASLEEP;
     }
+    soon
+}
+
+/// Hears what came of an evaluation that was posted, and ends it; a worker that is as well as before may have the next one before this one ends.
+pub(super) fn hear_and_settle(shared: &Arc<Shared>, under: Under) {
+    let Under { mut worker, evaluation, places, arena, awake: _, mailed } = under;
+    let back = Back(Some(shared));
     let (batch, places) = (vec![evaluation], [places]);
-    let answers = worker.hear_of(1).and_then(|ran| take(&mut worker, &batch, &places, arena.as_deref(), ran));
-    match answers {
+    let heard = if mailed { worker.fetch() } else { worker.hear_of(1) };
+    let answers = heard.and_then(|ran| take(&mut worker, &batch, &places, arena.as_deref(), ran));
+    let (mut worker, left) = match answers {
         Err(ended) => {
             drop(worker);
             (None, after_end(batch, &ended))
         }
         Ok(answers) if answers.iter().all(Result::is_ok) => {
-            shared.rest(worker);
-            (None, settle(shared, batch, answers, None).0)
+            back.with(Some(worker));
+            settle(shared, batch, answers, None);
+            return;
         }
         Ok(answers) => {
             let (left, lost) = settle(shared, batch, answers, None);
             ((!lost).then_some(worker), left)
+        }
+    };
+    for evaluation in left {
+        again(shared, &mut worker, evaluation);
+    }
+    back.with(worker);
+}
+
+/// Gives the worker back, or word that there is none any more: a lane whose worker is away waits for that, whatever happens to whoever has it.
+struct Back<'a>(Option<&'a Shared>);
+
+impl Back<'_> {
+    fn with(mut self, worker: Option<Worker>) {
+        if let Some(shared) = self.0.take() {
+            shared.rest(worker);
+        }
+    }
+}
+
+impl Drop for Back<'_> {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            shared.rest(None);
         }
     }
 }

@@ -47,6 +47,10 @@ fn work(memory: u64) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
             Err(error) => return Err(error),
         };
+        let (order, mailed) = match order {
+            Order::Mail(wanted, reach) => (Order::Run(vec![wanted], reach), true),
+            order => (order, false),
+        };
         let reply = match (order, &mut opened) {
             (Order::List, _) => Reply::Adapters(adapters::all().into_iter().map(|(facts, _)| facts).collect()),
             (Order::Open { facts, place, memory, examine }, opened) => {
@@ -64,10 +68,15 @@ fn work(memory: u64) -> io::Result<()> {
                 Reply::Ran(run_all(opened, &wanted, &mut shared))
             }
             (Order::Compiled(program), Some(opened)) => Reply::Compiled(opened.runner.compiled(&program)),
-            (Order::Run(..) | Order::Compiled(_), None) => return Err(io::Error::other("no device is open")),
+            (Order::Run(..) | Order::Mail(..) | Order::Compiled(_), _) => {
+                return Err(io::Error::other("no device is open"));
+            }
         };
         let lost = matches!(&reply, Reply::Ran(ran) if ran.iter().any(|one| matches!(one, Err(Trouble::Lost(_)))));
-        protocol::write(&mut to, &reply)?;
+        let answer = protocol::frame(&reply)?;
+        if !(mailed && shared.mail(&answer)?) {
+            to.write_all(&answer)?;
+        }
         if lost {
             // A device that was lost cannot be closed either: nothing is dropped in an orderly way.
             exit(FAILED);

@@ -2,14 +2,20 @@
 //!
 //! A map faults when its file is cut, so the file is sealed against that, and the system keeps the seal whatever a worker was made to do. Invariants:
 //! (1) a map is never longer than its file; (2) since the worker may write at any time, the node copies out of the arena first and judges the copy.
-//! That copy is made into large pages where the system has them: small ones cost several times what the copying does.
+//! That copy is made into large pages where the system has them: small ones cost several times what the copying does. (3) A map stays as long as
+//! anything looks at it, which a device may do too ([`Part`]).
+//!
+//! What is large is copied and cleared by several threads, as one alone does not get all that memory gives; but for the copy into fresh memory.
 
 #![expect(unsafe_code, reason = "memory maps have no safe interface")]
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::slice;
+use std::sync::{Arc, LazyLock};
+use std::thread;
 
 use bytes::Bytes;
 use rustix::fs::{
@@ -21,9 +27,17 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, mun
 const LARGE_PAGE: usize = 2 * 1024 * 1024;
 /// From this size on payloads lie in large pages.
 const LARGE: usize = 2 * LARGE_PAGE;
+/// What a thread is worth starting for: to copy so much takes several times as long.
+const THREAD: usize = 2 * 1024 * 1024;
+/// More threads than this wait for memory.
+const THREADS: usize = 4;
+
+/// Asking the system takes longer than copying a small payload.
+static AVAILABLE: LazyLock<usize> =
+    LazyLock::new(|| thread::available_parallelism().map_or(1, std::num::NonZero::get).min(THREADS));
 
 /// An unnamed file in memory that cannot be cut. It may grow; nobody can seal it any further.
-pub(super) fn make() -> io::Result<File> {
+pub(in crate::evaluator::gpu) fn make() -> io::Result<File> {
     let file = memfd_create("evalmesh-gpu", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
     fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::SEAL)?;
     Ok(file.into())
@@ -64,7 +78,27 @@ impl Drop for Map {
 #[derive(Debug)]
 pub(in crate::evaluator::gpu) struct Arena {
     file: File,
-    map: Map,
+    map: Arc<Map>,
+}
+
+/// A piece of the shared memory for something that is not told when the arena is given up. What may be done there is for whoever uses its address
+/// to know.
+#[derive(Debug)]
+pub(in crate::evaluator::gpu) struct Part {
+    map: Arc<Map>,
+    at: usize,
+    len: usize,
+}
+
+impl Part {
+    pub(in crate::evaluator::gpu) fn begin(&self) -> *mut u8 {
+        // Inside the map: that was seen when this was made.
+        self.map.begin.as_ptr().wrapping_add(self.at)
+    }
+
+    pub(in crate::evaluator::gpu) fn len(&self) -> usize {
+        self.len
+    }
 }
 
 impl Arena {
@@ -81,7 +115,7 @@ impl Arena {
         let begin =
             unsafe { mmap(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::SHARED, &file, 0)? };
         let begin = NonNull::new(begin.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { file, map: Map { begin, len } })
+        Ok(Self { file, map: Arc::new(Map { begin, len }) })
     }
 
     pub(in crate::evaluator::gpu) fn len(&self) -> u64 {
@@ -91,8 +125,37 @@ impl Arena {
     pub(in crate::evaluator::gpu) fn write(&self, at: u64, bytes: &[u8]) -> io::Result<()> {
         let to = self.map.place(at, bytes.len())?;
         // SAFETY: the target is inside the map, into which nobody in this process has a reference that is not `self`'s.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+        unsafe { copy(bytes.as_ptr(), to, bytes.len()) };
         Ok(())
+    }
+
+    /// For the worker: makes these bytes zeros.
+    pub(super) fn zero(&self, at: u64, len: u64) -> io::Result<()> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let to = Address(self.map.place(at, len)?);
+        // SAFETY: as for `write`; the pieces are parts of that place.
+        in_pieces(len, |piece| unsafe { to.at(piece.start).write_bytes(0, piece.len()) });
+        Ok(())
+    }
+
+    /// For the worker: copies bytes from one place to another one that has none of them.
+    pub(super) fn copy_within(&self, from: u64, to: u64, len: u64) -> io::Result<()> {
+        if from.abs_diff(to) < len {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        let (from, to) = (self.map.place(from, len)?, self.map.place(to, len)?);
+        // SAFETY: both are inside the map, and apart; as for `write`.
+        unsafe { copy(from, to, len) };
+        Ok(())
+    }
+
+    /// For the worker: these bytes as something that a device can be given.
+    pub(super) fn part(&self, at: u64, len: u64) -> io::Result<Part> {
+        let len = usize::try_from(len).map_err(io::Error::other)?;
+        self.map.place(at, len)?;
+        let at = usize::try_from(at).map_err(io::Error::other)?;
+        Ok(Part { map: Arc::clone(&self.map), at, len })
     }
 
     /// A copy, whatever the other side does meanwhile.
@@ -117,7 +180,7 @@ impl Arena {
         let len = usize::try_from(len).map_err(io::Error::other)?;
         let from = self.map.place(at, len)?;
         // SAFETY: it is inside the map. The node, this process' parent and of the same executable, writes nothing while an order of it is
-        // under way, and this process does not while the result is borrowed.
+        // under way, and this process does not while the result is borrowed: a device that was given parts of it works at no such time.
         Ok(unsafe { slice::from_raw_parts(from, len) })
     }
 
@@ -125,6 +188,51 @@ impl Arena {
     pub(super) fn clear(&self) -> io::Result<()> {
         Ok(fallocate(&self.file, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, 0, self.len())?)
     }
+}
+
+/// An address that several threads are told.
+#[derive(Clone, Copy)]
+struct Address(*mut u8);
+
+// SAFETY: it is a number; whoever uses it says why that may be.
+unsafe impl Send for Address {}
+// SAFETY: as above.
+unsafe impl Sync for Address {}
+
+impl Address {
+    fn at(self, offset: usize) -> *mut u8 {
+        self.0.wrapping_add(offset)
+    }
+}
+
+/// Does something with every piece of so many bytes, on several threads where there are enough of both.
+fn in_pieces(len: usize, what: impl Fn(Range<usize>) + Sync) {
+    let threads = (len / THREAD).min(*AVAILABLE);
+    if threads < 2 {
+        return what(0..len);
+    }
+    let piece = len.div_ceil(threads).next_multiple_of(LARGE_PAGE);
+    thread::scope(|scope| {
+        for begin in (piece..len).step_by(piece) {
+            let (what, range) = (&what, begin..len.min(begin + piece));
+            let again = range.clone();
+            if thread::Builder::new().spawn_scoped(scope, || what(range)).is_err() {
+                what(again);
+            }
+        }
+        what(0..len.min(piece));
+    });
+}
+
+/// Copies bytes.
+///
+/// # Safety
+///
+/// There are so many to be read, and as many to be written elsewhere, where nobody has a reference to them.
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    let (from, to) = (Address(from.cast_mut()), Address(to));
+    // SAFETY: the pieces are parts of what the caller speaks of; the source is only read.
+    in_pieces(len, |piece| unsafe { ptr::copy_nonoverlapping(from.at(piece.start), to.at(piece.start), piece.len()) });
 }
 
 /// A payload in memory of its own.
@@ -151,6 +259,8 @@ impl Fresh {
         let to = map.place(skipped as u64, len)?;
         // SAFETY: the advice is about whole large pages of this memory alone. Without them it is the same memory.
         let _ = unsafe { madvise(to.cast(), len - len % LARGE_PAGE, Advice::LinuxHugepage) };
+        // By this thread alone: what several threads get of fresh memory at once is memory that nobody used for longer, and where a host has taken
+        // that back it costs more than they gain.
         // SAFETY: the source is the caller's to know, and the target is new memory of at least that length.
         unsafe { ptr::copy_nonoverlapping(from, to, len) };
         Ok(Self { map, skipped, len })

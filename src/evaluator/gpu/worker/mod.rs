@@ -5,6 +5,11 @@
 
 pub(in crate::evaluator) mod child;
 #[cfg(target_os = "linux")]
+pub(super) mod mailbox;
+#[cfg(not(target_os = "linux"))]
+#[path = "no_mailbox.rs"]
+pub(super) mod mailbox;
+#[cfg(target_os = "linux")]
 pub(super) mod memory;
 #[cfg(not(target_os = "linux"))]
 #[path = "no_memory.rs"]
@@ -22,6 +27,7 @@ use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use self::mailbox::{Letter, Mailbox};
 use self::memory::Arena;
 pub(super) use self::pipes::{Bell, To};
 use self::protocol::{BUILD, Order, Reply};
@@ -31,6 +37,7 @@ pub(super) use self::watchdog::{Guard, Why};
 use super::limits;
 use super::report::{AdapterFacts, DeviceReport};
 use crate::error::EvalError;
+use crate::evaluator::gpu::device::Stopwatch;
 use crate::evaluator::worker::{Killed, Running, Start, own_exe, unavailable};
 use crate::id::Digest;
 
@@ -106,6 +113,8 @@ pub(super) struct Worker {
     /// The memory that both see, where there is any, and what of it is mapped.
     shared: Option<File>,
     arena: Option<Arc<Arena>>,
+    /// Where it leaves answers, if there is such a place.
+    pub(super) mailbox: Option<Arc<Mailbox>>,
     /// Programs that it was given. It may have dropped some.
     pub(super) known: BTreeSet<Digest>,
     /// Of the open device, if it has caches.
@@ -135,6 +144,7 @@ impl Worker {
             child: Arc::new(Mutex::new(child)),
             stdin,
             stdout,
+            mailbox: shared.as_ref().and_then(|file| Mailbox::of(file).ok()).map(Arc::new),
             shared,
             arena: None,
             known: BTreeSet::new(),
@@ -196,11 +206,20 @@ impl Worker {
     }
 
     /// Has the worker watched from now on, while the order for this evaluation is on its way: whoever has the result writes it, at once, and
-    /// [`Self::hear_of`] hears what comes of it. Nothing, if the order does not fit the pipe, which then has to be waited for.
-    pub(super) fn post(&self, wanted: Wanted, guard: Guard) -> Option<Posted> {
-        let order = protocol::frame(&Order::Run(vec![wanted], self.reach())).ok()?;
+    /// [`Self::hear_of`] hears what comes of it, or [`Self::fetch`] if it is to come to the mailbox. Nothing, if the order does not fit the pipe, which
+    /// then has to be waited for.
+    pub(super) fn post(&self, wanted: Wanted, guard: Guard, to_mailbox: bool) -> Option<Posted> {
+        let mailbox = self.mailbox.as_ref().filter(|_| to_mailbox);
+        let order = match mailbox {
+            Some(_) => Order::Mail(wanted, self.reach()),
+            None => Order::Run(vec![wanted], self.reach()),
+        };
+        let order = protocol::frame(&order).ok()?;
         if order.len() > self.stdin.room {
             return None;
+        }
+        if let Some(mailbox) = mailbox {
+            mailbox.clear();
         }
         self.watchdog.arm(Arc::clone(&self.child), guard);
         Some(Posted { order, to: self.stdin.clone(), child: Arc::clone(&self.child) })
@@ -217,13 +236,51 @@ impl Worker {
         all(self.settle(answer)?, count)
     }
 
+    /// As [`Self::answers_within`], of what is to come to the mailbox.
+    pub(super) fn writes_within(&self, patience: Duration) -> bool {
+        let watch = Stopwatch::start();
+        while self.mailbox.as_ref().is_some_and(|mailbox| mailbox.is_empty()) {
+            if watch.elapsed() >= patience {
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        true
+    }
+
+    /// Sleeps until what is to come to the mailbox is there or the worker has ended, for at most that time; whether it is.
+    pub(super) fn wait_for_letter(&self, at_most: Duration) -> bool {
+        let Some(mailbox) = &self.mailbox else { return true };
+        if mailbox.is_empty() {
+            mailbox.wait(at_most);
+        }
+        !mailbox.is_empty() || self.has_spoken()
+    }
+
+    /// Takes what came to the mailbox; waits for it if it is not there.
+    pub(super) fn fetch(&mut self) -> Result<Vec<Result<Ran, Trouble>>, Ended> {
+        while !self.wait_for_letter(limits::LOOK) {}
+        let answer = match self.mailbox.as_ref().and_then(|mailbox| mailbox.look()) {
+            Some(Letter::Here(letter)) => protocol::whole(&letter),
+            // Or it ended, which the pipe says too.
+            Some(Letter::Elsewhere) | None => protocol::read(&mut self.stdout),
+        };
+        all(self.settle(answer)?, 1)
+    }
+
+    /// Whether there is something in the pipe, or it is closed.
+    pub(super) fn has_spoken(&self) -> bool {
+        pipes::has_spoken(&self.stdout)
+    }
+
     /// What says that there is an answer, or that the worker ended.
     pub(super) fn ears(&self) -> Arc<File> {
         Arc::clone(self.stdout.get_ref())
     }
 
-    /// An arena of at least this size, or none where there is none.
+    /// An arena with room for so many bytes behind the mailbox, or none where there is none.
     pub(super) fn arena(&mut self, bytes: u64) -> Option<Arc<Arena>> {
+        let bytes = bytes.checked_add(limits::MAILBOX)?;
         if self.arena.as_ref().is_none_or(|arena| arena.len() < bytes) {
             let bytes = bytes.max(limits::ARENA).checked_next_power_of_two()?;
             let file = self.shared.as_ref()?.try_clone().ok()?;

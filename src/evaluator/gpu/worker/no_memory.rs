@@ -5,7 +5,7 @@ use std::io;
 
 use bytes::Bytes;
 
-pub(super) fn make() -> io::Result<File> {
+pub(in crate::evaluator::gpu) fn make() -> io::Result<File> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
@@ -34,7 +34,23 @@ impl Arena {
         match *self {}
     }
 
+    pub(super) fn zero(&self, _: u64, _: u64) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(super) fn copy_within(&self, _: u64, _: u64, _: u64) -> io::Result<()> {
+        match *self {}
+    }
+
+    pub(super) fn part(&self, _: u64, _: u64) -> io::Result<Part> {
+        match *self {}
+    }
+
     pub(super) fn clear(&self) -> io::Result<()> {
         match *self {}
     }
 }
+
+/// There is none.
+#[derive(Debug)]
+pub(in crate::evaluator::gpu) enum Part {}

@@ -68,6 +68,23 @@ pub(super) fn comes_within(_: &From, _: Duration) -> bool {
     false
 }
 
+/// Whether something can be read, or the other side is gone.
+#[cfg(target_os = "linux")]
+pub(super) fn has_spoken(from: &From) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    let mut pipe = [PollFd::new(&**from.get_ref(), PollFlags::IN)];
+    // One that cannot be asked is read, which tells.
+    !from.buffer().is_empty() || poll(&mut pipe, Some(&now)).is_err() || !pipe[0].revents().is_empty()
+}
+
+/// That is seen by whoever reads.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn has_spoken(_: &From) -> bool {
+    true
+}
+
 impl To {
     /// Writes all of it without waiting; fails where the pipe does not take it.
     pub(in crate::evaluator::gpu) fn at_once(&self, bytes: &[u8]) -> io::Result<()> {
@@ -221,8 +238,13 @@ mod tests {
         from.read_exact(&mut [0]).unwrap();
         assert!(comes_within(&from, Duration::ZERO), "the rest was read ahead");
         from.read_exact(&mut [0]).unwrap();
+        assert!(!has_spoken(&from));
+        to.at_once(&[3]).unwrap();
+        assert!(has_spoken(&from));
+        from.read_exact(&mut [0]).unwrap();
         drop(to);
         assert!(!comes_within(&from, moment), "the end is left to whoever reads");
+        assert!(has_spoken(&from), "and the end is something to be read");
     }
 
     #[test]

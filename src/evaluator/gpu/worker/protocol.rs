@@ -22,7 +22,7 @@ const USUAL: usize = 64 * 1024;
 const SMALL: usize = 8 * 1024;
 
 /// What this executable is: a worker of another one is of no use.
-pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 3");
+pub(super) const BUILD: &str = concat!("evalmesh ", env!("CARGO_PKG_VERSION"), " gpu worker 4");
 
 /// What a node asks.
 #[derive(Debug, Serialize, Deserialize)]
@@ -33,6 +33,8 @@ pub(super) enum Order {
     Open { facts: AdapterFacts, place: u32, memory: u64, examine: bool },
     /// Run these, whose payloads lie within so many bytes of the shared memory.
     Run(Vec<Wanted>, u64),
+    /// The same for one, whose answer somebody waits for at the mailbox.
+    Mail(Wanted, u64),
     /// What came of making this program's pipelines? Asked once, after it was sent along.
     Compiled(Digest),
 }
@@ -154,5 +156,17 @@ pub(super) fn read<T: DeserializeOwned>(from: &mut impl Read) -> io::Result<T> {
     if body.len() as u64 != len {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    postcard::from_bytes(&body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
+    body_of(&body)
+}
+
+/// A message that came as one piece, as [`frame`] made it.
+pub(super) fn whole<T: DeserializeOwned>(frame: &[u8]) -> io::Result<T> {
+    match frame.split_first_chunk() {
+        Some((len, body)) if u64::from_le_bytes(*len) == body.len() as u64 => body_of(body),
+        _ => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+fn body_of<T: DeserializeOwned>(body: &[u8]) -> io::Result<T> {
+    postcard::from_bytes(body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error.to_string()))
 }

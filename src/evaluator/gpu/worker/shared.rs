@@ -8,7 +8,8 @@ use std::io;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::memory::Arena;
+use super::mailbox::Mailbox;
+use super::memory::{Arena, Part};
 
 /// Bytes on their way to or from a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,21 +40,49 @@ impl Data {
 #[derive(Debug, Default)]
 pub(in crate::evaluator::gpu) struct Shared {
     file: Option<File>,
+    mailbox: Option<Mailbox>,
     arena: Option<Arena>,
 }
 
 impl Shared {
-    pub(super) fn new(file: Option<File>) -> Self {
-        Self { file, arena: None }
+    pub(in crate::evaluator::gpu) fn new(file: Option<File>) -> Self {
+        Self { file, mailbox: None, arena: None }
+    }
+
+    /// So many bytes of it from `at` on, for a device.
+    pub(in crate::evaluator::gpu) fn part(&self, at: u64, len: u64) -> io::Result<Part> {
+        self.arena()?.part(at, len)
+    }
+
+    /// Makes bytes of it zeros.
+    pub(in crate::evaluator::gpu) fn zero(&self, at: u64, len: u64) -> io::Result<()> {
+        self.arena()?.zero(at, len)
+    }
+
+    /// Copies bytes of it from one place to another.
+    pub(in crate::evaluator::gpu) fn copy_within(&self, from: u64, to: u64, len: u64) -> io::Result<()> {
+        self.arena()?.copy_within(from, to, len)
+    }
+
+    fn arena(&self) -> io::Result<&Arena> {
+        self.arena.as_ref().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
     /// Has at least so many bytes of it mapped.
-    pub(super) fn reach(&mut self, bytes: u64) -> io::Result<()> {
+    pub(in crate::evaluator::gpu) fn reach(&mut self, bytes: u64) -> io::Result<()> {
         if self.arena.as_ref().map_or(0, Arena::len) < bytes {
             let file = self.file.as_ref().ok_or(io::ErrorKind::NotFound)?;
             self.arena = Some(Arena::over(file.try_clone()?, bytes)?);
         }
         Ok(())
+    }
+
+    /// Leaves an answer for whoever waits for it; `false` if it is too long for that, which is said there too.
+    pub(super) fn mail(&mut self, answer: &[u8]) -> io::Result<bool> {
+        if self.mailbox.is_none() {
+            self.mailbox = Some(Mailbox::of(self.file.as_ref().ok_or(io::ErrorKind::NotFound)?)?);
+        }
+        Ok(self.mailbox.as_ref().is_some_and(|mailbox| mailbox.leave(answer)))
     }
 
     /// An input.
@@ -69,7 +98,7 @@ impl Shared {
         match place {
             Place::Inline => Ok(Data::Inline(Bytes::copy_from_slice(bytes))),
             Place::Shared { at } => {
-                self.arena.as_ref().ok_or(io::ErrorKind::NotFound)?.write(at, bytes)?;
+                self.arena()?.write(at, bytes)?;
                 Ok(Data::Shared { at, len: bytes.len() as u64 })
             }
         }
