@@ -50,6 +50,7 @@ impl Fabric {
             return;
         }
         let question = flight.id.fingerprint();
+        let repeatable = flight.request.as_ref().is_none_or(|resolved| resolved.request.class.is_reproducible());
         let held_only = flight.waiters.values().all(|waiter| waiter.accepts() == AnswerFrom::HeldOnly);
         let mut known = self.holders.holders(question);
         let away = known.iter().filter(|peer| self.liveness(step.now, **peer) == Liveness::Away).take(MAX_ASKED);
@@ -73,7 +74,10 @@ impl Fabric {
             known.truncate(MAX_ASKED_CACHED_ONLY);
         }
         let first = known.first().copied();
-        let beside = first.map(|peer| self.timers.set(step.now + self.patience(peer), Timer::ComputeBeside(flight_id)));
+        let beside = first.map(|peer| {
+            let patience = self.patience(peer, repeatable);
+            self.timers.set(step.now + patience, Timer::ComputeBeside(flight_id))
+        });
         let flight = self.flights.get_mut(&flight_id).expect("looked up above");
         flight.searched = true;
         flight.beside = beside;

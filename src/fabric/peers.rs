@@ -373,8 +373,10 @@ impl Fabric {
     }
 
     /// After this without an answer computing starts beside the asks: one round trip and a little more. How much round trips differ does not count:
-    /// whoever is in doubt computes.
-    pub(super) fn patience(&self, peer: NodeId) -> Duration {
-        self.config.patience.unwrap_or(self.round_trip(peer).unwrap_or(FIRST_RTT) + ASK_GRACE)
+    /// whoever is in doubt computes. But an observation is not repeated because its holder is a little late: it may have cost somebody something.
+    pub(super) fn patience(&self, peer: NodeId, repeatable: bool) -> Duration {
+        let usual = || self.round_trip(peer).unwrap_or(FIRST_RTT) + ASK_GRACE;
+        let at_least = || if repeatable { Duration::ZERO } else { self.hedge_delay(peer) };
+        self.config.patience.unwrap_or_else(|| usual().max(at_least()))
     }
 }

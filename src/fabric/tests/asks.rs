@@ -4,6 +4,7 @@ use super::*;
 use crate::error::NotHeld;
 use crate::eval::Origin;
 use crate::limits::{ASK_TIMEOUT, MAX_HOLDERS};
+use crate::request::Class;
 
 /// A script with holders of question 1 whose round trips are these.
 pub(super) fn holders<const N: usize>(round_trips: [u64; N]) -> (Script, [Remote; N]) {
@@ -100,13 +101,27 @@ fn a_black_hole_costs_one_round_trip_and_two_milliseconds_and_then_nothing() {
 }
 
 #[test]
+fn an_observation_is_not_repeated_because_its_holder_is_a_little_late() {
+    let (mut script, [near, _]) = holders([4, 10]);
+    let (id, mut resolved) = request(1);
+    Arc::make_mut(&mut resolved).request.class = Class::Observed;
+    let ask = Ask { job: JobId(77), id, request: Some(resolved), answer_from: AnswerFrom::Anywhere, timeout: None };
+    script.give(Input::Eval(ask));
+    assert_eq!(script.asks(&near).len(), 1);
+    script.pass(ms(7));
+    assert_eq!(script.computations().len(), 0, "twice the round trip is not over");
+    script.pass(ms(2));
+    assert_eq!(script.computations().len(), 1, "slower than nearly all answers are");
+}
+
+#[test]
 fn patience_is_a_round_trip_and_no_more_where_they_differ() {
     let after = |round_trips: [u64; 2]| {
         let (mut script, [peer]) = holders([4]);
         for round in 0..40 {
             script.beat(&peer, ms(round_trips[round % 2]));
         }
-        script.fabric.patience(peer.node())
+        script.fabric.patience(peer.node(), true)
     };
     let (steady, erratic) = (after([4, 4]), after([1, 7]));
     assert!(steady > ms(4 + 1) && steady < ms(4 + 2), "{steady:?}");
