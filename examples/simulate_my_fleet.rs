@@ -38,14 +38,15 @@ fn compiler(_node: usize, request: &Request, random: &mut Rng) -> Evaluation {
 const SAVED: Check = Check {
     name: "two of three builds are free",
     phase: Phase::Liveness,
-    about: "evaluations stay below a third of the asks",
+    about: "compilations that run to their end stay below a third of the asks: one that an answer overtakes is ended after a moment",
     run: saved,
 };
 
 fn saved(history: &History) -> Vec<String> {
-    let (evaluations, asks) = (history.evaluations.len(), history.asks.len());
-    let wasteful = evaluations * 3 > asks;
-    wasteful.then(|| format!("{evaluations} evaluations for {asks} asks")).into_iter().collect()
+    let compiled = history.evaluations.iter().filter(|evaluation| evaluation.result.is_some()).count();
+    let asks = history.asks.len();
+    let wasteful = compiled * 3 > asks;
+    wasteful.then(|| format!("{compiled} compilations for {asks} asks")).into_iter().collect()
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

@@ -140,8 +140,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Gathering<S> {
 mod tests {
     use std::collections::VecDeque;
 
+    use futures::AsyncWriteExt;
     use futures::task::noop_waker_ref;
-    use futures::{AsyncReadExt, AsyncWriteExt};
     use proptest::prelude::*;
 
     use super::*;
