@@ -95,6 +95,7 @@ fn text(status: &Status) -> String {
             status.index_facts, index.bytes, index.budget, index.bytes_per_fact, index.dropped, index.corrected
         ),
     );
+    #[cfg(feature = "wasm")]
     if let Some(wasm) = &status.wasm {
         line(
             "wasm pool",
